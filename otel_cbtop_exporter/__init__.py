@@ -1,0 +1,1 @@
+"""OpenTelemetry to InfluxDB, Kafka and JSON Lines, without a Collector."""

@@ -1,0 +1,1 @@
+"""Sinks: bytes to the outside, one file for each."""

@@ -1,0 +1,131 @@
+"""What every sink is: the protocol between delivery and the outside.
+
+A sink encodes events once and writes records. It answers for each record and never sleeps,
+retries or spools: that is delivery's. A new sink is a class with these members; the suite
+`tests/sinks/conformance.py` says whether it keeps the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from otel_cbtop_exporter.events import Event
+
+__all__ = ["Encoded", "Record", "Rejection", "Sink", "WriteResult"]
+
+
+# array_like: the spool stores records as MessagePack arrays; a field may only be added at
+# the end, with a default, so that a spool of an earlier version stays readable.
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An encoded event: the bytes that leave, fixed before any retry or spool.
+
+    Attributes:
+        body: One JSON object or one line of line protocol, without a newline.
+        key: What the sink orders or partitions by, or None.
+        lane: What the destination can refuse alone: a bucket, a topic; "" where there is one.
+        timestamp_ns: The event's time.
+        headers: Kafka's headers; empty elsewhere.
+    """
+
+    body: bytes
+    key: bytes | None = None
+    lane: str = ""
+    timestamp_ns: int = 0
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Rejection(msgspec.Struct, frozen=True, gc=False):
+    """A record that will never be accepted, and why.
+
+    Attributes:
+        record: What was refused.
+        reason: A short stable word for counters, for example `invalid`, `too_large`.
+        detail: The destination's own words; may hold quoted data, so it goes to the dead
+            letters and never to a log.
+    """
+
+    record: Record
+    reason: str
+    detail: str = ""
+
+
+class Encoded(msgspec.Struct, frozen=True, gc=False):
+    """What a sink made of events: records in the events' order, and what it cannot carry."""
+
+    records: list[Record]
+    rejected: Sequence[Rejection] = ()
+
+
+class WriteResult(msgspec.Struct, frozen=True, gc=False):
+    """A sink's answer for a batch; the three outcomes partition the batch.
+
+    Attributes:
+        delivered: Accepted by the destination.
+        rejected: Refused for good.
+        kept: To be tried again.
+        retry_after_seconds: The destination's own wish, or None.
+        error: One readable sentence on why records were kept or rejected, without secrets
+            and without data; "" if there is nothing to say.
+        error_type: A short stable word or status for `error.type`, for example `429`,
+            `timeout`, `ConnectionRefusedError`; "" if there was no error.
+        split_reason: Set when the destination refused the batch as a whole for what some
+            unnamed record of it holds (413, 400): the sender halves `kept`, and a record
+            that is refused alone is rejected with this reason.
+        split_detail: The destination's words for that rejection.
+    """
+
+    delivered: Sequence[Record] = ()
+    rejected: Sequence[Rejection] = ()
+    kept: Sequence[Record] = ()
+    retry_after_seconds: float | None = None
+    error: str = ""
+    error_type: str = ""
+    split_reason: str = ""
+    split_detail: str = ""
+
+
+class Sink(Protocol):
+    """Where records go.
+
+    Constructing one touches neither disk nor network. `encode` and `write` may be called
+    from several threads at once. After a fork the child calls `after_fork_in_child` before
+    anything else; nothing built before the fork is used after it.
+    """
+
+    name: str
+    """`jsonlines`, `influxdb`, `kafka`, `console`: the word in configuration and counters."""
+
+    local: bool
+    """Whether a write is quick and stays on the machine, so that it needs no spool."""
+
+    destination: str
+    """What tells this destination from another of the same kind; never holds a secret."""
+
+    max_batch_events: int
+    """The most records that one write should have."""
+
+    max_batch_bytes: int
+    """The most bytes of bodies that one write should have; a single record may be larger."""
+
+    def encode(self, events: Sequence[Event]) -> Encoded:
+        """Turn events into records, in order; called once for each event."""
+        ...
+
+    def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
+        """Hand records of one lane to the destination; returns within the timeout, never raises."""
+        ...
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Push out what was written; False if that did not end within the timeout."""
+        ...
+
+    def close(self, timeout_seconds: float) -> None:
+        """Release everything within the timeout; may be called twice."""
+        ...
+
+    def after_fork_in_child(self) -> None:
+        """Forget, without touching them, the connections, locks and descriptors of the parent."""
+        ...
