@@ -43,14 +43,19 @@ class TagSet(Mapping[str, str]):
     its own choosing. `json` is the JSON object, encoded once.
 
     Args:
-        tags: Any mapping of tag keys to texts; empty texts are left out.
+        tags: Any mapping of tag keys to texts; empty ones are left out, and lone surrogates
+            become U+FFFD.
     """
 
     __slots__ = ("_tags", "json", "rendered")
 
     def __init__(self, tags: Mapping[str, str]) -> None:
-        self._tags = {key: tags[key] for key in sorted(tags) if tags[key]}
-        self.json = msgspec.Raw(msgspec.json.encode(self._tags))
+        self._tags = {key: tags[key] for key in sorted(tags) if key and tags[key]}
+        try:
+            self.json = msgspec.Raw(msgspec.json.encode(self._tags))
+        except UnicodeEncodeError:
+            self._tags = {_utf8(key): _utf8(text) for key, text in self._tags.items()}
+            self.json = msgspec.Raw(msgspec.json.encode(self._tags))
         self.rendered: dict[Any, Any] = {}
 
     def __getitem__(self, key: str) -> str:
@@ -64,6 +69,10 @@ class TagSet(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"TagSet({self._tags!r})"
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class Buckets(msgspec.Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""Events to bytes: JSON and InfluxDB line protocol."""
