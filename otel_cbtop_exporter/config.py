@@ -441,7 +441,9 @@ def _expectation(hint: Any, error: msgspec.ValidationError) -> str:
 def _wrong(
     group: str, name: str, hint: Any, value: Any, error: msgspec.ValidationError
 ) -> ConfigError:
-    return ConfigError(f"{_dotted(group, name)} is {_shown(hint, value)}: {_expectation(hint, error)}")
+    return ConfigError(
+        f"{_dotted(group, name)} is {_shown(hint, value)}: {_expectation(hint, error)}"
+    )
 
 
 def _dotted(group: str, name: str) -> str:

@@ -139,7 +139,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     schema_version: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)
     correlation_id: str | None = None
     signal: Signal | None = None
-    attributes: dict[str, Any] | None = None
+    attributes: Mapping[str, Any] | None = None
     metric: MetricInfo | None = None
 
 

@@ -1,0 +1,1 @@
+"""SDK data to events: pure, one file for each signal."""

@@ -1,0 +1,190 @@
+"""Attributes and tags: what all three signals share.
+
+Belongs here: which resource attributes become tags, the text of a tag, ids as hex, redaction,
+and the caches that make repeated tag sets cost nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import translate
+from typing import Any, Generic, TypeVar
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from otel_cbtop_exporter.encoding.event_json import encode_value
+from otel_cbtop_exporter.events import TagSet
+
+__all__ = [
+    "Loss",
+    "Redaction",
+    "ScopeCache",
+    "TagCache",
+    "hex_span_id",
+    "hex_trace_id",
+    "is_finite",
+    "tag_text",
+]
+
+REDACTED = "[redacted]"
+
+# Tag sets that mapping keeps before it forgets all of them: about 50 MB at the worst, and no
+# process with sane tags comes near.
+MAX_CACHED_TAG_SETS = 65_536
+_MAX_SCOPES = 1_024
+
+Loss = Callable[[str, str, int], None]
+"""Called with a reason, what it concerns and the number of events lost (0: a field only)."""
+
+_K = TypeVar("_K")
+_S = TypeVar("_S")
+
+
+def hex_trace_id(trace_id: int) -> str:
+    """Return 32 lower-case hex digits, as W3C Trace Context has it."""
+    return trace_id.to_bytes(16, "big").hex()
+
+
+def hex_span_id(span_id: int) -> str:
+    """Return 16 lower-case hex digits, as W3C Trace Context has it."""
+    return span_id.to_bytes(8, "big").hex()
+
+
+def is_finite(value: float) -> bool:
+    """Say whether a number is neither NaN nor infinite; integers of any size are finite."""
+    return value - value == 0
+
+
+def tag_text(value: Any) -> str:
+    """Return an attribute value as the text of a tag; "" if it is to be left out."""
+    if isinstance(value, str):
+        return str(value)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, float):
+        return repr(float(value))
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return encode_value(value).decode()
+
+
+class Redaction:
+    """Replaces the values of attributes whose keys match a glob pattern.
+
+    Args:
+        patterns: Case-sensitive globs; none means that nothing is looked at.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._match = _any_of(patterns)
+        self._verdicts: dict[str, bool] = {}
+        self.active = bool(patterns)
+
+    def apply(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the attributes with matching values replaced, also inside nested maps."""
+        if not self.active:
+            return attributes
+        return {key: self._value(key, value) for key, value in attributes.items()}
+
+    def _value(self, key: str, value: Any) -> Any:
+        verdict = self._verdicts.get(key)
+        if verdict is None:
+            if len(self._verdicts) >= MAX_CACHED_TAG_SETS:
+                self._verdicts.clear()
+            verdict = self._verdicts[key] = self._match(str(key)) is not None
+        if verdict:
+            return REDACTED
+        return self.apply(value) if isinstance(value, Mapping) else value
+
+
+class TagCache(dict[_K, TagSet]):
+    """Tag sets by what they were made of; forgets everything when it is full."""
+
+    def keep(self, key: _K, tags: TagSet) -> TagSet:
+        """Remember and return a tag set."""
+        if len(self) >= MAX_CACHED_TAG_SETS:
+            self.clear()
+        self[key] = tags
+        return tags
+
+
+class ScopeCache(Generic[_S]):
+    """What a mapper keeps for each resource and scope.
+
+    Args:
+        resource_tags: Globs of the resource attributes that become tags.
+        redaction: Applied to resource and scope attributes before they become tags.
+        make: Called with the tags that an attribute of the data may replace (the resource's)
+            and with those that win over it (the scope's).
+    """
+
+    def __init__(
+        self,
+        resource_tags: Sequence[str],
+        redaction: Redaction,
+        make: Callable[[Mapping[str, str], Mapping[str, str]], _S],
+    ) -> None:
+        self._match = _any_of(resource_tags)
+        self._redaction = redaction
+        self._make = make
+        self._known: dict[tuple[int, int], tuple[Resource, InstrumentationScope | None, _S]] = {}
+
+    def of(self, resource: Resource, scope: InstrumentationScope | None) -> _S:
+        """Return what belongs to a resource and scope, made at first sight."""
+        key = (id(resource), id(scope))
+        known = self._known.get(key)
+        # The entry holds both objects, so that an id cannot come to mean another one.
+        if known is not None and known[0] is resource and known[1] is scope:
+            return known[2]
+        if len(self._known) >= _MAX_SCOPES:
+            self._known.clear()
+        made = self._make(self._resource_tags(resource), self._scope_tags(scope))
+        self._known[key] = (resource, scope, made)
+        return made
+
+    def _resource_tags(self, resource: Resource) -> dict[str, str]:
+        """Return the resource's tags.
+
+        One without `service.instance.id` gets a random one for this process, so that two
+        processes never share a series.
+        """
+        attributes = self._redaction.apply(resource.attributes)
+        tags = {key: tag_text(value) for key, value in attributes.items() if self._match(key)}
+        if not tags.get("service.instance.id"):
+            tags["service.instance.id"] = _process_instance_id()
+        return tags
+
+    def _scope_tags(self, scope: InstrumentationScope | None) -> dict[str, str]:
+        if scope is None:
+            return {}
+        # As OpenTelemetry's Prometheus mapping has it: scopes that differ in an attribute are
+        # different streams, and must not share series.
+        attributes = self._redaction.apply(scope.attributes or {})
+        tags = {f"otel.scope.{key}": tag_text(value) for key, value in attributes.items()}
+        tags["otel.scope.name"] = scope.name
+        tags["otel.scope.version"] = scope.version or ""
+        return {key: text for key, text in tags.items() if text}
+
+
+_instance: tuple[int, str] = (0, "")
+
+
+def _process_instance_id() -> str:
+    global _instance  # noqa: PLW0603  one for the process, made anew after a fork
+    pid = os.getpid()
+    if _instance[0] != pid:
+        _instance = (pid, str(uuid.uuid4()))
+    return _instance[1]
+
+
+def _any_of(patterns: Sequence[str]) -> Callable[[str], Any]:
+    return re.compile("|".join(map(translate, patterns)) or r"(?!)").match
