@@ -1,0 +1,203 @@
+"""The sender: the only retry loop, and the only caller of `sink.write`.
+
+It cuts records into batches that the sink wants, halves what is refused as a whole until the
+records at fault are alone, and gives up in time. It keeps nothing: what it returns as kept is
+the caller's again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from otel_cbtop_exporter.config import RetryConfig
+from otel_cbtop_exporter.delivery.retry import Clock, next_delay_seconds
+from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
+from otel_cbtop_exporter.sinks.base import Record, Rejection, Sink, WriteResult
+
+__all__ = ["Sender", "Sent", "cut_batches"]
+
+
+class Sent(msgspec.Struct):
+    """What became of records; the three outcomes add up to what was sent.
+
+    Attributes:
+        delivered: Records that the destination acknowledged.
+        rejected: Refused for good.
+        kept: Not delivered, oldest first.
+        retry_after_seconds: The longest wish of the destination, or None.
+        error: Why records were kept or rejected, the last one; "" if none was.
+        error_type: Its short stable word.
+    """
+
+    delivered: list[Record] = []
+    rejected: list[Rejection] = []
+    kept: list[Record] = []
+    retry_after_seconds: float | None = None
+    error: str = ""
+    error_type: str = ""
+
+
+class Sender:
+    """Writes records to one sink and counts what becomes of them; safe between threads.
+
+    Args:
+        sink: Where to.
+        counters: Told of what was delivered and of errors; rejections and what is dropped are
+            counted by the caller, who knows what becomes of them.
+        log: Told of exceptions, which a sink must not raise.
+        retry: Bounds of the backoff between the tries of `send`.
+        max_batch_events: Over the sink's own limit if set.
+        max_batch_bytes: Over the sink's own limit if set.
+        clock: For deadlines and for the time of the last write.
+        jitter: Returns a number in [0, 1).
+        wait: Waits some seconds; True if it was woken because of a shutdown.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        counters: HealthCounters,
+        log: RateLimitedLog,
+        retry: RetryConfig,
+        max_batch_events: int | None,
+        max_batch_bytes: int | None,
+        clock: Clock,
+        jitter: Callable[[], float],
+        wait: Callable[[float], bool],
+    ) -> None:
+        self._sink = sink
+        self._counters = counters
+        self._log = log
+        self._retry = retry
+        self.max_batch_events = max_batch_events or sink.max_batch_events
+        self.max_batch_bytes = max_batch_bytes or sink.max_batch_bytes
+        self._clock = clock
+        self._jitter = jitter
+        self._wait = wait
+
+    def send(self, records: Sequence[Record], deadline: float) -> Sent:
+        """Try, wait and try again, until all is settled, retries are used up, or time is.
+
+        Never sleeps past the deadline: it gives up before a wait that would. A lane that is
+        refused does not hold up the others.
+
+        Args:
+            records: Of one or several lanes.
+            deadline: On the clock's `monotonic`.
+        """
+        sent = self.attempt(records, deadline)
+        for attempt in range(self._retry.max_retries):
+            if not sent.kept:
+                break
+            delay = next_delay_seconds(
+                attempt,
+                self._retry,
+                asked_seconds=sent.retry_after_seconds,
+                jitter=self._jitter(),
+            )
+            if self._clock.monotonic() + delay >= deadline or self._wait(delay):
+                break
+            again = self.attempt(sent.kept, deadline)
+            again.delivered = sent.delivered + again.delivered
+            again.rejected = sent.rejected + again.rejected
+            sent = again
+        return sent
+
+    def attempt(self, records: Sequence[Record], deadline: float) -> Sent:
+        """Try every record once, without waiting.
+
+        After a batch of a lane is kept, the rest of that lane is not tried, so that records
+        of one series stay in order.
+
+        Args:
+            records: Of one or several lanes.
+            deadline: On the clock's `monotonic`; what has not begun by then is kept.
+        """
+        sent = Sent()
+        lanes: dict[str, list[Record]] = {}
+        for record in records:
+            lanes.setdefault(record.lane, []).append(record)
+        for lane in lanes.values():
+            self._attempt_lane(lane, deadline, sent)
+        return sent
+
+    def _attempt_lane(self, records: Sequence[Record], deadline: float, sent: Sent) -> None:
+        # A stack, oldest on top: halves of a refused batch come before the batches behind it.
+        waiting = list(cut_batches(records, self.max_batch_events, self.max_batch_bytes))[::-1]
+        while waiting:
+            batch = waiting.pop()
+            result = self._write(batch, deadline)
+            if result.delivered:
+                self._counters.written(len(result.delivered), self._clock.time_ns())
+                sent.delivered += result.delivered
+            sent.rejected += result.rejected
+            if result.error or result.error_type:
+                sent.error = result.error or result.error_type
+                sent.error_type = result.error_type
+                refused = bool(result.split_reason or result.delivered or result.rejected)
+                self._counters.failed(sent.error, connected=refused)
+            if not result.kept:
+                continue
+            if result.split_reason:
+                kept = list(result.kept)
+                if len(kept) > 1:
+                    middle = len(kept) // 2
+                    waiting += [kept[middle:], kept[:middle]]
+                else:
+                    detail = result.split_detail
+                    sent.rejected.append(Rejection(kept[0], result.split_reason, detail))
+                continue
+            sent.retry_after_seconds = _longest(
+                sent.retry_after_seconds, result.retry_after_seconds
+            )
+            sent.kept += result.kept
+            for batch in reversed(waiting):
+                sent.kept += batch
+            return
+
+    def _write(self, batch: Sequence[Record], deadline: float) -> WriteResult:
+        timeout_seconds = deadline - self._clock.monotonic()
+        if timeout_seconds <= 0:
+            return WriteResult(
+                kept=batch, error="the time for this export was over", error_type="timeout"
+            )
+        try:
+            return self._sink.write(batch, timeout_seconds)
+        # A sink must not raise, but one that does must cost no record and no application.
+        except Exception as error:  # noqa: BLE001
+            word = type(error).__name__
+            self._log.log(
+                logging.ERROR,
+                f"raised {word}",
+                f"sink {self._sink.name} raised {word} in write; its records are kept",
+            )
+            return WriteResult(kept=batch, error=f"the sink raised {word}", error_type=word)
+
+
+def cut_batches(
+    records: Sequence[Record], max_events: int, max_bytes: int
+) -> Iterator[list[Record]]:
+    """Cut records, in order, into batches of at most so many records and bytes of bodies.
+
+    A record larger than `max_bytes` is a batch of its own.
+    """
+    batch: list[Record] = []
+    size = 0
+    for record in records:
+        if batch and (len(batch) >= max_events or size + len(record.body) > max_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += len(record.body)
+    if batch:
+        yield batch
+
+
+def _longest(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return max(one, other)

@@ -1,0 +1,153 @@
+"""What happened to the records, as numbers: counters, `SinkHealth`, and log lines about it.
+
+Everything here is safe to use from several threads and never blocks for long.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+__all__ = ["HealthCounters", "RateLimitedLog", "SinkHealth"]
+
+_LOG_INTERVAL_SECONDS = 60.0
+_ERROR_LENGTH = 300
+
+
+class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How a sink is doing, at one moment, in this process.
+
+    Attributes:
+        connected: Whether the last write reached the destination; False before the first.
+        last_write_ns: When it last took something, nanoseconds since the Unix epoch.
+        events_written: Events that the destination has acknowledged.
+        write_errors: Writes that did not deliver everything.
+        events_rejected: Events refused for good; they are in the dead letters where a spool
+            path is set.
+        events_dropped: Events that were lost, by reason, for example `overflow`, `shutdown`.
+        events_spooled: Events that wait.
+        spool_bytes: Bytes that they take, compressed.
+        oldest_spooled_ns: When the oldest of them was accepted, nanoseconds since the epoch.
+        last_error: The last error, without secrets and data; "" if there was none.
+    """
+
+    connected: bool = False
+    last_write_ns: int | None = None
+    events_written: int = 0
+    write_errors: int = 0
+    events_rejected: int = 0
+    events_dropped: Mapping[str, int] = msgspec.field(default_factory=dict)
+    events_spooled: int = 0
+    spool_bytes: int = 0
+    oldest_spooled_ns: int | None = None
+    last_error: str = ""
+
+
+class HealthCounters:
+    """Counts events by outcome, exactly, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connected = False
+        self._last_write_ns: int | None = None
+        self._written = 0
+        self._errors = 0
+        self._rejected = 0
+        self._dropped: dict[str, int] = {}
+        self._last_error = ""
+
+    @property
+    def last_error(self) -> str:
+        """The last error, or ""."""
+        return self._last_error
+
+    def written(self, events: int, now_ns: int) -> None:
+        """Count events that the destination acknowledged."""
+        with self._lock:
+            self._connected = True
+            self._last_write_ns = now_ns
+            self._written += events
+
+    def failed(self, error: str, *, connected: bool) -> None:
+        """Count a write that did not deliver everything.
+
+        Args:
+            error: One sentence without secrets and data; it is cut at 300 characters.
+            connected: Whether the destination was reached all the same.
+        """
+        with self._lock:
+            self._connected = connected
+            self._errors += 1
+            self._last_error = error[:_ERROR_LENGTH]
+
+    def rejected(self, events: int) -> None:
+        """Count events that were refused for good."""
+        with self._lock:
+            self._rejected += events
+
+    def dropped(self, reason: str, events: int) -> None:
+        """Count events that are lost."""
+        with self._lock:
+            self._dropped[reason] = self._dropped.get(reason, 0) + events
+
+    def snapshot(
+        self,
+        *,
+        events_spooled: int = 0,
+        spool_bytes: int = 0,
+        oldest_spooled_ns: int | None = None,
+    ) -> SinkHealth:
+        """Return all counters of one moment, with what the spool says of itself."""
+        with self._lock:
+            return SinkHealth(
+                connected=self._connected,
+                last_write_ns=self._last_write_ns,
+                events_written=self._written,
+                write_errors=self._errors,
+                events_rejected=self._rejected,
+                events_dropped=dict(self._dropped),
+                events_spooled=events_spooled,
+                spool_bytes=spool_bytes,
+                oldest_spooled_ns=oldest_spooled_ns,
+                last_error=self._last_error,
+            )
+
+
+class RateLimitedLog:
+    """Logs each cause at most once a minute, so that an outage is a line and not a flood.
+
+    Args:
+        logger: Where to.
+        monotonic: Seconds that never go back.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._logger = logger
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._next: dict[str, float] = {}
+        self._held_back: dict[str, int] = {}
+
+    def log(self, level: int, cause: str, message: str) -> None:
+        """Log a message unless its cause was logged within the last minute.
+
+        Args:
+            level: Of `logging`.
+            cause: A short stable word; the limit is for each of them.
+            message: Whole, never with attribute values, event data or a secret.
+        """
+        now = self._monotonic()
+        with self._lock:
+            if now < self._next.get(cause, now):
+                self._held_back[cause] = self._held_back.get(cause, 0) + 1
+                return
+            self._next[cause] = now + _LOG_INTERVAL_SECONDS
+            held_back = self._held_back.pop(cause, 0)
+        again = f" ({held_back} more of this kind since the last message)" if held_back else ""
+        self._logger.log(level, "%s%s", message, again)
