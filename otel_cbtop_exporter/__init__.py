@@ -1,1 +1,45 @@
-"""OpenTelemetry to InfluxDB, Kafka and JSON Lines, without a Collector."""
+"""OpenTelemetry to InfluxDB, Kafka and JSON Lines, without a Collector.
+
+Everything public is here. Importing starts nothing, opens nothing, and imports no client
+library.
+"""
+
+from otel_cbtop_exporter.config import ExporterConfig, RetryConfig
+from otel_cbtop_exporter.errors import CbtopError, ConfigError, EventError, SinkError
+from otel_cbtop_exporter.events import (
+    SCHEMA_VERSION,
+    Event,
+    MetricInfo,
+    decode_event,
+    event_from_sample,
+)
+from otel_cbtop_exporter.exporters import (
+    CbtopLogRecordExporter,
+    CbtopMetricExporter,
+    CbtopSpanExporter,
+)
+from otel_cbtop_exporter.health import SinkHealth
+from otel_cbtop_exporter.sinks.base import Encoded, Record, Rejection, Sink, WriteResult
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "CbtopError",
+    "CbtopLogRecordExporter",
+    "CbtopMetricExporter",
+    "CbtopSpanExporter",
+    "ConfigError",
+    "Encoded",
+    "Event",
+    "EventError",
+    "ExporterConfig",
+    "MetricInfo",
+    "Record",
+    "Rejection",
+    "RetryConfig",
+    "Sink",
+    "SinkError",
+    "SinkHealth",
+    "WriteResult",
+    "decode_event",
+    "event_from_sample",
+]

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _NOTHING: dict[str, Any] = {}
+_KINDS = (BoundedAttributes, BoundedList, BoundedList)
 _NONE_DROPPED = (0, 0, 0)
 
 
@@ -82,15 +83,12 @@ def _read_span_fast(span: ReadableSpan) -> tuple[Any, ...]:
     # A plain tuple in the order of SpanParts: naming it costs a third of this function.
     if type(span) is not ReadableSpan:
         return _read_span_publicly(span)
-    state = span.__dict__
+    state: dict[str, Any] = span.__dict__
     attributes = state["_attributes"]
     events = state["_events"]
     links = state["_links"]
-    if (
-        type(attributes) is not BoundedAttributes
-        or type(events) is not BoundedList
-        or type(links) is not BoundedList
-    ):
+    kinds: tuple[type, type, type] = (type(attributes), type(events), type(links))
+    if kinds != _KINDS:
         return _read_span_publicly(span)
     if attributes.dropped or events.dropped or links.dropped:
         dropped = (attributes.dropped, events.dropped, links.dropped)
@@ -137,8 +135,8 @@ def _fast_equals_public() -> bool:
             context,
             Resource({"a": "b"}),
             attributes,
-            events,  # type: ignore[arg-type]  # what the SDK itself passes
-            links,  # type: ignore[arg-type]
+            events,
+            links,
             SpanKind.SERVER,
             None,
             Status(StatusCode.ERROR, "why"),
@@ -176,7 +174,7 @@ def suppress_instrumentation() -> Iterator[None]:
     The SDK's processors do the same around `export()`; threads do not inherit it.
     """
     key = getattr(otel_context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
-    token = otel_context.attach(otel_context.set_value(key, True))
+    token = otel_context.attach(otel_context.set_value(key, value=True))
     try:
         yield
     finally:

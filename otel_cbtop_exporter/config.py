@@ -32,6 +32,9 @@ __all__ = [
     "RetryConfig",
     "SpoolConfig",
     "build",
+    "is_group",
+    "is_secret",
+    "merged",
     "option_types",
     "parse_text",
 ]
@@ -89,7 +92,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name, hint in option_types(type(self)).items():
             value = getattr(self, name)
-            if _is_group(hint):
+            if is_group(hint):
                 if not isinstance(value, hint):
                     msgspec.structs.force_setattr(self, name, build(hint, value))
                 continue
@@ -362,6 +365,21 @@ def build(cls: type[_O], values: Mapping[str, Any] | None) -> _O:
     return cls(**given)
 
 
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay options over others, group by group; None and `{}` leave what is below."""
+    result = dict(below)
+    for name, value in above.items():
+        if value is None or value == {}:
+            continue
+        if isinstance(value, Options):
+            value = msgspec.structs.asdict(value)  # noqa: PLW2901  a group, ready made
+        under = result.get(name)
+        if isinstance(value, Mapping) and isinstance(under, Mapping):
+            value = merged(under, value)  # noqa: PLW2901  the group that it makes
+        result[name] = value
+    return result
+
+
 @functools.cache
 def option_types(cls: type[Options]) -> dict[str, Any]:
     """Return the options of a group and their types, in order."""
@@ -409,18 +427,20 @@ def _holds_mapping(hint: Any) -> bool:
     return typing.get_origin(_bare(hint)) is dict
 
 
-def _is_group(hint: Any) -> bool:
+def is_group(hint: Any) -> bool:
+    """Say whether an option's type is a group of options."""
     return isinstance(hint, type) and issubclass(hint, Options)
 
 
-def _is_secret(hint: Any) -> bool:
+def is_secret(hint: Any) -> bool:
+    """Say whether an option's value must never be shown."""
     if typing.get_origin(hint) is Annotated and _SECRET in typing.get_args(hint):
         return True
-    return any(_is_secret(arg) for arg in typing.get_args(hint))
+    return any(is_secret(arg) for arg in typing.get_args(hint))
 
 
 def _shown(hint: Any, value: Any) -> str:
-    if not value or not _is_secret(hint):
+    if not value or not is_secret(hint):
         return repr(value)
     if isinstance(value, Mapping):
         return repr(dict.fromkeys(value, _MASK))

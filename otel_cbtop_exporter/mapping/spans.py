@@ -207,7 +207,10 @@ def _map_events(
         attributes = attribute_map(span_event.attributes)
         if redaction is not None:
             attributes = redaction.apply(attributes)
-        own = (("event.name", span_event.name), ("span.name", span_name))
+        own: tuple[tuple[str, str], ...] = (
+            ("event.name", span_event.name),
+            ("span.name", span_name),
+        )
         exception_type = attributes.get("exception.type")
         if exception_type is not None:
             own += (("exception.type", tag_text(exception_type)),)
@@ -219,7 +222,7 @@ def _map_events(
             SCHEMA_VERSION,
             correlation_id,
             "span_event",
-            attributes or None,  # type: ignore[arg-type]  # any mapping is encoded alike
+            attributes or None,
         )
 
 
@@ -250,7 +253,7 @@ def _map_links(
             SCHEMA_VERSION,
             correlation_id,
             "span_link",
-            attributes or None,  # type: ignore[arg-type]  # any mapping is encoded alike
+            attributes or None,
         )
 
 

@@ -1,1 +1,88 @@
-"""Sinks: bytes to the outside, one file for each."""
+"""Sinks: bytes to the outside, one file for each. Made here by name, and imported only then."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+from otel_cbtop_exporter.config import ExporterConfig
+from otel_cbtop_exporter.errors import SinkError
+from otel_cbtop_exporter.sinks.base import Sink
+
+__all__ = ["sink_factory"]
+
+
+def sink_factory(name: str, config: ExporterConfig) -> Callable[[], Sink]:
+    """Return what makes a sink, after looking whether it can be made at all.
+
+    Touches neither disk nor network, and imports no client library.
+
+    Args:
+        name: `jsonlines`, `influxdb`, `kafka` or `console`.
+        config: The sink's own group is read.
+
+    Raises:
+        SinkError: A setting that the sink cannot do without is missing, or its extra is not
+            installed; the message says which variable to set or what to install.
+    """
+    return _FACTORIES[name](config)
+
+
+def _jsonlines(config: ExporterConfig) -> Callable[[], Sink]:
+    from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
+
+    return lambda: JsonLinesSink(config.jsonlines)
+
+
+def _console(config: ExporterConfig) -> Callable[[], Sink]:
+    from otel_cbtop_exporter.sinks.console import ConsoleSink
+
+    return lambda: ConsoleSink(config.console)
+
+
+def _influxdb(config: ExporterConfig) -> Callable[[], Sink]:
+    _require_extra("influxdb", "influxdb_client")
+    for option in ("url", "bucket"):
+        if not getattr(config.influxdb, option):
+            raise _missing("influxdb", option)
+
+    def make() -> Sink:
+        from otel_cbtop_exporter.sinks.influxdb import InfluxDBSink
+
+        return InfluxDBSink(config.influxdb)
+
+    return make
+
+
+def _kafka(config: ExporterConfig) -> Callable[[], Sink]:
+    _require_extra("kafka", "confluent_kafka")
+    given = config.kafka.bootstrap_servers or config.kafka.config.get("bootstrap.servers")
+    if not given and not config.kafka.config_file:
+        raise _missing("kafka", "bootstrap_servers")
+
+    def make() -> Sink:
+        from otel_cbtop_exporter.sinks.kafka import KafkaSink
+
+        return KafkaSink(config.kafka)
+
+    return make
+
+
+_FACTORIES: dict[str, Callable[[ExporterConfig], Callable[[], Sink]]] = {
+    "jsonlines": _jsonlines,
+    "console": _console,
+    "influxdb": _influxdb,
+    "kafka": _kafka,
+}
+
+
+def _require_extra(extra: str, package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise SinkError(
+            f"sink {extra} needs the package {package}: pip install 'otel-cbtop-exporter[{extra}]'"
+        )
+
+
+def _missing(group: str, option: str) -> SinkError:
+    variable = f"OTEL_EXPORTER_CBTOP_{group}_{option}".upper()
+    return SinkError(f"sink {group} needs {group}.{option}; set it or {variable}")

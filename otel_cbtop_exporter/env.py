@@ -1,0 +1,134 @@
+"""The only reader of os.environ: environment variables as options.
+
+Variable names are derived from the configuration tree: the option `kafka.bootstrap_servers`
+is `OTEL_EXPORTER_CBTOP_KAFKA_BOOTSTRAP_SERVERS`, and with `TRACES_`, `METRICS_` or `LOGS_`
+behind the prefix it is set for one signal.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from otel_cbtop_exporter.config import (
+    ExporterConfig,
+    Options,
+    build,
+    is_group,
+    is_secret,
+    option_types,
+    parse_text,
+)
+from otel_cbtop_exporter.errors import ConfigError
+
+__all__ = ["FALLBACKS", "PREFIX", "SignalName", "options_from_environment", "variables"]
+
+PREFIX = "OTEL_EXPORTER_CBTOP_"
+
+SignalName = Literal["traces", "metrics", "logs"]
+
+_SIGNALS = ("TRACES_", "METRICS_", "LOGS_")
+
+# The variables of influxdb-client, for what is not set under our own names.
+FALLBACKS: dict[str, tuple[str, ...]] = {
+    "INFLUXDB_V2_URL": ("influxdb", "url"),
+    "INFLUXDB_V2_ORG": ("influxdb", "org"),
+    "INFLUXDB_V2_TOKEN": ("influxdb", "token"),
+    "INFLUXDB_V2_TIMEOUT": ("influxdb", "timeout_ms"),
+    "INFLUXDB_V2_VERIFY_SSL": ("influxdb", "verify_tls"),
+    "INFLUXDB_V2_SSL_CA_CERT": ("influxdb", "ca_file"),
+    "INFLUXDB_V2_CERT_FILE": ("influxdb", "cert_file"),
+    "INFLUXDB_V2_CERT_KEY_FILE": ("influxdb", "key_file"),
+}
+
+_logger = logging.getLogger("otel_cbtop_exporter")
+
+_Path = tuple[str, ...]
+
+
+def variables(cls: type[Options] = ExporterConfig, path: _Path = ()) -> Iterator[tuple[str, _Path]]:
+    """Yield the environment variable of every option, and the option's path in the tree."""
+    for name, hint in option_types(cls).items():
+        if is_group(hint):
+            yield from variables(hint, (*path, name))
+        else:
+            yield PREFIX + "_".join((*path, name)).upper(), (*path, name)
+
+
+def options_from_environment(
+    signal: SignalName | None, environ: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Read the options that are set in the environment.
+
+    A wrong value is one error in the log and the default stands, as OpenTelemetry's
+    specification has it: an exception here would switch off other exporters too.
+
+    Args:
+        signal: Whose variables win over the general ones; None reads the general ones only.
+        environ: By default os.environ.
+
+    Returns:
+        Nested option names and values, each of them valid; an empty variable is unset.
+    """
+    environ = os.environ if environ is None else environ
+    known = dict(variables())
+    _warn_of_unknown(environ, known)
+    options: dict[str, Any] = {}
+    for variable, path in FALLBACKS.items():
+        _read(environ, variable, path, options)
+    for variable, path in known.items():
+        _read(environ, variable, path, options)
+    if signal is not None:
+        for variable, path in known.items():
+            own = variable.replace(PREFIX, f"{PREFIX}{signal.upper()}_", 1)
+            _read(environ, own, path, options)
+    return options
+
+
+def _read(environ: Mapping[str, str], variable: str, path: _Path, options: dict[str, Any]) -> None:
+    text = environ.get(variable, "").strip()
+    if not text:
+        return
+    hint: Any = ExporterConfig
+    for name in path:
+        hint = option_types(hint)[name]
+    try:
+        value = parse_text(hint, text)
+        build(ExporterConfig, _nested(path, value))
+    except ConfigError as error:
+        _logger.error("%s is wrong, the default stands: %s", variable, error)
+        return
+    except ValueError as error:
+        shown = "********" if is_secret(hint) else repr(text)
+        _logger.error("%s is %s: %s; the default stands", variable, shown, error)
+        return
+    group = options
+    for name in path[:-1]:
+        group = group.setdefault(name, {})
+    group[path[-1]] = value
+
+
+def _nested(path: _Path, value: Any) -> dict[str, Any]:
+    for name in reversed(path):
+        value = {name: value}
+    return value  # type: ignore[no-any-return]  # a path has at least one name
+
+
+_warned: set[str] = set()
+
+
+def _warn_of_unknown(environ: Mapping[str, str], known: Mapping[str, _Path]) -> None:
+    for variable in environ:
+        if not variable.startswith(PREFIX) or variable in _warned:
+            continue
+        general = variable
+        for signal in _SIGNALS:
+            general = general.replace(PREFIX + signal, PREFIX, 1)
+        if variable not in known and general not in known:
+            _warned.add(variable)  # three exporters read the same environment
+            nearest = difflib.get_close_matches(general, known, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            _logger.warning("%s is no variable of otel_cbtop_exporter%s", variable, hint)
