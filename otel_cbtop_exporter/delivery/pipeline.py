@@ -7,6 +7,7 @@ records are tried (`sender.py`), where they wait (`spool.py`), who empties it (`
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import threading
@@ -14,8 +15,11 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 
 from otel_cbtop_exporter.config import ExporterConfig
+from otel_cbtop_exporter.delivery.drain import Drain
+from otel_cbtop_exporter.delivery.lanes import Lanes
 from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK, Clock
 from otel_cbtop_exporter.delivery.sender import Sender
+from otel_cbtop_exporter.delivery.spool import DEFAULT_MEMORY_BYTES, Spool, SpoolError
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth
 from otel_cbtop_exporter.sinks.base import Record, Rejection, Sink
@@ -23,6 +27,10 @@ from otel_cbtop_exporter.sinks.base import Record, Rejection, Sink
 __all__ = ["Pipeline", "acquire"]
 
 _logger = logging.getLogger("otel_cbtop_exporter")
+
+# What all pipelines of a process together wait at shutdown for backends that are away, with
+# some of the promised 3 s left for closing.
+_AWAY_BUDGET_SECONDS = 2.5
 
 
 class Pipeline:
@@ -47,26 +55,53 @@ class Pipeline:
         self._config = config
         self._clock = clock
         self._jitter = jitter
+        self._spooled = config.delivery == "spooled" and (
+            config.spool.path is not None or not sink.local
+        )
         self._holders = 1
         self._closed = False
         self._begin()
-        _live.add(self)
+        with _registry_lock:
+            _live.add(self)
 
     def _begin(self) -> None:
-        """Make everything that a forked child needs anew."""
+        """Make everything that a forked child must have of its own."""
+        config, clock = self._config, self._clock
         self._condition = threading.Condition()
         self._counters = HealthCounters()
-        self._log = RateLimitedLog(_logger, self._clock.monotonic)
+        self._log = RateLimitedLog(_logger, clock.monotonic)
         self._sender = Sender(
             self._sink,
             counters=self._counters,
             log=self._log,
-            retry=self._config.retry,
-            max_batch_events=self._config.max_batch_events,
-            max_batch_bytes=self._config.max_batch_bytes,
-            clock=self._clock,
+            retry=config.retry,
+            max_batch_events=config.max_batch_events,
+            max_batch_bytes=config.max_batch_bytes,
+            clock=clock,
             jitter=self._jitter,
             wait=self._wait_unless_closed,
+        )
+        self._place = _Place(
+            Spool(
+                max_bytes=config.spool.max_bytes or DEFAULT_MEMORY_BYTES,
+                max_age_ms=config.spool.max_age_ms,
+                on_dropped=self._on_dropped,
+                on_notice=self._on_notice,
+            )
+        )
+        self._drain = Drain(
+            Lanes(
+                self._place,
+                self._sender,
+                retry=config.retry,
+                clock=clock,
+                jitter=self._jitter,
+                reject=self._reject,
+            ),
+            name=f"cbtop-{self._sink.name}",
+            write_timeout_seconds=config.timeout_ms / 1_000,
+            clock=clock,
+            log=self._log,
         )
 
     def submit(self, events: Sequence[Event], timeout_seconds: float) -> bool:
@@ -76,7 +111,7 @@ class Pipeline:
 
         Args:
             events: In order.
-            timeout_seconds: The longest that this may take.
+            timeout_seconds: The longest that a direct delivery may take.
 
         Returns:
             True if the records were delivered or are in the spool; False if some were
@@ -89,33 +124,63 @@ class Pipeline:
         records = self._encode(events)
         if not records:
             return not events
-        return self._send(records, deadline)
+        return self._spool(records) if self._spooled else self._send(records, deadline)
 
     def force_flush(self, timeout_seconds: float) -> bool:
-        """Push out what was accepted; False if that did not end within the time."""
-        return self._sink.flush(timeout_seconds)
+        """Try to deliver everything accepted up to now; False if some of it still waits.
+
+        Waits for as long as the time allows, but not for a retry that would come later.
+        """
+        deadline = self._clock.monotonic() + timeout_seconds
+        drained = self._drain.drain(deadline, stall_seconds=math.inf)
+        left = max(0.0, deadline - self._clock.monotonic())
+        return drained.done and self._sink.flush(left)
 
     def release(self, timeout_seconds: float) -> None:
-        """Give up one holder's share; the last one closes. Never longer than the time given."""
+        """Give up one holder's share: deliver what the sink takes; the last one closes.
+
+        Never takes longer than the time given, and with the backend away never longer than
+        what is left of the process's budget of 3 s. What is in a spool on disk stays there.
+        """
         deadline = self._clock.monotonic() + timeout_seconds
         with _registry_lock:
             self._holders -= 1
-            if self._holders > 0:
-                return
-            for key in [key for key, shared in _shared.items() if shared is self]:
-                del _shared[key]
-        with self._condition:
-            self._closed = True
-            self._condition.notify_all()
-        self._sink.close(max(0.0, deadline - self._clock.monotonic()))
+            last = self._holders == 0
+            if last:
+                for key in [key for key, shared in _shared.items() if shared is self]:
+                    del _shared[key]
+            stall_seconds = _away_budget.share()
+        if last:
+            with self._condition:
+                self._closed = True
+                self._condition.notify_all()
+        drained = self._drain.drain(deadline, stall_seconds)
+        _away_budget.spend(drained.stalled_seconds)
+        if last:
+            self._close(deadline)
 
     def health(self) -> SinkHealth:
-        """Return the counters of this process."""
-        return self._counters.snapshot()
+        """Return the counters of this process, and what waits."""
+        stats = self._place.stats()
+        return self._counters.snapshot(
+            events_spooled=stats.events_spooled,
+            spool_bytes=stats.spool_bytes,
+            oldest_spooled_ns=stats.oldest_ns,
+        )
+
+    @property
+    def closed(self) -> bool:
+        """Whether the last holder has released it."""
+        return self._closed
 
     def hold(self) -> None:
         """Count one holder more; `acquire` calls it, under the registry's lock."""
         self._holders += 1
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew, with nothing of the parent's."""
+        self._begin()
+        self._sink.after_fork_in_child()
 
     def _encode(self, events: Sequence[Event]) -> list[Record]:
         try:
@@ -123,11 +188,20 @@ class Pipeline:
         # An encoder must not raise, but one that does must not reach the application.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__
-            self._drop(word, len(events), f"sink {self._sink.name} raised {word} in encode")
+            self._drop(word, len(events), f"encoding raised {word}")
             return []
         if encoded.rejected:
             self._reject(encoded.rejected)
         return encoded.records
+
+    def _spool(self, records: Sequence[Record]) -> bool:
+        try:
+            self._place.append(records, self._clock.time_ns())
+        except SpoolError as error:
+            self._drop("spool_error", len(records), str(error))
+            return False
+        self._drain.wake()
+        return True
 
     def _send(self, records: Sequence[Record], deadline: float) -> bool:
         sent = self._sender.send(records, deadline)
@@ -137,22 +211,33 @@ class Pipeline:
             self._drop(sent.error_type or "kept", len(sent.kept), sent.error)
         return bool(sent.delivered) and not sent.kept
 
+    def _close(self, deadline: float) -> None:
+        ended = self._drain.stop(deadline)
+        waiting = self._place.stats().events_spooled
+        if waiting:
+            self._on_notice(
+                "shutdown",
+                f"{waiting} events were not delivered before the shutdown: "
+                f"{self._counters.last_error or 'there was no time'}",
+            )
+        self._place.close()
+        if ended:
+            self._sink.close(max(0.0, deadline - self._clock.monotonic()))
+
     def _reject(self, rejections: Sequence[Rejection]) -> None:
         self._counters.rejected(len(rejections))
-        reasons = sorted({rejection.reason for rejection in rejections})
-        self._log.log(
-            logging.WARNING,
-            f"rejected {reasons}",
-            f"sink {self._sink.name} rejected {len(rejections)} events: {', '.join(reasons)}",
-        )
+        reasons = ", ".join(sorted({rejection.reason for rejection in rejections}))
+        self._on_notice(f"rejected {reasons}", f"{len(rejections)} events were rejected: {reasons}")
 
     def _drop(self, reason: str, events: int, why: str) -> None:
         self._counters.dropped(reason, events)
-        self._log.log(
-            logging.ERROR,
-            f"dropped {reason}",
-            f"sink {self._sink.name}: {events} events dropped ({reason}): {why}",
-        )
+        self._on_notice(f"dropped {reason}", f"{events} events were dropped ({reason}): {why}")
+
+    def _on_dropped(self, reason: str, events: int) -> None:
+        self._drop(reason, events, self._counters.last_error or "the sink took nothing yet")
+
+    def _on_notice(self, cause: str, message: str) -> None:
+        self._log.log(logging.WARNING, cause, f"sink {self._sink.name}: {message}")
 
     def _wait_unless_closed(self, seconds: float) -> bool:
         """Wait; True as soon as the pipeline is closed."""
@@ -162,15 +247,46 @@ class Pipeline:
                 self._clock.wait(self._condition, left)
             return self._closed
 
-    def after_fork_in_child(self) -> None:
-        """Begin anew, with nothing of the parent's."""
-        self._begin()
-        self._sink.after_fork_in_child()
+
+class _Place:
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self.append = spool.append
+        self.stats = spool.stats
+        self.close = spool.close
+
+    def spools(self) -> list[Spool]:
+        return [self._spool]
 
 
-_registry_lock = threading.Lock()
+class _AwayBudget:
+    """What is left of the time that this process waits at shutdown for backends that are away."""
+
+    def __init__(self) -> None:
+        self.left_seconds = _AWAY_BUDGET_SECONDS
+
+    def share(self) -> float:
+        """Return what one pipeline may wait without any progress: open ones share evenly."""
+        with _registry_lock:
+            still_open = sum(not pipeline.closed for pipeline in _live)
+            return self.left_seconds / max(1, still_open)
+
+    def spend(self, seconds: float) -> None:
+        """Take away time that was waited in vain."""
+        with _registry_lock:
+            self.left_seconds = max(0.0, self.left_seconds - seconds)
+
+    def renew(self) -> None:
+        """Begin anew: a pipeline was made, so this is not the end of the process."""
+        self.left_seconds = _AWAY_BUDGET_SECONDS
+
+
+# It guards everything below and the holders of every pipeline; never held over anything slow.
+# Reentrant: whoever acquires a pipeline makes it under the lock.
+_registry_lock = threading.RLock()
 _shared: dict[Hashable, Pipeline] = {}
 _live: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+_away_budget = _AwayBudget()
 
 
 def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig) -> Pipeline:
@@ -186,14 +302,17 @@ def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig
     """
     with _registry_lock:
         pipeline = _shared.get(key)
-        if pipeline is None:
-            pipeline = _shared[key] = Pipeline(make_sink(), config)
-        else:
+        if pipeline is not None:
             pipeline.hold()
+            return pipeline
+        pipeline = _shared[key] = Pipeline(make_sink(), config)
+        _away_budget.renew()
         return pipeline
 
 
 def _before_fork() -> None:
+    # So that no holder is half counted; pipelines themselves begin anew in the child, so
+    # their locks may be in any state. The spool's hook, which waits for SQLite, runs later.
     _registry_lock.acquire()
 
 
@@ -202,7 +321,10 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    _registry_lock.release()
+    # A new lock, not a release: a server that forks in C runs this hook alone.
+    global _registry_lock  # noqa: PLW0603 -- once in each forked child, before any thread of it
+    _registry_lock = threading.RLock()
+    _away_budget.renew()
     for pipeline in list(_live):
         pipeline.after_fork_in_child()
 

@@ -1,0 +1,219 @@
+"""What to send next: lanes wait each for itself, and a batch that breaks its server is found.
+
+Pure decisions on one thread: no threads, no waiting. `drain.py` calls `step` again and again
+and waits in between.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from otel_cbtop_exporter.config import RetryConfig
+from otel_cbtop_exporter.delivery.retry import Clock, next_delay_seconds
+from otel_cbtop_exporter.delivery.sender import Sender, Sent
+from otel_cbtop_exporter.delivery.spool import Claim, Spool
+from otel_cbtop_exporter.sinks.base import Record, Rejection
+
+__all__ = ["Lanes", "Step"]
+
+# A proxy or a restart answers 502, 503 or 504, whatever it is sent; these are about the data.
+_AWAY_STATUSES = ("502", "503", "504")
+# A batch that broke its server so often in a row is searched for the records that do it.
+_SUSPICIOUS_TRIES = 3
+# As many pieces as are tried in a search before it is the server, and not a record.
+_PIECES_BEFORE_GIVING_UP = 8
+# A record left alone is tried so often before it is blamed.
+_TRIES_ALONE = 2
+
+
+class Spools(Protocol):
+    """Where records wait: one spool or several, those of dead processes first."""
+
+    def spools(self) -> Sequence[Spool]:
+        """Return the spools that may hold records, in the order to empty them."""
+        ...
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What one step did.
+
+    Attributes:
+        settled: Whether records left the spool.
+        wait_seconds: Until the next lane may be tried, 0.0 for at once; None if nothing waits.
+    """
+
+    settled: bool
+    wait_seconds: float | None
+
+
+class _Lane(msgspec.Struct):
+    """How a lane that is refused stands.
+
+    Attributes:
+        failures: Tries in a row that delivered nothing.
+        server_errors: Those of them that say that a record broke the server.
+        not_before: When it may be tried again, on the monotonic clock.
+    """
+
+    failures: int = 0
+    server_errors: int = 0
+    not_before: float = 0.0
+
+
+class Lanes:
+    """Sends what waits in spools, oldest first within a lane; for one thread at a time.
+
+    Args:
+        place: Where records wait.
+        sender: Writes them.
+        retry: Bounds of the backoff; the number of tries has none.
+        clock: Time.
+        jitter: Returns a number in [0, 1).
+        reject: Told of what is refused for good, before it leaves the spool.
+    """
+
+    def __init__(
+        self,
+        place: Spools,
+        sender: Sender,
+        *,
+        retry: RetryConfig,
+        clock: Clock,
+        jitter: Callable[[], float],
+        reject: Callable[[Sequence[Rejection]], None],
+    ) -> None:
+        self._place = place
+        self._sender = sender
+        self._retry = retry
+        self._clock = clock
+        self._jitter = jitter
+        self._reject = reject
+        self._lanes: dict[str, _Lane] = {}
+        self.abandoned = False
+        """Set by whoever no longer waits for a write that hangs: its answer settles nothing."""
+
+    def hurry(self) -> None:
+        """Let every lane be tried at once, with its backoff from the beginning."""
+        for lane in self._lanes.values():
+            lane.not_before = 0.0
+            lane.failures = min(lane.failures, 1)  # one is kept: it still begins with a probe
+
+    def step(self, timeout_seconds: float) -> Step:
+        """Try one batch of the first lane that may be tried.
+
+        Args:
+            timeout_seconds: The longest that a write may take.
+
+        Raises:
+            SpoolError: The spool's place does not give or take records now.
+        """
+        now = self._clock.monotonic()
+        soonest: float | None = None
+        for spool in self._place.spools():
+            for name in spool.lanes():
+                lane = self._lanes.setdefault(name, _Lane())
+                if lane.not_before > now:
+                    soonest = min(lane.not_before, soonest or lane.not_before)
+                    continue
+                claim = self._claim(spool, name, lane)
+                if claim is not None:
+                    return Step(self._send(claim, lane, timeout_seconds), 0.0)
+        return Step(settled=False, wait_seconds=None if soonest is None else soonest - now)
+
+    def _claim(self, spool: Spool, name: str, lane: _Lane) -> Claim | None:
+        # After a refusal one small batch asks whether it is over: the oldest row alone.
+        probing = lane.failures > 0 and not _is_suspicious(lane)
+        events = 1 if probing else self._sender.max_batch_events
+        return spool.claim(name, events, self._sender.max_batch_bytes)
+
+    def _send(self, claim: Claim, lane: _Lane, timeout_seconds: float) -> bool:
+        if _is_suspicious(lane):
+            sent = self._search(claim.records, timeout_seconds)
+        else:
+            sent = self._sender.attempt(claim.records, self._clock.monotonic() + timeout_seconds)
+        if self.abandoned:
+            return False
+        if sent.rejected:
+            self._reject(sent.rejected)
+        claim.spool.settle(claim, sent.kept)
+        settled = bool(sent.delivered or sent.rejected)
+        if settled:
+            lane.failures = lane.server_errors = 0
+        if sent.kept:
+            self._back_off(lane, sent)
+        return settled
+
+    def _back_off(self, lane: _Lane, sent: Sent) -> None:
+        delay = next_delay_seconds(
+            lane.failures,
+            self._retry,
+            asked_seconds=sent.retry_after_seconds,
+            jitter=self._jitter(),
+        )
+        lane.not_before = self._clock.monotonic() + delay
+        lane.failures += 1
+        lane.server_errors = lane.server_errors + 1 if _broke_server(sent) else 0
+
+    def _search(self, records: Sequence[Record], timeout_seconds: float) -> Sent:
+        """Halve records until those that break the server are alone, if others pass.
+
+        Where none passes, it is the server that is broken, and all are kept.
+        """
+        total = Sent()
+        pieces = deque(_halves(records))
+        alone: list[Record] = []
+        broken = 0
+        while pieces:
+            piece = pieces.popleft()
+            sent = self._attempt_into(total, piece, timeout_seconds)
+            if not sent.kept:
+                continue
+            broken += 1
+            gives_up = not total.delivered and broken >= _PIECES_BEFORE_GIVING_UP
+            if gives_up or not _broke_server(sent):
+                break
+            if len(sent.kept) == 1:
+                alone += sent.kept
+            else:
+                pieces.extend(_halves(sent.kept))
+        for record in alone:
+            if total.delivered and self._breaks_alone(total, record, timeout_seconds):
+                total.rejected.append(Rejection(record, "server_error", total.error))
+        gone = {id(record) for record in total.delivered}
+        gone.update(id(rejection.record) for rejection in total.rejected)
+        total.kept = [record for record in records if id(record) not in gone]
+        return total
+
+    def _breaks_alone(self, total: Sent, record: Record, timeout_seconds: float) -> bool:
+        for _ in range(_TRIES_ALONE):
+            sent = self._attempt_into(total, [record], timeout_seconds)
+            if not sent.kept or not _broke_server(sent):
+                return False
+        return True
+
+    def _attempt_into(self, total: Sent, records: Sequence[Record], timeout_seconds: float) -> Sent:
+        sent = self._sender.attempt(records, self._clock.monotonic() + timeout_seconds)
+        total.delivered += sent.delivered
+        total.rejected += sent.rejected
+        total.retry_after_seconds = sent.retry_after_seconds
+        if sent.error_type:
+            total.error, total.error_type = sent.error, sent.error_type
+        return sent
+
+
+def _is_suspicious(lane: _Lane) -> bool:
+    return lane.server_errors > 0 and lane.server_errors % _SUSPICIOUS_TRIES == 0
+
+
+def _broke_server(sent: Sent) -> bool:
+    status = sent.error_type
+    return len(status) == 3 and status.startswith("5") and status not in _AWAY_STATUSES
+
+
+def _halves(records: Sequence[Record]) -> list[Sequence[Record]]:
+    middle = len(records) // 2
+    return [half for half in (records[:middle], records[middle:]) if half]
