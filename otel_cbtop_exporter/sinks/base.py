@@ -8,13 +8,17 @@ retries or spools: that is delivery's. A new sink is a class with these members;
 from __future__ import annotations
 
 from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 import msgspec
 
 from otel_cbtop_exporter.events import Event
 
-__all__ = ["Encoded", "Record", "Rejection", "Sink", "WriteResult"]
+__all__ = ["Encoded", "Record", "Rejection", "Sink", "WriteResult", "parse_retry_after"]
+
+# A wrong date in an answer must not stop delivery for a day.
+_LONGEST_RETRY_AFTER_SECONDS = 3_600.0
 
 
 # array_like: the spool stores records as MessagePack arrays; a field may only be added at
@@ -129,3 +133,27 @@ class Sink(Protocol):
     def after_fork_in_child(self) -> None:
         """Forget, without touching them, the connections, locks and descriptors of the parent."""
         ...
+
+
+def parse_retry_after(text: str | None, now_seconds: float) -> float | None:
+    """Read the HTTP header Retry-After: seconds, or a date.
+
+    Args:
+        text: The header, or None if there was none.
+        now_seconds: Since the Unix epoch.
+
+    Returns:
+        Seconds from now, between 0 and an hour; None if there is no wish, or not a readable
+        one.
+    """
+    if text is None:
+        return None
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        seconds = float(text)
+    else:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - now_seconds
+        except (ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_SECONDS)
