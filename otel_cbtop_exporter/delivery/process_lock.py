@@ -1,0 +1,75 @@
+"""The one lock around every SQLite call of this process, and what a fork does to spools.
+
+SQLite has mutexes of its own. A fork while another thread holds one leaves it locked in the
+child for ever, and a child that inherits an open connection can delete the parent's WAL by
+closing the file. So nothing of ours touches SQLite without this lock, whole transactions
+included, and a fork waits for the lock and closes every file first.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+__all__ = ["ForkAware", "process_lock", "watch_forks"]
+
+
+class ForkAware(Protocol):
+    """What has to be told of a fork; both are called with the process lock held."""
+
+    def before_fork(self) -> None:
+        """Close what must not be inherited open; the parent opens it again when it needs it."""
+        ...
+
+    def after_fork_in_child(self) -> None:
+        """Forget, without touching it, what belongs to the parent."""
+        ...
+
+
+# Reentrant: a signal handler may end a span on a thread that is inside a transaction.
+_lock = threading.RLock()
+_watched: weakref.WeakSet[ForkAware] = weakref.WeakSet()
+
+
+@contextmanager
+def process_lock() -> Iterator[None]:
+    """Hold the lock; for work on SQLite and on what describes it, never for a log or callback."""
+    with _lock:
+        yield
+
+
+def watch_forks(thing: ForkAware) -> None:
+    """Tell a thing of forks for as long as it lives."""
+    with _lock:
+        _watched.add(thing)
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+    for thing in list(_watched):
+        thing.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    _lock.release()
+
+
+def _after_fork_in_child() -> None:
+    # A new lock, not a release: a server that forks in C (uWSGI) runs this hook alone, and
+    # the old lock may then be held by a thread that the child does not have.
+    global _lock  # noqa: PLW0603 -- replaced once in each forked child, before any thread of it
+    _lock = threading.RLock()
+    for thing in list(_watched):
+        thing.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

@@ -1,0 +1,96 @@
+"""Whether a place is fit to keep telemetry: private, ours, not a link, not over a network.
+
+Telemetry holds what its attributes hold, so other users of the machine must neither read it
+nor be able to point us at a file of theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+__all__ = ["make_private_file", "make_private_folder", "network_file_system"]
+
+# WAL needs memory that every process maps; a server on the other end cannot share it, and
+# locks over a network are not what SQLite and flock take them for.
+_NETWORK_TYPES = frozenset(
+    {"9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs"}
+    | {"nfs", "nfs4", "ocfs2", "pvfs2", "smb3", "smbfs", "vboxsf"}
+    | {"fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "fuse.gcsfuse", "fuse.ceph"}
+)
+_MOUNTS = Path("/proc/self/mounts")
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder of mode 0700, or check the one that is there.
+
+    Args:
+        path: Its parent must exist.
+
+    Raises:
+        OSError: It cannot be made, is a link, is no folder or belongs to another user.
+    """
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise OSError(f"{path} is a link or a file, a folder was expected") from None
+        _check_owner(path, found)
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            path.chmod(0o700)
+
+
+def make_private_file(path: Path) -> None:
+    """Make an empty file of mode 0600, or check the one that is there.
+
+    SQLite would make it 0644, would follow a link, and gives its WAL the mode of the file.
+
+    Args:
+        path: In a folder that is ours.
+
+    Raises:
+        OSError: It cannot be made, is a link, is no file or belongs to another user.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        os.close(os.open(path, flags, 0o600))
+    except FileExistsError:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(f"{path} is a link, a regular file was expected") from None
+        _check_owner(path, found)
+
+
+def network_file_system(path: Path, mounts: str | None = None) -> str | None:
+    """Name the network file system that a path is on.
+
+    Args:
+        path: An existing one.
+        mounts: Text in the format of `/proc/self/mounts`; by default the system's own, and
+            on systems without one nothing is ever found.
+
+    Returns:
+        The type, for example `nfs4`, or None.
+    """
+    if mounts is None:
+        try:
+            mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return None
+    real = path.resolve()
+    best, found = -1, None
+    for line in mounts.splitlines():
+        _, point, kind, *_ = line.split(" ")
+        # The kernel writes blanks and the like in octal.
+        folder = Path(point.encode("latin-1", "replace").decode("unicode_escape"))
+        # A later mount hides an earlier one of the same folder.
+        if (folder == real or folder in real.parents) and len(folder.parts) >= best:
+            best, found = len(folder.parts), kind
+    return found if found in _NETWORK_TYPES else None
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+        raise OSError(f"{path} belongs to user {found.st_uid}, not to us ({os.geteuid()})")

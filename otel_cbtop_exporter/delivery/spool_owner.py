@@ -1,0 +1,121 @@
+"""Which process a spool file belongs to: an owner file beside it, held by `flock`.
+
+The kernel lets go of the lock when the process dies, however it dies, so there are no leases,
+no clocks and no process ids that mean somebody else by now.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from otel_cbtop_exporter.delivery.spool_checks import make_private_file
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # callers are told by OSError
+
+__all__ = ["Owner", "owner_names", "published_bytes"]
+
+_SUFFIX = ".lock"
+
+
+class Owner:
+    """A held owner file; made by `take_new` and `take_dead` only.
+
+    Attributes:
+        name: What the spool's file is called, without its ending; the oldest sort first.
+    """
+
+    def __init__(self, folder: Path, name: str, descriptor: int) -> None:
+        self.name = name
+        self._path = folder / (name + _SUFFIX)
+        self._descriptor = descriptor
+
+    @classmethod
+    def take_new(cls, folder: Path) -> Owner:
+        """Become the owner of a spool file that does not exist yet.
+
+        Raises:
+            OSError: The folder does not allow it, or the system has no `flock`.
+        """
+        while True:
+            name = f"{time.time_ns()}-{os.getpid()}-{secrets.token_hex(4)}"
+            owner = cls.take_dead(folder, name)
+            # None: somebody who looks for dead owners was between our open and our lock.
+            if owner is not None:
+                return owner
+
+    @classmethod
+    def take_dead(cls, folder: Path, name: str) -> Owner | None:
+        """Take over from an owner that is no more.
+
+        Returns:
+            None if it lives, or if another process was faster.
+
+        Raises:
+            OSError: The folder does not allow it, or the system has no `flock`.
+        """
+        if fcntl is None:
+            raise OSError("this system has no flock, which keeps two processes out of one file")
+        path = folder / (name + _SUFFIX)
+        make_private_file(path)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:  # removed just now, by whoever took it over
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The file may have been removed between open and lock, by the owner before us.
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return cls(folder, name, descriptor)
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return None
+
+    def publish(self, used_bytes: int) -> None:
+        """Tell the other processes what the spool holds."""
+        with suppress(OSError):  # a full disk: they go by what was told before
+            os.pwrite(self._descriptor, b"%020d\n" % used_bytes, 0)
+
+    def release(self, *, remove: bool) -> None:
+        """Give the file up; with `remove` there is nothing to take over.
+
+        Raises:
+            OSError: The owner file cannot be removed; it is given up all the same.
+        """
+        try:
+            if remove:
+                self._path.unlink(missing_ok=True)
+        finally:
+            os.close(self._descriptor)
+
+    def close_in_child(self) -> None:
+        """Let go of the parent's lock without giving it up."""
+        # Unlocking would unlock the parent's: both descriptors are one open file.
+        os.close(self._descriptor)
+
+
+def owner_names(folder: Path) -> list[str]:
+    """Return the names of a folder's spool files and owner files, oldest first."""
+    names = {p.name[: -len(p.suffix)] for p in folder.iterdir() if p.suffix in (_SUFFIX, ".db")}
+    return sorted(names)
+
+
+def published_bytes(folder: Path) -> dict[str, int]:
+    """Return what each owner, dead or alive, has last told about its spool."""
+    told = {}
+    for path in folder.glob("*" + _SUFFIX):
+        try:
+            told[path.stem] = int(path.read_bytes() or b"0")
+        except (OSError, ValueError):  # it was removed just now, or is not ours
+            continue
+    return told
