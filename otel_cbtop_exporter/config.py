@@ -71,6 +71,9 @@ DEFAULT_SPAN_TAGS = (
     "error.type",
 )
 
+# No other braces: a misspelt placeholder would be a file of that name. And no NUL.
+_FILE_PATTERN = r"^([^{}\x00]|\{(pid|date|hour)\})+\Z"
+
 _MASK = "********"
 _SECRET = Meta(extra={"secret": True})
 
@@ -196,7 +199,7 @@ class JsonLinesConfig(Options, frozen=True, kw_only=True):
 
     group: ClassVar[str] = "jsonlines"
 
-    path: Annotated[str, Meta(min_length=1)] = "cbtop-events.jsonl"
+    path: Annotated[str, Meta(pattern=_FILE_PATTERN)] = "cbtop-events.jsonl"
     max_bytes: _NotNegative = 100 * 1024 * 1024
     max_age_ms: _NotNegative = 0
     max_files: _NotNegative = 5

@@ -1,0 +1,175 @@
+"""JSON Lines: one event a line, appended to a file that rotates, or to standard output.
+
+The lines are safe with any number of processes; `append_file.py` and `shared_stream.py` say
+how. This file chooses between the two and puts the date into the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from otel_cbtop_exporter.config import JsonLinesConfig
+from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.sinks.append_file import AppendFile
+from otel_cbtop_exporter.sinks.base import Encoded, Record, WriteResult
+from otel_cbtop_exporter.sinks.lines import Appended, Target, encode_lines, joined, write_result
+from otel_cbtop_exporter.sinks.rotation import RotatedFiles
+from otel_cbtop_exporter.sinks.shared_stream import SharedStream
+
+__all__ = ["JsonLinesSink"]
+
+# These are links to an open file of the process, which O_NOFOLLOW would refuse.
+_OWN_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
+_STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
+
+
+class JsonLinesSink:
+    """Appends events to `jsonlines.path`.
+
+    Safe to use from several threads and, each with a sink of its own, several processes.
+
+    Args:
+        options: Path, rotation, `fsync` and mode.
+        time_ns: The wall clock: `{date}`, `{hour}` and rotation by age.
+        monotonic: The clock of `fsync=interval`.
+    """
+
+    name = "jsonlines"
+    local = True
+    max_batch_events = 10_000
+    max_batch_bytes = 8 * 1024 * 1024
+
+    def __init__(
+        self,
+        options: JsonLinesConfig,
+        *,
+        time_ns: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._options = options
+        self._time_ns = time_ns
+        self._monotonic = monotonic
+        self._template = _absolute(options.path)
+        self.destination = self._template
+        self._lock = threading.Lock()
+        self._closed = False
+        self._path = ""
+        self._target: Target | None = None
+        self._rotated = RotatedFiles(options.max_files, options.compression)
+
+    def encode(self, events: Sequence[Event]) -> Encoded:
+        """Make one record of each event: its JSON."""
+        return encode_lines(events)
+
+    def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
+        """Append the records; what cannot be written is kept."""
+        if not records:
+            return WriteResult()
+        deadline = time.monotonic() + timeout_seconds
+        if not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
+            busy = TimeoutError(errno.ETIMEDOUT, "another thread is writing")
+            return write_result(records, Appended(0, busy), self._subject())
+        try:
+            appended = self._append(joined(records), len(records), deadline)
+        finally:
+            self._lock.release()
+        return write_result(records, appended, self._subject())
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Sync what `fsync=interval` has not synced yet."""
+        if not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
+            return False
+        try:
+            if self._target is not None:
+                self._target.flush()
+        except OSError:
+            return False
+        finally:
+            self._lock.release()
+        return True
+
+    def close(self, timeout_seconds: float) -> None:
+        """Close the file and end the thread that compresses."""
+        deadline = time.monotonic() + timeout_seconds
+        self._closed = True
+        if self._lock.acquire(timeout=max(0.0, timeout_seconds)):
+            try:
+                self._release(deadline)
+            finally:
+                self._lock.release()
+        self._rotated.close(deadline - time.monotonic())
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew; the parent's descriptors share its locks."""
+        self._lock = threading.Lock()
+        if self._target is not None:
+            self._target.after_fork_in_child()
+        self._rotated.after_fork_in_child()
+
+    def _append(self, payload: bytes, lines: int, deadline: float) -> Appended:
+        if self._closed:
+            return Appended(0, OSError(errno.EBADF, "the sink is closed"))
+        try:
+            path = self._path_now()
+            if self._target is None or path != self._path:
+                self._release(deadline)
+                self._target = self._target_at(path)
+                self._path = path
+        except OSError as error:
+            return Appended(0, error)
+        except ValueError:  # a path that no file system has
+            return Appended(0, OSError(errno.EINVAL, "it is not a path"))
+        return self._target.append(payload, lines, deadline)
+
+    def _release(self, deadline: float) -> None:
+        target, self._target = self._target, None
+        if target is not None:
+            target.close(deadline)
+
+    def _path_now(self) -> str:
+        if "{" not in self._template:
+            return self._template
+        now = datetime.fromtimestamp(self._time_ns() // 1_000_000_000, tz=timezone.utc)
+        return (
+            self._template.replace("{pid}", str(os.getpid()))
+            .replace("{date}", now.strftime("%Y-%m-%d"))
+            .replace("{hour}", now.strftime("%H"))
+        )
+
+    def _target_at(self, path: str) -> Target:
+        own = _OWN_DESCRIPTOR.fullmatch(path)
+        if own or path in _STANDARD:
+            return SharedStream(int(own[1]) if own else _STANDARD[path])
+        with contextlib.suppress(FileNotFoundError):
+            kind = os.lstat(path).st_mode
+            if stat.S_ISFIFO(kind) or stat.S_ISCHR(kind):
+                return SharedStream(path)
+        return AppendFile(
+            path,
+            self._options,
+            self._rotated,
+            time_ns=self._time_ns,
+            monotonic=self._monotonic,
+        )
+
+    def _subject(self) -> str:
+        return f"jsonlines.path (OTEL_EXPORTER_CBTOP_JSONLINES_PATH) {self._options.path!r}"
+
+
+def _absolute(path: str) -> str:
+    """Fix a path before a daemon changes its working directory."""
+    if path in _STANDARD:
+        return path
+    try:
+        return str(Path(path).expanduser().absolute())
+    except (OSError, RuntimeError):  # no home, or no working directory: each write will say so
+        return path

@@ -1,0 +1,175 @@
+"""Standard output, a pipe, a terminal, a FIFO or a socket that whole lines are written to.
+
+None of them can be rotated or cut back, and several processes may write to one of them. A
+pipe takes what fits, so a batch is written in parts under a lock: a `flock` on a descriptor
+of our own (`/proc/self/fd/N` opened anew, which also makes it non-blocking without changing
+the application's), or where that cannot be had (a socket, another user's pipe) a POSIX lock.
+Where there is neither (macOS has no locks on pipes), each process's lines are whole, but
+lines longer than `PIPE_BUF` of two processes can mix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import stat
+import sys
+import time
+
+from otel_cbtop_exporter.sinks.lines import Appended, lock, unlock
+
+__all__ = ["SharedStream"]
+
+# What a blocking descriptor takes at once when poll says that it takes anything.
+_PIPE_BUF = getattr(select, "PIPE_BUF", 512)
+
+
+class SharedStream:
+    """One stream; used by one thread at a time.
+
+    If nobody reads, a line may be out in part when the time is over. Then the lock is not
+    given back, so that no other line can get into this one, and the next `append` goes on
+    where this one ended. The line counts as out only when all of it is.
+
+    Args:
+        target: A descriptor of the process, which stays its own, or the path of a FIFO or device.
+    """
+
+    def __init__(self, target: int | str) -> None:
+        self._target = target
+        self._forget()
+
+    def append(self, payload: bytes, lines: int, deadline: float) -> Appended:
+        """Append lines; see `Target`."""
+        try:
+            if self._status is None or not os.path.samestat(self._status, self._current()):
+                self._close()
+                self._open()
+            if not self._torn[1]:
+                lock(self._locked, deadline, by_process=self._by_process)
+        except OSError as error:
+            if not isinstance(error, TimeoutError):
+                self._close()
+            return Appended(0, error)
+        appended = self._write(payload, lines, deadline)
+        broken = isinstance(appended.error, BrokenPipeError)
+        if broken:
+            self._torn = (b"", 0)  # the next reader begins with a whole line
+        if not self._torn[1]:
+            unlock(self._locked, by_process=self._by_process)
+        if broken:
+            self._close()
+        return appended
+
+    def flush(self) -> None:
+        """Nothing waits in this process."""
+
+    def close(self, deadline: float) -> None:
+        """End a line that is out in part, if there is time, and close what is ours."""
+        if self._torn[1]:
+            self._write(b"", 0, deadline)
+        self._close()
+
+    def after_fork_in_child(self) -> None:
+        """Close the child's copies, which share the parent's lock."""
+        self._close(may_unlock=False)
+
+    def _forget(self) -> None:
+        self._status: os.stat_result | None = None
+        self._descriptor = self._locked = -1
+        self._owned: set[int] = set()
+        self._by_process = False
+        self._blocking = False
+        self._torn = (b"", 0)  # a line, and how many bytes of it are out
+
+    def _current(self) -> os.stat_result:
+        if isinstance(self._target, int):
+            return os.fstat(self._target)
+        return os.lstat(self._target)
+
+    def _open(self) -> None:
+        flags = os.O_WRONLY
+        for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY"):
+            flags |= getattr(os, name, 0)
+        if isinstance(self._target, str):
+            flags |= getattr(os, "O_NOFOLLOW", 0)
+            try:
+                self._descriptor = self._locked = os.open(self._target, flags)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    raise OSError(errno.ENXIO, "no process reads it") from None
+                raise
+            self._owned.add(self._descriptor)
+        else:
+            self._descriptor = self._locked = self._target
+            self._by_process = self._blocking = True
+            # Where /dev/fd is no more than a dup, this would lock nothing, hence /proc alone.
+            with contextlib.suppress(OSError):
+                self._locked = os.open(f"/proc/self/fd/{self._target}", flags)
+                self._owned.add(self._locked)
+                self._by_process = False
+            # A file's offset belongs to the descriptor that the program prints to as well.
+            if not self._by_process and not stat.S_ISREG(os.fstat(self._target).st_mode):
+                self._descriptor = self._locked
+                self._blocking = False
+        self._status = self._current()
+
+    def _write(self, payload: bytes, lines: int, deadline: float) -> Appended:
+        line, written = self._torn
+        # Either the batch that was kept comes again, or others come and the line goes first.
+        first = 0 if payload.startswith(line) else 1
+        data = line + payload if first else payload
+        view = memoryview(data)
+        waits = hasattr(select, "poll") and not stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        step = _PIPE_BUF if waits and self._blocking else len(data)
+        try:
+            if not written:
+                if waits:
+                    self._wait(deadline)
+                _flush_prints(self._target)
+            while written < len(data):
+                if waits:
+                    self._wait(deadline)
+                with contextlib.suppress(BlockingIOError):
+                    written += os.write(self._descriptor, view[written : written + step])
+        except OSError as error:
+            failed = error
+        else:
+            self._torn = (b"", 0)
+            return Appended(lines)
+        whole = data.rfind(b"\n", 0, written) + 1
+        out_in_part = written - whole
+        self._torn = (
+            (data[whole : data.index(b"\n", whole) + 1], out_in_part) if out_in_part else (b"", 0)
+        )
+        return Appended(max(data.count(b"\n", 0, whole) - first, 0), failed)
+
+    def _wait(self, deadline: float) -> None:
+        """Wait until something can be written, for a reader that is slow."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        remaining_ms = max(0.0, deadline - time.monotonic()) * 1_000
+        if not poll.poll(remaining_ms):
+            raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
+
+    def _close(self, *, may_unlock: bool = True) -> None:
+        if may_unlock and self._torn[1] and self._by_process:
+            unlock(self._locked, by_process=True)
+        for descriptor in self._owned:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._forget()
+
+
+def _flush_prints(target: int | str) -> None:
+    """Push out what the program has printed, so that a line of ours never lands in one of its.
+
+    A print to a pipe waits in Python's buffer until that is full, which is mid-line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Python's own errors of a stream that was closed, replaced or is being used.
+        with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
+            if stream.fileno() == target:
+                stream.flush()
