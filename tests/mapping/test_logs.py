@@ -1,0 +1,60 @@
+"""What the golden files do not show of log records."""
+
+import logging
+import warnings
+
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+
+from tests.builders import RESOURCE, log
+from tests.mappers import map_logs
+
+
+def test_equal_tags_are_one_object():
+    """Records with the same tags share one tag set."""
+    first, second = map_logs(log(), log("other"))
+    assert first.tags is second.tags
+
+
+def test_redaction_reaches_attributes_and_a_structured_body():
+    """A key that matches is replaced, in the body too."""
+    (event,) = map_logs(log({"password": "x", "n": 1}, {"password": "y"}), redact=("pass*",))
+    assert event.fields["body"] == '{"password":"[redacted]","n":1}'
+    assert event.attributes == {"password": "[redacted]"}
+
+
+def test_the_observed_time_stands_in_for_a_missing_one():
+    """OpenTelemetry: use the timestamp if it is present, otherwise the observed one."""
+    events = map_logs(log(timestamp=7, observed=9), log(timestamp=None, observed=9))
+    assert [event.timestamp_ns for event in events] == [7, 9]
+
+
+def test_an_invalid_trace_context_is_no_correlation_id():
+    """All zeros are not an id."""
+    (event,) = map_logs(log(trace_id=0, span_id=0))
+    assert event.correlation_id is None
+    assert "span_id" not in event.fields
+
+
+def test_records_of_the_sdks_own_logger_are_mapped():
+    """A record that went through the SDK has its body, severity and attributes."""
+    exporter = InMemoryLogRecordExporter()
+    provider = LoggerProvider(resource=RESOURCE, shutdown_on_exit=False)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the SDK's own handler
+        from opentelemetry.sdk._logs import LoggingHandler
+
+        handler = LoggingHandler(logger_provider=provider)
+    logger = logging.getLogger("tests.mapping.logs")
+    logger.addHandler(handler)
+    try:
+        logger.warning("low stock: %s", "apples", extra={"order": 7})
+    finally:
+        logger.removeHandler(handler)
+        provider.shutdown()
+    (event,) = map_logs(*exporter.get_finished_logs())
+    assert event.fields["body"] == "low stock: apples"
+    assert event.fields["severity_number"] == 13
+    assert event.tags["severity_text"] == "WARN"
+    assert event.attributes["order"] == 7

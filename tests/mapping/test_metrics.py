@@ -1,0 +1,324 @@
+"""What the golden files do not show of metrics: the SDK's own pipeline, losses, caches."""
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.metrics import Observation
+from opentelemetry.sdk.metrics import (
+    Counter,
+    Histogram,
+    MeterProvider,
+    ObservableCounter,
+)
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric
+from opentelemetry.sdk.metrics.view import (
+    DropAggregation,
+    ExplicitBucketHistogramAggregation,
+    ExponentialBucketHistogramAggregation,
+    LastValueAggregation,
+    View,
+)
+from opentelemetry.sdk.trace import TracerProvider
+
+from otel_cbtop_exporter.mapping.attributes import MAX_CACHED_TAG_SETS
+from tests.builders import (
+    DELTA,
+    RESOURCE,
+    exemplar,
+    exponential_metric,
+    exponential_point,
+    gauge_metric,
+    histogram_metric,
+    histogram_point,
+    metrics,
+    number_point,
+    sum_metric,
+)
+from tests.mappers import map_metrics
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture
+def sdk():
+    """A meter, and what was collected from it as events."""
+    made = []
+
+    def start(views=(), temporality=None):
+        reader = InMemoryMetricReader(preferred_temporality=temporality or {})
+        provider = MeterProvider(
+            metric_readers=[reader], resource=RESOURCE, views=views, shutdown_on_exit=False
+        )
+        made.append(provider)
+
+        def collect():
+            data = reader.get_metrics_data()
+            return map_metrics(data.resource_metrics) if data else []
+
+        return provider.get_meter("m"), collect
+
+    yield start
+    for provider in made:
+        provider.shutdown()
+
+
+def test_every_instrument_of_the_sdk_becomes_events(sdk):
+    """Synchronous and observable instruments of every kind arrive with type and value."""
+    meter, collect = sdk(temporality={Counter: DELTA, ObservableCounter: DELTA, Histogram: DELTA})
+    meter.create_counter("counter", unit="1", description="d").add(5, {"k": "v"})
+    meter.create_up_down_counter("updown").add(-2)
+    meter.create_histogram("histogram").record(3.5)
+    meter.create_gauge("gauge").set(1.5)
+    meter.create_observable_counter("o.counter", [lambda _: [Observation(7, {"k": 1})]])
+    meter.create_observable_up_down_counter("o.updown", [lambda _: [Observation(-7)]])
+    meter.create_observable_gauge("o.gauge", [lambda _: [Observation(0.25)]])
+    events = {event.measurement: event for event in collect()}
+    told = {
+        name: (
+            event.metric.type,
+            event.metric.temporality,
+            event.metric.monotonic,
+            event.fields.get("value", event.fields.get("sum")),
+        )
+        for name, event in events.items()
+    }
+    assert told == {
+        "counter": ("sum", "delta", True, 5),
+        "updown": ("sum", "cumulative", False, -2),
+        "histogram": ("histogram", "delta", None, 3.5),
+        "gauge": ("gauge", None, None, 1.5),
+        "o.counter": ("sum", "delta", True, 7),
+        "o.updown": ("sum", "cumulative", False, -7),
+        "o.gauge": ("gauge", None, None, 0.25),
+    }
+    assert events["counter"].tags["k"] == "v"
+    assert events["o.counter"].tags["k"] == "1"
+    assert events["counter"].metric.unit == "1"
+    assert events["counter"].metric.description == "d"
+
+
+def test_views_rename_filter_and_change_the_aggregation(sdk):
+    """Events show what the views made of the instruments."""
+    meter, collect = sdk(
+        views=[
+            View(instrument_name="a", name="renamed", attribute_keys={"kept"}),
+            View(instrument_name="b", aggregation=ExponentialBucketHistogramAggregation()),
+            View(instrument_name="c", aggregation=ExplicitBucketHistogramAggregation((1, 2))),
+            View(instrument_name="d", aggregation=DropAggregation()),
+            View(instrument_name="e", aggregation=LastValueAggregation()),
+        ]
+    )
+    meter.create_counter("a").add(1, {"kept": "k", "cut": "c"})
+    meter.create_histogram("b").record(2)
+    meter.create_histogram("c").record(1.5)
+    meter.create_counter("d").add(1)
+    meter.create_counter("e").add(4)
+    events = {event.measurement: event for event in collect()}
+    assert set(events) == {"renamed", "b", "c", "e"}
+    assert events["renamed"].tags["kept"] == "k"
+    assert "cut" not in events["renamed"].tags
+    assert events["b"].metric.type == "exponential_histogram"
+    assert events["c"].fields["le_1"] == 0
+    assert events["c"].fields["le_2"] == 1
+    assert events["e"].metric.type == "gauge"
+
+
+def test_an_exemplar_carries_the_trace_of_the_largest_measurement(sdk):
+    """The data point's correlation id is the trace of its largest exemplar."""
+    meter, collect = sdk()
+    tracer = TracerProvider(resource=RESOURCE, shutdown_on_exit=False).get_tracer("t")
+    histogram = meter.create_histogram("h")
+    traces = {}
+    for value in (3, 900, 40):
+        with tracer.start_as_current_span("s") as current:
+            histogram.record(value)
+            traces[value] = format(current.get_span_context().trace_id, "032x")
+    point, *exemplars = collect()
+    assert point.correlation_id == traces[900]
+    assert {e.fields["value"]: e.correlation_id for e in exemplars} == traces
+    assert {e.tags["metric.name"] for e in exemplars} == {"h"}
+
+
+def test_exemplars_of_counters_come_only_under_all_and_only_the_newest():
+    """They say little and double the size of a point."""
+    batch = metrics(
+        sum_metric(number_point(3, exemplars=[exemplar(1, time_ns=5), exemplar(2, time_ns=9)]))
+    )
+    assert [event.signal for event in map_metrics(batch)] == ["metric"]
+    point, newest = map_metrics(batch, exemplars="all")
+    assert newest.fields["value"] == 2
+    assert point.correlation_id == newest.correlation_id
+
+
+def test_no_exemplars_under_none():
+    """`mapping.exemplars=none` leaves them out, and the point's correlation id with them."""
+    batch = metrics(histogram_metric(histogram_point(exemplars=[exemplar(1.0)])))
+    (event,) = map_metrics(batch, exemplars="none")
+    assert event.correlation_id is None
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF, Decimal("NaN"), "7x", None])
+def test_a_point_without_a_finite_value_is_counted_and_spares_its_neighbours(value):
+    """A field cannot carry it, an event needs one: the point is rejected, its neighbours are not."""
+    losses = []
+    batch = metrics(
+        gauge_metric(number_point(1), number_point(value, {"a": "b"}), number_point(2, {"c": "d"}))
+    )
+    events = map_metrics(batch, losses=losses)
+    assert [event.fields["value"] for event in events] == [1, 2]
+    assert losses == [("non_finite", "temperature", 1)]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(True, 1), (Decimal("1.5"), 1.5), (Fraction(1, 4), 0.25), (2**70, 2**70)],
+)
+def test_foreign_numbers_become_plain_ones(value, told):
+    """A bool is an int, and other number types are floats."""
+    (event,) = map_metrics(metrics(gauge_metric(number_point(value))))
+    assert event.fields["value"] == told
+    assert type(event.fields["value"]) in (int, float)
+
+
+def test_a_histogram_whose_sum_is_not_finite_keeps_its_buckets():
+    """Only the field is left out, and that is told; it is no lost event."""
+    losses = []
+    (event,) = map_metrics(metrics(histogram_metric(histogram_point(total=NAN))), losses=losses)
+    assert "sum" not in event.fields
+    assert event.fields["le_inf"] == 3
+    assert losses == [("non_finite", "latency", 0)]
+
+
+@pytest.mark.parametrize(("least", "most"), [(None, None), (INF, -INF)])
+def test_a_min_and_max_that_were_never_recorded_are_no_loss(least, most):
+    """They are left out without a word."""
+    (event,) = map_metrics(metrics(histogram_metric(histogram_point(least=least, most=most))))
+    assert "min" not in event.fields
+    assert "max" not in event.fields
+
+
+def test_histogram_buckets_are_cumulative():
+    """`le_<bound>` counts what is at or below the bound, `le_inf` all."""
+    (event,) = map_metrics(
+        metrics(histogram_metric(histogram_point(counts=(1, 2, 4), bounds=(0.25, 10.0))))
+    )
+    buckets = {k: v for k, v in event.fields.items() if k.startswith("le_")}
+    assert buckets == {"le_0.25": 1, "le_10": 3, "le_inf": 7}
+
+
+def test_bounds_may_change_between_points_of_one_metric():
+    """Two views can give one name two sets of bounds; no point gets the other's names."""
+    events = map_metrics(
+        metrics(
+            histogram_metric(
+                histogram_point(counts=(1, 0), bounds=(1.0,)),
+                histogram_point(counts=(0, 1), bounds=(2.0,)),
+                histogram_point(counts=(1, 1), bounds=(1.0,)),
+            )
+        )
+    )
+    assert ["le_1" in e.fields for e in events] == [True, False, True]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=50), st.integers(-2, 8))
+def test_exponential_fields_add_up_and_bound_every_value(values, scale):
+    """Counts add up to `count`, and the cumulative count at a bound is that of the values."""
+    base = 2 ** (2**-scale)
+    counts = {}
+    for value in values:
+        index = math.ceil(math.log(value, base)) - 1
+        counts[index] = counts.get(index, 0) + 1
+    low, high = min(counts), max(counts)
+    if high - low > 5000:
+        return
+    (event,) = map_metrics(
+        metrics(
+            exponential_metric(
+                exponential_point(
+                    scale=scale,
+                    positive=(low, tuple(counts.get(i, 0) for i in range(low, high + 1))),
+                    zero_count=0,
+                )
+            )
+        )
+    )
+    buckets = sorted((float(k[3:]), v) for k, v in event.fields.items() if k.startswith("in_"))
+    assert sum(count for _, count in buckets) == len(values) == event.fields["count"]
+    seen = 0
+    for bound, count in buckets:
+        seen += count
+        assert sum(v <= bound * (1 + 1e-9) for v in values) >= seen
+        assert sum(v <= bound * (1 - 1e-9) for v in values) <= seen
+
+
+def test_exponential_scales_nest():
+    """Points of different scales have the same fields above scale 2, so they add up."""
+    fine = map_metrics(
+        metrics(exponential_metric(exponential_point(scale=6, positive=(0, (1,) * 64))))
+    )[0]
+    coarse = map_metrics(
+        metrics(exponential_metric(exponential_point(scale=2, positive=(0, (16,) * 4))))
+    )[0]
+    picked = [
+        {k: v for k, v in event.fields.items() if k.startswith("in_")} for event in (fine, coarse)
+    ]
+    assert picked[0] == picked[1]
+
+
+def test_the_top_bucket_of_all_floats_has_a_bound():
+    """Its upper bound is beyond the largest float."""
+    (event,) = map_metrics(
+        metrics(exponential_metric(exponential_point(scale=0, positive=(1023, (1,)), zero_count=0)))
+    )
+    assert event.fields["in_inf"] == 1
+
+
+def test_a_series_keeps_its_tag_set_over_collections(sdk):
+    """Tags are encoded once for a series, not once for a collection."""
+    meter, _ = sdk()
+    reader = InMemoryMetricReader()
+    provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
+    counter = provider.get_meter("m").create_counter("c")
+    from otel_cbtop_exporter.mapping.metrics import MetricMapper
+
+    mapper = MetricMapper((), "histograms", (), lambda *_: None)
+    seen = []
+    for _ in range(3):
+        counter.add(1, {"k": "v"})
+        seen += mapper.map(reader.get_metrics_data().resource_metrics)
+    assert len({id(event.tags) for event in seen}) == 1
+    provider.shutdown()
+
+
+def test_a_million_series_do_not_grow_memory_without_limit():
+    """The cache of a metric is bounded."""
+    from otel_cbtop_exporter.mapping.metrics import MetricMapper
+
+    mapper = MetricMapper((), "histograms", (), lambda *_: None)
+    metric = sum_metric()
+    for number in range(MAX_CACHED_TAG_SETS + 10):
+        made = Metric(
+            metric.name, "", "1", type(metric.data)([number_point(1, {"n": number})], DELTA, True)
+        )
+        batch = metrics(made)
+        mapper.map(batch)
+    scope = mapper._scopes.of(batch[0].resource, batch[0].scope_metrics[0].scope)
+    assert len(scope.series_of(made)._tags) <= MAX_CACHED_TAG_SETS
+
+
+def test_a_kind_that_a_later_sdk_invents_is_counted():
+    """It is told by name, and the other metrics arrive."""
+
+    class Summary:
+        data_points = (1, 2)
+
+    losses = []
+    batch = metrics(Metric("new", "", "", Summary()), sum_metric(number_point(1)))
+    events = map_metrics(batch, losses=losses)
+    assert [event.measurement for event in events] == ["requests"]
+    assert losses == [("unknown_metric_type", "new", 2)]

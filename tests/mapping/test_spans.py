@@ -1,0 +1,223 @@
+"""What the golden files do not show of spans: caches, precedence, redaction, hard input."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+
+from otel_cbtop_exporter import decode_event
+from otel_cbtop_exporter.config import DEFAULT_RESOURCE_TAGS, DEFAULT_SPAN_TAGS
+from otel_cbtop_exporter.encoding.event_json import encode_event
+from otel_cbtop_exporter.events import TagSet
+from otel_cbtop_exporter.mapping.attributes import MAX_CACHED_TAG_SETS
+from otel_cbtop_exporter.mapping.spans import SpanMapper
+from tests.builders import RESOURCE, SCOPE, link, span, span_event
+from tests.mappers import map_spans
+
+
+def mapper(**options):
+    options = {
+        "resource_tags": DEFAULT_RESOURCE_TAGS,
+        "span_tags": DEFAULT_SPAN_TAGS,
+        "redact": (),
+        **options,
+    }
+    return SpanMapper(**options)
+
+
+def test_equal_tags_are_one_object():
+    """Spans with the same tags share one tag set, so that it is encoded once."""
+    first, second = map_spans(
+        span(attributes={"http.route": "/a"}), span(attributes={"http.route": "/a"})
+    )
+    assert first.tags is second.tags
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "texts"),
+    [
+        (1, True, ("1", "true")),
+        (1, 1.0, ("1", "1.0")),
+        (0, False, ("0", "false")),
+        ("1", 1, ("1", "1")),
+    ],
+)
+def test_equal_values_of_different_types_keep_their_texts(one, other, texts):
+    """1, 1.0 and True are equal in Python and different as tags."""
+    events = map_spans(
+        span(attributes={"http.status_code": one}), span(attributes={"http.status_code": other})
+    )
+    assert tuple(event.tags["http.status_code"] for event in events) == texts
+    events = map_spans(
+        span(attributes={"http.status_code": one, "http.route": "/"}),
+        span(attributes={"http.status_code": other, "http.route": "/"}),
+    )
+    assert tuple(event.tags["http.status_code"] for event in events) == texts
+
+
+def test_attributes_in_another_order_give_the_same_tags():
+    """The order in which attributes were set says nothing."""
+    one, other = map_spans(
+        span(attributes={"http.route": "/a", "http.method": "GET"}),
+        span(attributes={"http.method": "GET", "http.route": "/a"}),
+    )
+    assert one.tags == other.tags
+
+
+def test_a_span_attribute_wins_over_the_resource_and_ours_over_both():
+    """Of two tags with one key, ours wins over the attribute, the attribute over the resource."""
+    resource = Resource({"service.name": "resource", "service.instance.id": "i"})
+    (event,) = map_spans(
+        span(
+            attributes={"service.name": "attribute", "span.kind": "mine"},
+            resource=resource,
+        ),
+        span_tags=("service.name", "span.kind"),
+    )
+    assert event.tags["service.name"] == "attribute"
+    assert event.tags["span.kind"] == "SERVER"
+
+
+def test_a_nested_map_as_a_tag_is_its_json():
+    """A value that cannot be hashed is no reason to fail."""
+    (event,) = map_spans(span(attributes={"http.route": {"a": [1]}}))
+    assert event.tags["http.route"] == '{"a":[1]}'
+
+
+def test_a_resource_without_an_instance_id_gets_one_for_the_process():
+    """Two processes never share a series, and one process keeps its own."""
+    plain = Resource({"service.name": "shop"})
+    one, other = (mapper().map([span(resource=plain)])[0] for _ in range(2))
+    assert len(one.tags["service.instance.id"]) == 36
+    assert one.tags["service.instance.id"] == other.tags["service.instance.id"]
+
+
+def test_a_new_resource_is_noticed():
+    """The SDK replaces the resource after a fork; no batch may keep the old tags."""
+    shared = mapper()
+    first = shared.map([span()])[0]
+    second = shared.map(
+        [span(resource=Resource({"service.name": "new", "service.instance.id": "j"}))]
+    )[0]
+    assert (first.tags["service.name"], second.tags["service.name"]) == ("shop", "new")
+
+
+def test_redaction_reaches_attributes_tags_events_links_and_nested_maps():
+    """A key that matches is replaced before anything is made of it."""
+    secret = {"user.email": "a@b", "kept": 1, "map": {"user.id": 7}, "http.route": "/me"}
+    events = map_spans(
+        span(
+            attributes=secret,
+            events=[span_event(attributes=secret)],
+            links=[link(attributes=secret)],
+        ),
+        redact=("user.*", "http.route"),
+    )
+    for event in events:
+        assert event.attributes == {
+            "user.email": "[redacted]",
+            "kept": 1,
+            "map": {"user.id": "[redacted]"},
+            "http.route": "[redacted]",
+        }
+    assert events[0].tags["http.route"] == "[redacted]"
+
+
+def test_redaction_reaches_resource_tags():
+    """A resource attribute is redacted like any other."""
+    (event,) = map_spans(span(), redact=("host.*",))
+    assert event.tags["host.name"] == "[redacted]"
+
+
+def test_without_patterns_the_sdks_own_attributes_are_used():
+    """Nothing is copied where nothing is to be changed."""
+    made = span(attributes={"a": 1})
+    (event,) = map_spans(made)
+    assert event.attributes is made._attributes._dict
+
+
+def test_what_the_sdk_makes_equals_what_its_properties_say():
+    """Spans that the SDK itself made are read in full, by the fast way too."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(resource=RESOURCE)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("t", "1")
+    with tracer.start_as_current_span("outer", kind=SpanKind.CLIENT) as outer:
+        outer.set_attribute("key", (1, 2))
+        with pytest.raises(ValueError), tracer.start_as_current_span("inner"):
+            raise ValueError("no")
+    inner_span, outer_span = exporter.get_finished_spans()
+    events = map_spans(inner_span, outer_span)
+    inner, failure, outer_event = events
+    assert inner.fields["parent_span_id"] == outer_event.fields["span_id"]
+    assert inner.fields["error"] == 1
+    assert inner.fields["status_message"] == "ValueError: no"
+    assert failure.tags["exception.type"] == "ValueError"
+    assert outer_event.attributes == {"key": (1, 2)}
+    assert outer_event.fields["duration_ns"] == outer_span.end_time - outer_span.start_time
+    provider.shutdown()
+
+
+def test_tag_sets_that_never_repeat_are_forgotten():
+    """A million span names do not keep a million tag sets."""
+    shared = mapper()
+    for number in range(MAX_CACHED_TAG_SETS + 10):
+        shared.map([span(f"GET /{number}")])
+    scope = shared._scopes.of(RESOURCE, SCOPE)
+    assert len(scope._tags) <= MAX_CACHED_TAG_SETS
+
+
+ANY_VALUE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters())
+    | st.text(st.characters(categories=["Cs", "Cc"]))
+    | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(min_size=1) | st.sampled_from(DEFAULT_SPAN_TAGS), ANY_VALUE, max_size=6
+    ),
+    st.text(),
+)
+def test_any_attributes_survive_mapping_and_encoding(attributes, name):
+    """Whatever attributes hold, mapping and encoding give an event that decodes."""
+    made = span(name, events=[span_event(name)])
+    object.__setattr__(made._attributes, "_dict", attributes)  # past the SDK's own cleaning
+    for event in map_spans(made):
+        decoded = decode_event(encode_event(event))
+        assert decoded.timestamp_ns == event.timestamp_ns
+        assert isinstance(event.tags, TagSet)
+        for key, value in attributes.items():
+            if event.signal == "span" and isinstance(value, int) and is_text(key):
+                assert decoded.attributes[key] == value
+
+
+def is_text(key):
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, math, lambda: None, type("T", (), {})()])
+def test_values_that_the_sdk_would_refuse_become_text(value):
+    """A foreign object costs nobody anything."""
+    made = span()
+    made._attributes._dict["odd"] = value
+    (event,) = map_spans(made)
+    assert decode_event(encode_event(event)).attributes["odd"]
