@@ -25,6 +25,10 @@ __all__ = ["SharedStream"]
 # What a blocking descriptor takes at once when poll says that it takes anything.
 _PIPE_BUF = getattr(select, "PIPE_BUF", 512)
 
+# A line, and how many bytes of it are out.
+_Torn = tuple[bytes, int]
+_WHOLE: _Torn = (b"", 0)
+
 
 class SharedStream:
     """One stream; used by one thread at a time.
@@ -56,7 +60,7 @@ class SharedStream:
         appended = self._write(payload, lines, deadline)
         broken = isinstance(appended.error, BrokenPipeError)
         if broken:
-            self._torn = (b"", 0)  # the next reader begins with a whole line
+            self._torn = _WHOLE  # the next reader begins with a whole line
         if not self._torn[1]:
             unlock(self._locked, by_process=self._by_process)
         if broken:
@@ -77,12 +81,12 @@ class SharedStream:
         self._close(may_unlock=False)
 
     def _forget(self) -> None:
+        self._torn: _Torn = _WHOLE
         self._status: os.stat_result | None = None
         self._descriptor = self._locked = -1
         self._owned: set[int] = set()
         self._by_process = False
         self._blocking = False
-        self._torn = (b"", 0)  # a line, and how many bytes of it are out
 
     def _current(self) -> os.stat_result:
         if isinstance(self._target, int):
@@ -137,13 +141,13 @@ class SharedStream:
         except OSError as error:
             failed = error
         else:
-            self._torn = (b"", 0)
+            self._torn = _WHOLE
             return Appended(lines)
         whole = data.rfind(b"\n", 0, written) + 1
         out_in_part = written - whole
-        self._torn = (
-            (data[whole : data.index(b"\n", whole) + 1], out_in_part) if out_in_part else (b"", 0)
-        )
+        self._torn = _WHOLE
+        if out_in_part:
+            self._torn = (data[whole : data.index(b"\n", whole) + 1], out_in_part)
         return Appended(max(data.count(b"\n", 0, whole) - first, 0), failed)
 
     def _wait(self, deadline: float) -> None:
