@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -28,14 +27,8 @@ _SUSPICIOUS_TRIES = 3
 _PIECES_BEFORE_GIVING_UP = 8
 # A record left alone is tried so often before it is blamed.
 _TRIES_ALONE = 2
-
-
-class Spools(Protocol):
-    """Where records wait: one spool or several, those of dead processes first."""
-
-    def spools(self) -> Sequence[Spool]:
-        """Return the spools that may hold records, in the order to empty them."""
-        ...
+# How often dead neighbours are looked for, while there is work anyway.
+_ADOPT_SECONDS = 2.0
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -68,7 +61,8 @@ class Lanes:
     """Sends what waits in spools, oldest first within a lane; for one thread at a time.
 
     Args:
-        place: Where records wait.
+        spools: Returns where records wait, in the order to empty them.
+        adopt: Takes over what dead processes left.
         sender: Writes them.
         retry: Bounds of the backoff; the number of tries has none.
         clock: Time.
@@ -78,21 +72,24 @@ class Lanes:
 
     def __init__(
         self,
-        place: Spools,
-        sender: Sender,
         *,
+        spools: Callable[[], Sequence[Spool]],
+        adopt: Callable[[], None],
+        sender: Sender,
         retry: RetryConfig,
         clock: Clock,
         jitter: Callable[[], float],
         reject: Callable[[Sequence[Rejection]], None],
     ) -> None:
-        self._place = place
+        self._spools = spools
+        self._adopt = adopt
         self._sender = sender
         self._retry = retry
         self._clock = clock
         self._jitter = jitter
         self._reject = reject
         self._lanes: dict[str, _Lane] = {}
+        self._adopt_at = clock.monotonic()
         self.abandoned = False
         """Set by whoever no longer waits for a write that hangs: its answer settles nothing."""
 
@@ -112,8 +109,11 @@ class Lanes:
             SpoolError: The spool's place does not give or take records now.
         """
         now = self._clock.monotonic()
+        if now >= self._adopt_at:
+            self._adopt_at = now + _ADOPT_SECONDS
+            self._adopt()
         soonest: float | None = None
-        for spool in self._place.spools():
+        for spool in self._spools():
             for name in spool.lanes():
                 lane = self._lanes.setdefault(name, _Lane())
                 if lane.not_before > now:

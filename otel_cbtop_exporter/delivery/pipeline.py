@@ -6,7 +6,6 @@ records are tried (`sender.py`), where they wait (`spool.py`), who empties it (`
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import random
@@ -17,16 +16,16 @@ from collections.abc import Callable, Hashable, Sequence
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.delivery.drain import Drain
 from otel_cbtop_exporter.delivery.lanes import Lanes
+from otel_cbtop_exporter.delivery.outcomes import Outcomes
 from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK, Clock
 from otel_cbtop_exporter.delivery.sender import Sender
-from otel_cbtop_exporter.delivery.spool import DEFAULT_MEMORY_BYTES, Spool, SpoolError
+from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
+from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder, make_spool
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth
-from otel_cbtop_exporter.sinks.base import Record, Rejection, Sink
+from otel_cbtop_exporter.health import SinkHealth
+from otel_cbtop_exporter.sinks.base import Record, Sink
 
 __all__ = ["Pipeline", "acquire"]
-
-_logger = logging.getLogger("otel_cbtop_exporter")
 
 # What all pipelines of a process together wait at shutdown for backends that are away, with
 # some of the promised 3 s left for closing.
@@ -68,12 +67,11 @@ class Pipeline:
         """Make everything that a forked child must have of its own."""
         config, clock = self._config, self._clock
         self._condition = threading.Condition()
-        self._counters = HealthCounters()
-        self._log = RateLimitedLog(_logger, clock.monotonic)
+        self._outcomes = Outcomes(self._sink.name, config.spool.path, clock)
         self._sender = Sender(
             self._sink,
-            counters=self._counters,
-            log=self._log,
+            counters=self._outcomes.counters,
+            log=self._outcomes.log,
             retry=config.retry,
             max_batch_events=config.max_batch_events,
             max_batch_bytes=config.max_batch_bytes,
@@ -81,27 +79,28 @@ class Pipeline:
             jitter=self._jitter,
             wait=self._wait_unless_closed,
         )
-        self._place = _Place(
-            Spool(
-                max_bytes=config.spool.max_bytes or DEFAULT_MEMORY_BYTES,
-                max_age_ms=config.spool.max_age_ms,
-                on_dropped=self._on_dropped,
-                on_notice=self._on_notice,
-            )
+        self._store = make_spool(
+            config.spool,
+            self._sink.name,
+            self._sink.destination,
+            on_dropped=self._outcomes.drop,
+            on_notice=self._outcomes.notice,
         )
+        self._adopted_before = False
         self._drain = Drain(
             Lanes(
-                self._place,
-                self._sender,
+                spools=self._spools,
+                adopt=self._adopt,
+                sender=self._sender,
                 retry=config.retry,
                 clock=clock,
                 jitter=self._jitter,
-                reject=self._reject,
+                reject=self._outcomes.reject,
             ),
             name=f"cbtop-{self._sink.name}",
             write_timeout_seconds=config.timeout_ms / 1_000,
             clock=clock,
-            log=self._log,
+            log=self._outcomes.log,
         )
 
     def submit(self, events: Sequence[Event], timeout_seconds: float) -> bool:
@@ -119,7 +118,7 @@ class Pipeline:
         """
         deadline = self._clock.monotonic() + timeout_seconds
         if self._closed:
-            self._drop("shutdown", len(events), "the exporter was shut down before")
+            self._outcomes.drop("shutdown", len(events), "the exporter was shut down before")
             return False
         records = self._encode(events)
         if not records:
@@ -161,8 +160,8 @@ class Pipeline:
 
     def health(self) -> SinkHealth:
         """Return the counters of this process, and what waits."""
-        stats = self._place.stats()
-        return self._counters.snapshot(
+        stats = self._store.stats()
+        return self._outcomes.counters.snapshot(
             events_spooled=stats.events_spooled,
             spool_bytes=stats.spool_bytes,
             oldest_spooled_ns=stats.oldest_ns,
@@ -188,17 +187,17 @@ class Pipeline:
         # An encoder must not raise, but one that does must not reach the application.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__
-            self._drop(word, len(events), f"encoding raised {word}")
+            self._outcomes.drop(word, len(events), f"encoding raised {word}")
             return []
         if encoded.rejected:
-            self._reject(encoded.rejected)
+            self._outcomes.reject(encoded.rejected)
         return encoded.records
 
     def _spool(self, records: Sequence[Record]) -> bool:
         try:
-            self._place.append(records, self._clock.time_ns())
+            self._store.append(records, self._clock.time_ns())
         except SpoolError as error:
-            self._drop("spool_error", len(records), str(error))
+            self._outcomes.drop("spool_error", len(records), str(error))
             return False
         self._drain.wake()
         return True
@@ -206,38 +205,31 @@ class Pipeline:
     def _send(self, records: Sequence[Record], deadline: float) -> bool:
         sent = self._sender.send(records, deadline)
         if sent.rejected:
-            self._reject(sent.rejected)
+            self._outcomes.reject(sent.rejected)
         if sent.kept:
-            self._drop(sent.error_type or "kept", len(sent.kept), sent.error)
+            self._outcomes.drop(sent.error_type or "kept", len(sent.kept), sent.error)
         return bool(sent.delivered) and not sent.kept
 
     def _close(self, deadline: float) -> None:
         ended = self._drain.stop(deadline)
-        waiting = self._place.stats().events_spooled
-        if waiting:
-            self._on_notice(
-                "shutdown",
-                f"{waiting} events were not delivered before the shutdown: "
-                f"{self._counters.last_error or 'there was no time'}",
-            )
-        self._place.close()
+        waiting = self._store.stats().events_spooled
+        self._store.close()
+        if waiting and isinstance(self._store, SpoolFolder):
+            self._outcomes.notice("left", f"{waiting} events wait on disk for the next process")
         if ended:
             self._sink.close(max(0.0, deadline - self._clock.monotonic()))
 
-    def _reject(self, rejections: Sequence[Rejection]) -> None:
-        self._counters.rejected(len(rejections))
-        reasons = ", ".join(sorted({rejection.reason for rejection in rejections}))
-        self._on_notice(f"rejected {reasons}", f"{len(rejections)} events were rejected: {reasons}")
+    def _spools(self) -> Sequence[Spool]:
+        return [self._store] if isinstance(self._store, Spool) else self._store.spools()
 
-    def _drop(self, reason: str, events: int, why: str) -> None:
-        self._counters.dropped(reason, events)
-        self._on_notice(f"dropped {reason}", f"{events} events were dropped ({reason}): {why}")
-
-    def _on_dropped(self, reason: str, events: int) -> None:
-        self._drop(reason, events, self._counters.last_error or "the sink took nothing yet")
-
-    def _on_notice(self, cause: str, message: str) -> None:
-        self._log.log(logging.WARNING, cause, f"sink {self._sink.name}: {message}")
+    def _adopt(self) -> None:
+        if isinstance(self._store, Spool):
+            return
+        self._store.adopt()
+        if not self._adopted_before:
+            self._adopted_before = True
+            for folder in self._store.foreign():
+                self._outcomes.notice("foreign", f"{folder} holds events of another destination")
 
     def _wait_unless_closed(self, seconds: float) -> bool:
         """Wait; True as soon as the pipeline is closed."""
@@ -246,17 +238,6 @@ class Pipeline:
             while not self._closed and (left := end - self._clock.monotonic()) > 0:
                 self._clock.wait(self._condition, left)
             return self._closed
-
-
-class _Place:
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self.append = spool.append
-        self.stats = spool.stats
-        self.close = spool.close
-
-    def spools(self) -> list[Spool]:
-        return [self._spool]
 
 
 class _AwayBudget:

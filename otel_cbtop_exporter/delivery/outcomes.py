@@ -1,0 +1,64 @@
+"""What did not arrive: every such record is counted, logged once a minute, and kept if it can be.
+
+Every part of a pipeline tells its losses here, so that there is one place where an event can
+leave without having been delivered.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from otel_cbtop_exporter.delivery.dead_letters import FILE_NAME, DeadLetters
+from otel_cbtop_exporter.delivery.retry import Clock
+from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
+from otel_cbtop_exporter.sinks.base import Rejection
+
+__all__ = ["Outcomes"]
+
+_logger = logging.getLogger("otel_cbtop_exporter")
+
+
+class Outcomes:
+    """Counts and tells what became of one sink's events; safe between threads.
+
+    Args:
+        sink_name: Named in every log line.
+        spool_path: The folder of the dead letters; None keeps none.
+        clock: For the rate of the log, and for the dead letters' time.
+    """
+
+    def __init__(self, sink_name: str, spool_path: str | None, clock: Clock) -> None:
+        self._sink_name = sink_name
+        self._clock = clock
+        self._dead_letters = DeadLetters(Path(spool_path) / FILE_NAME) if spool_path else None
+        self.counters = HealthCounters()
+        self.log = RateLimitedLog(_logger, clock.monotonic)
+
+    def reject(self, rejections: Sequence[Rejection]) -> None:
+        """Count what was refused for good, and keep it in the dead letters."""
+        self.counters.rejected(len(rejections))
+        reasons = ", ".join(sorted({rejection.reason for rejection in rejections}))
+        self.notice(f"rejected {reasons}", f"{len(rejections)} events were rejected: {reasons}")
+        if self._dead_letters is not None:
+            try:
+                self._dead_letters.write(rejections, self._sink_name, self._clock.time_ns())
+            except OSError as error:
+                self.notice("dead_letters", f"dead letters cannot be written: {error}")
+
+    def drop(self, reason: str, events: int, why: str | None = None) -> None:
+        """Count events that are lost.
+
+        Args:
+            reason: A short stable word.
+            events: How many.
+            why: One sentence without data; by default the sink's last error.
+        """
+        self.counters.dropped(reason, events)
+        why = why or self.counters.last_error or "the sink has taken nothing yet"
+        self.notice(f"dropped {reason}", f"{events} events were dropped ({reason}): {why}")
+
+    def notice(self, cause: str, message: str) -> None:
+        """Log a warning about this sink, at most once a minute for each cause."""
+        self.log.log(logging.WARNING, cause, f"sink {self._sink_name}: {message}")
