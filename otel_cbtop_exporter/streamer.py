@@ -1,0 +1,238 @@
+"""Hand-made events through the same sinks, with the same guarantees, without OpenTelemetry.
+
+Belongs here: batches for callers without the SDK. Not here: delivery (`delivery/pipeline.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from otel_cbtop_exporter.config import ExporterConfig, RetryConfig, SpoolConfig, build, merged
+from otel_cbtop_exporter.delivery.pipeline import Pipeline
+from otel_cbtop_exporter.encoding.event_json import encode_event
+from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
+from otel_cbtop_exporter.env import options_from_environment
+from otel_cbtop_exporter.errors import ConfigError, EventError
+from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.health import SinkHealth
+from otel_cbtop_exporter.sinks import sink_factory
+from otel_cbtop_exporter.sinks.base import Sink
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11
+
+__all__ = ["EventBatch", "EventStreamer"]
+
+# next() on them is atomic, so threads need no lock, and a forked child inherits none.
+_batch_ids = itertools.count(1)
+_correlation_ids = itertools.count(1)
+
+
+class EventBatch:
+    """Events on their way together; not safe between threads.
+
+    Args:
+        events: To begin with.
+
+    Attributes:
+        batch_id: A number that no other batch of this process has.
+        created_ns: Nanoseconds since the Unix epoch.
+        events: In the order in which they were added.
+    """
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.batch_id = next(_batch_ids)
+        self.created_ns = time.time_ns()
+        self.events = list(events)
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def add(self, event: Event) -> None:
+        """Append one event."""
+        self.events.append(event)
+
+    def to_influx_batch(self) -> str:
+        """Return the events as line protocol, one point a line, without a newline at the end.
+
+        Raises:
+            EventError: An event has no field that line protocol can carry.
+        """
+        lines = LineProtocolEncoder().encode(self.events)
+        for refusal in lines.refused.values():
+            raise EventError(refusal.detail)
+        return b"\n".join(lines.bodies).decode()
+
+    def to_json_lines(self) -> str:
+        """Return the events as JSON, one object a line, without a newline at the end.
+
+        Raises:
+            EventError: An event has no field, or one that is not finite.
+        """
+        return b"\n".join(map(encode_event, self.events)).decode()
+
+
+class EventStreamer:
+    """Sends events in batches; safe between threads, and in forked children.
+
+        with EventStreamer("jsonlines") as streamer:
+            streamer.send(event_from_sample("gpu.load", 0.93, {"host": "a"}))
+
+    An event is accepted for good when its batch is complete, or at `flush`: what waits for its
+    batch is lost with a killed process.
+
+    Args:
+        sink: `jsonlines`, `influxdb`, `kafka` or `console`, or a ready sink, which is closed
+            at shutdown.
+        batch_size: Events that are handed over together.
+        retry: A `RetryConfig` or its options.
+        spool: A `SpoolConfig` or its options.
+        options: Everything else in `ExporterConfig`, for example
+            `influxdb={"url": ..., "bucket": ...}`; the environment is below them.
+
+    Raises:
+        ConfigError: An option is unknown, or its value is not allowed.
+        SinkError: The sink needs a setting or an extra that is missing.
+    """
+
+    def __init__(
+        self,
+        sink: Sink | str,
+        batch_size: int = 100,
+        *,
+        retry: RetryConfig | Mapping[str, Any] | None = None,
+        spool: SpoolConfig | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        given = {**options, "retry": retry, "spool": spool}
+        if isinstance(sink, str):
+            given["sink"] = sink
+        build(ExporterConfig, merged({}, given))  # blames the arguments alone
+        config = build(ExporterConfig, merged(options_from_environment(None), given))
+        make_sink = _sink_named(config) if isinstance(sink, str) else lambda: sink
+        self._timeout_seconds = config.timeout_ms / 1_000
+        self._batch_size = batch_size
+        self._pipeline = Pipeline(make_sink(), config)
+        self._is_shut_down = False
+        self.after_fork_in_child()
+        _live.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.shutdown()
+
+    def after_fork_in_child(self) -> None:
+        """Begin with an empty batch: the parent sends its own."""
+        self._batch = EventBatch()
+        self._lock = threading.Lock()  # guards the batch
+        self._ordering = threading.Lock()  # one batch is handed over after the other
+
+    def send(self, event: Event) -> bool:
+        """Take one event; the one that completes a batch hands it over.
+
+        Never raises.
+
+        Returns:
+            False if the streamer was shut down, or the batch could not be taken; what is lost
+            is counted.
+        """
+        with self._lock:
+            waits = not self._is_shut_down
+            if waits:
+                self._batch.add(event)
+                complete = len(self._batch) >= self._batch_size
+        if not waits:
+            return self._pipeline.submit([event], 0.0)
+        if not complete:
+            return True
+        with self._ordering:
+            return self._hand_over(self._timeout_seconds)
+
+    def flush(self, timeout_seconds: float = 10.0) -> bool:
+        """Deliver everything sent so far; False if some of it still waits after that time."""
+        deadline = time.monotonic() + timeout_seconds
+        if not self._ordering.acquire(timeout=max(0.0, timeout_seconds)):
+            return False
+        try:
+            taken = self._hand_over(deadline - time.monotonic())
+        finally:
+            self._ordering.release()
+        return self._pipeline.force_flush(max(0.0, deadline - time.monotonic())) and taken
+
+    def shutdown(self, timeout_seconds: float = 10.0) -> None:
+        """Deliver what the sink takes within the time, and close it; quiet the second time."""
+        deadline = time.monotonic() + timeout_seconds
+        with self._lock:
+            if self._is_shut_down:
+                return
+            self._is_shut_down = True
+        if self._ordering.acquire(timeout=max(0.0, timeout_seconds)):
+            try:
+                self._hand_over(deadline - time.monotonic())
+            finally:
+                self._ordering.release()
+        self._pipeline.release(max(0.0, deadline - time.monotonic()))
+        self._hand_over(0.0)  # counts a batch that had no turn, because another one hangs
+
+    def health(self) -> SinkHealth:
+        """Return the counters of this process, and what waits for the sink."""
+        return self._pipeline.health()
+
+    def is_healthy(self) -> bool:
+        """Whether the last write succeeded, or none was needed yet; False after shutdown."""
+        health = self.health()
+        return not self._is_shut_down and (health.connected or not health.write_errors)
+
+    @property
+    def pending_count(self) -> int:
+        """Events that were sent and are not delivered yet."""
+        return len(self._batch) + self.health().events_spooled
+
+    @property
+    def events_written(self) -> int:
+        """Events that the destination has acknowledged."""
+        return self.health().events_written
+
+    @staticmethod
+    def generate_correlation_id() -> str:
+        """Return `cbtop-<pid>-<n>`, which no other call on this machine returns."""
+        return f"cbtop-{os.getpid()}-{next(_correlation_ids)}"
+
+    def _hand_over(self, timeout_seconds: float) -> bool:
+        with self._lock:
+            batch, self._batch = self._batch, EventBatch()
+        return self._pipeline.submit(batch.events, timeout_seconds)
+
+
+def _sink_named(config: ExporterConfig) -> Callable[[], Sink]:
+    if len(config.sink) != 1 or config.sink == ("none",):
+        raise ConfigError(f"an EventStreamer has one sink, got {', '.join(config.sink)}")
+    return sink_factory(config.sink[0], config)
+
+
+_live: weakref.WeakSet[EventStreamer] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for streamer in list(_live):
+        streamer.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,71 @@
+"""Records and answers, each in one line."""
+
+from otel_cbtop_exporter.sinks.base import Record, Rejection, WriteResult
+
+
+def records(count, *, lane="", size=0, start=0):
+    """Make numbered records; `size` is the length of a body."""
+    return [
+        Record(body=b"%d" % (start + n) + b"x" * max(0, size - len(b"%d" % (start + n))), lane=lane)
+        for n in range(count)
+    ]
+
+
+def away(batch):
+    """The destination cannot be reached."""
+    return WriteResult(kept=batch, error="connection refused", error_type="ConnectionRefusedError")
+
+
+def busy(seconds):
+    """The destination asks for a wait."""
+    return lambda batch: WriteResult(
+        kept=batch, error="429 Too Many Requests", error_type="429", retry_after_seconds=seconds
+    )
+
+
+def broken(batch):
+    """The destination fails over what it was sent."""
+    return WriteResult(kept=batch, error="500 Internal Server Error", error_type="500")
+
+
+def broken_by(bad):
+    """The destination fails over some records."""
+    return lambda batch: broken(batch) if set(batch) & set(bad) else WriteResult(delivered=batch)
+
+
+def refused_for(bad, reason="invalid"):
+    """The destination refuses a whole batch that holds some records."""
+
+    def answer(batch):
+        if not set(batch) & set(bad):
+            return WriteResult(delivered=batch)
+        return WriteResult(
+            kept=batch, error="400", error_type="400", split_reason=reason, split_detail="why"
+        )
+
+    return answer
+
+
+def too_large_over(events):
+    """The destination refuses a batch with more than so many records."""
+
+    def answer(batch):
+        if len(batch) <= events:
+            return WriteResult(delivered=batch)
+        return WriteResult(kept=batch, error="413", error_type="413", split_reason="too_large")
+
+    return answer
+
+
+def named(bad):
+    """The destination names the records that it refuses, and takes the others."""
+
+    def answer(batch):
+        return WriteResult(
+            delivered=[r for r in batch if r not in bad],
+            rejected=[Rejection(r, "invalid") for r in batch if r in bad],
+            error="422",
+            error_type="422",
+        )
+
+    return answer

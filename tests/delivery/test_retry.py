@@ -1,0 +1,70 @@
+"""How long delivery waits before it tries again."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_cbtop_exporter.config import RetryConfig
+from otel_cbtop_exporter.delivery.retry import next_delay_seconds
+from otel_cbtop_exporter.sinks.base import parse_retry_after
+
+# Wed, 21 Oct 2015 07:28:00 GMT
+NOW = 1_445_412_480.0
+
+
+def test_the_bound_doubles_from_try_to_try():
+    """The default bounds are 100, 200 and 400 milliseconds before jitter."""
+    assert [RetryConfig().delay_for_attempt(n) for n in (0, 1, 2)] == [100, 200, 400]
+
+
+@given(
+    attempt=st.integers(0, 10**6),
+    multiplier=st.floats(1, 1e6),
+    initial=st.integers(1, 10**9),
+    maximum=st.integers(1, 10**9),
+)
+def test_no_bound_is_above_the_maximum(attempt, multiplier, initial, maximum):
+    """For any number of tries the bound is a positive number up to the maximum."""
+    retry = RetryConfig(multiplier=multiplier, initial_delay_ms=initial, max_delay_ms=maximum)
+    assert 0 < retry.delay_for_attempt(attempt) <= maximum
+
+
+def test_jitter_spreads_waits_over_the_whole_bound():
+    """Full jitter: the wait is anything from nothing to the bound."""
+    delays = [
+        next_delay_seconds(2, RetryConfig(), asked_seconds=None, jitter=jitter)
+        for jitter in (0.0, 0.5, 0.75)
+    ]
+    assert delays == [0.0, 0.2, 0.3]
+
+
+def test_a_longer_wish_of_the_sink_wins():
+    """Retry-After is respected where it is longer than our own wait."""
+    assert next_delay_seconds(0, RetryConfig(), asked_seconds=30.0, jitter=0.5) == 30.0
+
+
+def test_a_shorter_wish_of_the_sink_does_not_win():
+    """A sink cannot talk us into hammering it."""
+    assert next_delay_seconds(2, RetryConfig(), asked_seconds=0.0, jitter=0.5) == 0.2
+
+
+def test_retry_after_is_seconds_or_a_date():
+    """Both spellings of HTTP are seconds from now."""
+    assert parse_retry_after(" 7 ", NOW) == 7.0
+    assert parse_retry_after("Wed, 21 Oct 2015 07:28:30 GMT", NOW) == 30.0
+
+
+def test_a_retry_after_in_the_past_is_now():
+    """A date that has passed asks for no wait."""
+    assert parse_retry_after("Wed, 21 Oct 2015 07:00:00 GMT", NOW) == 0.0
+
+
+def test_a_retry_after_is_never_over_an_hour():
+    """A wrong date or number must not stop delivery for a day."""
+    assert parse_retry_after("Wed, 21 Oct 2099 07:28:00 GMT", NOW) == 3600.0
+    assert parse_retry_after("9" * 400, NOW) == 3600.0
+
+
+def test_an_unreadable_retry_after_is_none():
+    """What a server says wrongly is no wish."""
+    for text in (None, "", "soon", "-1", "1.5", "1e3", "٣", "21 Oct 99999", "Wed, 99 Oct 2015"):
+        assert parse_retry_after(text, NOW) is None

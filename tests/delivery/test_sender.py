@@ -1,0 +1,275 @@
+"""The one retry loop: waits, splits, and gives up in time."""
+
+import itertools
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_cbtop_exporter.config import RetryConfig
+from otel_cbtop_exporter.delivery.sender import Sender, cut_batches
+from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
+from otel_cbtop_exporter.sinks.base import Record, WriteResult
+from otel_cbtop_exporter.testing import FakeClock, RecordingSink
+from tests.delivery.records import away, busy, named, records, refused_for, too_large_over
+
+
+class Bench:
+    """A sender with a sink that answers as told, and a clock that only waiting moves."""
+
+    def __init__(self, *answers, jitter=0.5, woken=False, max_batch_events=None, **retry):
+        self.clock = FakeClock()
+        self.sink = RecordingSink(*answers)
+        self.counters = HealthCounters()
+        self.waits = []
+        self.woken = woken
+        self.sender = Sender(
+            self.sink,
+            counters=self.counters,
+            log=RateLimitedLog(logging.getLogger("otel_cbtop_exporter"), self.clock.monotonic),
+            retry=RetryConfig(**retry),
+            max_batch_events=max_batch_events,
+            max_batch_bytes=None,
+            clock=self.clock,
+            jitter=lambda: jitter,
+            wait=self._wait,
+        )
+
+    def _wait(self, seconds):
+        self.waits.append(seconds)
+        self.clock.advance(seconds)
+        return self.woken
+
+    def send(self, batch, within=10.0):
+        return self.sender.send(batch, self.clock.monotonic() + within)
+
+    def attempt(self, batch, within=10.0):
+        return self.sender.attempt(batch, self.clock.monotonic() + within)
+
+
+def always(answer):
+    return itertools.repeat(answer, 10_000)
+
+
+def test_what_is_delivered_is_counted():
+    """A good answer delivers all and counts it once."""
+    bench = Bench()
+    batch = records(3)
+    sent = bench.send(batch)
+    assert (sent.delivered, sent.rejected, sent.kept) == (batch, [], [])
+    health = bench.counters.snapshot()
+    assert (health.events_written, health.write_errors, health.connected) == (3, 0, True)
+    assert health.last_write_ns == bench.clock.time_ns()
+
+
+def test_what_is_kept_is_tried_again_with_growing_waits():
+    """Kept records are tried again after waits that double, with jitter."""
+    bench = Bench(away, away, away)
+    sent = bench.send(records(2))
+    assert not sent.kept
+    assert bench.waits == [0.05, 0.1, 0.2]
+    assert len(bench.sink.writes) == 4
+
+
+def test_retries_end():
+    """After max_retries the records are the caller's again."""
+    bench = Bench(*always(away), max_retries=2)
+    batch = records(2)
+    sent = bench.send(batch)
+    assert sent.kept == batch
+    assert len(bench.sink.writes) == 3
+    assert sent.error_type == "ConnectionRefusedError"
+    assert bench.counters.snapshot().write_errors == 3
+    assert not bench.counters.snapshot().connected
+
+
+def test_no_retry_means_one_try():
+    """max_retries=0 tries once and does not wait."""
+    bench = Bench(*always(away), max_retries=0)
+    assert bench.send(records(1)).kept
+    assert bench.waits == []
+
+
+def test_retry_after_is_waited_for():
+    """The sink's own wish wins when it is longer."""
+    bench = Bench(busy(3.0))
+    assert not bench.send(records(1)).kept
+    assert bench.waits == [3.0]
+
+
+def test_it_gives_up_before_a_wait_that_would_pass_the_deadline():
+    """No sleep ends after the deadline: it is not begun."""
+    bench = Bench(busy(30.0))
+    assert bench.send(records(1), within=10.0).kept
+    assert bench.waits == []
+
+
+def test_shutdown_wakes_it():
+    """A wait that shutdown ends is the last one."""
+    bench = Bench(*always(away), woken=True)
+    assert bench.send(records(1)).kept
+    assert len(bench.waits) == 1
+
+
+def test_nothing_is_begun_after_the_deadline():
+    """A deadline that has passed keeps everything without a write."""
+    bench = Bench()
+    sent = bench.attempt(records(2), within=0.0)
+    assert (len(sent.kept), sent.error_type, bench.sink.writes) == (2, "timeout", [])
+
+
+def test_a_sink_is_told_what_is_left_of_the_time():
+    """write gets the time until the deadline."""
+    bench = Bench()
+    told = []
+    bench.sink.write = lambda batch, seconds: told.append(seconds) or WriteResult(delivered=batch)
+    bench.attempt(records(1), within=7.0)
+    assert told == [7.0]
+
+
+def test_batches_are_cut_to_what_the_sink_wants():
+    """No write has more events or bytes than the sink's limits; order stays."""
+    bench = Bench()
+    bench.sender.max_batch_events = 4
+    bench.sender.max_batch_bytes = 30
+    batch = records(9, size=10)
+    bench.send(batch)
+    assert [len(write) for write in bench.sink.writes] == [3, 3, 3]
+    assert bench.sink.delivered == batch
+
+
+def test_a_configured_batch_size_wins_over_the_sinks():
+    """max_batch_events from the configuration replaces the sink's own."""
+    bench = Bench(max_batch_events=2)
+    bench.send(records(5))
+    assert [len(write) for write in bench.sink.writes] == [2, 2, 1]
+
+
+@given(
+    sizes=st.lists(st.integers(0, 20), max_size=50),
+    max_events=st.integers(1, 10),
+    max_bytes=st.integers(1, 40),
+)
+def test_cutting_loses_and_reorders_nothing(sizes, max_events, max_bytes):
+    """Batches together are the records, each within the limits or a single record."""
+    batch = [Record(body=b"x" * size, timestamp_ns=n) for n, size in enumerate(sizes)]
+    cut = list(cut_batches(batch, max_events, max_bytes))
+    assert [record for part in cut for record in part] == batch
+    for part in cut:
+        assert 1 <= len(part) <= max_events
+        assert len(part) == 1 or sum(len(record.body) for record in part) <= max_bytes
+
+
+def test_too_large_halves_until_it_fits():
+    """A batch that is too large is sent in halves, and nothing of it is rejected."""
+    bench = Bench(*always(too_large_over(3)))
+    batch = records(10)
+    sent = bench.send(batch)
+    assert sent.delivered == batch
+    assert not sent.rejected
+    assert bench.waits == []
+
+
+def test_a_single_record_that_is_too_large_is_rejected():
+    """A record that is refused alone is rejected with the sink's reason."""
+    bench = Bench(*always(too_large_over(0)))
+    batch = records(3)
+    sent = bench.send(batch)
+    assert [rejection.record for rejection in sent.rejected] == batch
+    assert {rejection.reason for rejection in sent.rejected} == {"too_large"}
+    assert not sent.kept
+
+
+def test_one_poisoned_record_takes_no_neighbour_with_it():
+    """Halving finds the one bad record of a thousand; all others arrive, in order."""
+    batch = records(1_000)
+    bad = batch[617]
+    bench = Bench(*always(refused_for([bad])))
+    sent = bench.send(batch)
+    assert sent.delivered == [record for record in batch if record is not bad]
+    assert [(r.record, r.reason, r.detail) for r in sent.rejected] == [(bad, "invalid", "why")]
+    assert len(bench.sink.writes) <= 22
+
+
+@given(bad=st.sets(st.integers(0, 63)))
+def test_any_poisoned_records_are_found(bad):
+    """Whatever records are bad, exactly those are rejected."""
+    batch = records(64)
+    bench = Bench(*always(refused_for([batch[n] for n in bad])))
+    sent = bench.send(batch)
+    assert [rejection.record for rejection in sent.rejected] == [batch[n] for n in sorted(bad)]
+    assert len(sent.delivered) == 64 - len(bad)
+
+
+def test_records_that_the_sink_names_are_rejected_alone():
+    """Where the sink names the bad records, nothing is halved."""
+    batch = records(5)
+    bench = Bench(named(batch[1:3]))
+    sent = bench.send(batch)
+    assert sent.delivered == [batch[0], batch[3], batch[4]]
+    assert len(sent.rejected) == 2
+    assert len(bench.sink.writes) == 1
+
+
+def test_after_a_refusal_the_rest_of_a_lane_is_not_tried():
+    """The batches behind a kept one wait, so that a series stays in order."""
+    bench = Bench(away, max_batch_events=2)
+    batch = records(6)
+    sent = bench.attempt(batch)
+    assert sent.kept == batch
+    assert len(bench.sink.writes) == 1
+
+
+def test_an_outage_in_the_middle_of_halving_keeps_the_order():
+    """What was not delivered when the sink goes away is kept, oldest first."""
+    batch = records(8)
+    bench = Bench(too_large_over(2), too_large_over(2), WriteResult(delivered=batch[:2]), away)
+    sent = bench.attempt(batch)
+    assert sent.delivered == batch[:2]
+    assert sent.kept == batch[2:]
+
+
+def test_a_refused_lane_does_not_hold_up_the_others():
+    """Each lane is written for itself."""
+    batch = [*records(2, lane="logs"), *records(2, lane="spans", start=2)]
+    bench = Bench(away)
+    sent = bench.attempt(batch)
+    assert (sent.delivered, sent.kept) == (batch[2:], batch[:2])
+
+
+def test_a_write_holds_one_lane():
+    """Records of several lanes are never in one write."""
+    batch = [record for n in range(3) for record in (*records(1, lane="a"), *records(1, lane="b"))]
+    bench = Bench()
+    bench.attempt(batch)
+    assert [{record.lane for record in write} for write in bench.sink.writes] == [{"a"}, {"b"}]
+
+
+def test_a_sink_that_raises_keeps_its_records(caplog):
+    """An exception of a sink costs no record, and is one log line without its text."""
+
+    def explode(batch):
+        raise RuntimeError("token=secret")
+
+    bench = Bench(explode, explode)
+    sent = bench.send(records(2))
+    assert len(sent.delivered) == 2
+    assert bench.counters.snapshot().write_errors == 2
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["sink recording raised RuntimeError in write; its records are kept"]
+
+
+@pytest.mark.parametrize("kept", [[], [0], [1, 3], [0, 1, 2, 3]])
+def test_outcomes_add_up(kept):
+    """Delivered, rejected and kept are together what was sent, also after partial answers."""
+    batch = records(4)
+    stays = [batch[n] for n in kept]
+    result = WriteResult(
+        delivered=[record for record in batch if record not in stays],
+        kept=stays,
+        error="half" if stays else "",
+    )
+    sent = Bench(result).attempt(batch)
+    assert sent.kept == stays
+    assert len(sent.delivered) + len(sent.kept) == 4
