@@ -373,6 +373,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     result = dict(below)
     for name, value in above.items():
         if value is None or value == {}:
+            result.setdefault(name, value)
             continue
         if isinstance(value, Options):
             value = msgspec.structs.asdict(value)  # noqa: PLW2901  a group, ready made

@@ -204,12 +204,16 @@ def event_from_sample(
         An event without a signal.
 
     Raises:
-        EventError: The metric has no name, or the value is not a finite number.
+        EventError: The metric has no name, the value is not a finite number, or a tag is no
+            text.
     """
     if not metric:
         raise EventError("metric must be a name, got an empty string")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise EventError(f"value of {metric!r} must be a finite number, got {value!r}")
+    for key, text in (tags or {}).items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise EventError(f"tag {key!r} of {metric!r} must be a text, got {text!r}")
     return Event(
         measurement=metric,
         tags=TagSet(tags or {}),

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal as signals
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
-from opentelemetry.sdk.metrics import (
-    Counter,
-    Histogram,
-    ObservableCounter,
-)
+from opentelemetry.sdk import metrics as sdk_metrics
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     MetricExporter,
@@ -33,7 +31,7 @@ from otel_cbtop_exporter.delivery.pipeline import Pipeline, acquire
 from otel_cbtop_exporter.env import SignalName, options_from_environment
 from otel_cbtop_exporter.errors import ConfigError, SinkError
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.health import RateLimitedLog, SinkHealth, combined
+from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth, combined
 from otel_cbtop_exporter.mapping.logs import LogMapper
 from otel_cbtop_exporter.mapping.metrics import MetricMapper
 from otel_cbtop_exporter.mapping.spans import SpanMapper
@@ -48,8 +46,8 @@ _T = TypeVar("_T")
 
 _DELTA = AggregationTemporality.DELTA
 _DELTA_INSTRUMENTS: dict[str, tuple[type, ...]] = {
-    "delta": (Counter, ObservableCounter, Histogram),
-    "lowmemory": (Counter, Histogram),
+    "delta": (sdk_metrics.Counter, sdk_metrics.ObservableCounter, sdk_metrics.Histogram),
+    "lowmemory": (sdk_metrics.Counter, sdk_metrics.Histogram),
     "cumulative": (),
 }
 
@@ -70,10 +68,8 @@ class _Delivery:
         given = options if ready is not None else {**options, "sink": sink}
         build(ExporterConfig, merged({}, given))  # blames the arguments alone
         self.config = build(ExporterConfig, merged(options_from_environment(signal), given))
-        self._log = RateLimitedLog(_logger)
-        self._lock = threading.Lock()
-        self._is_shut_down = False
-        self._lost = 0
+        self._losses = _Losses()
+        self._shut_down = threading.Lock()  # acquired once, without waiting, and never released
         if ready is not None:
             self._pipelines = [acquire(id(ready), partial(_same, ready), self.config)]
         else:
@@ -105,12 +101,12 @@ class _Delivery:
     ) -> bool:
         """Map a batch and submit it to every sink; never raises."""
         deadline = time.monotonic() + seconds
-        if self._is_shut_down:
-            self.count_lost("shutdown", f"{len(batch)} items came after shutdown", len(batch))
+        if self._shut_down.locked():
+            self._lose("shutdown", len(batch), "what came after shutdown was dropped")
             return False
         events, ok = self._map(map_batch, batch)
         if not self._pipelines and self.config.sink != ("none",):
-            self.count_lost("no_sink", "there is no usable sink", len(events))
+            self._lose("no_sink", len(events), "there is no usable sink, events were dropped")
             return False
         for pipeline in self._pipelines:
             ok = pipeline.submit(events, max(0.0, deadline - time.monotonic())) and ok
@@ -126,7 +122,7 @@ class _Delivery:
         except Exception as error:  # noqa: BLE001
             if len(batch) == 1:
                 word = type(error).__name__
-                self.count_lost(word, f"an item could not be mapped: {word}", 1)
+                self._reject(word, 1, f"an item could not be mapped: {word}")
                 return [], False
             mapped = [self._map(map_batch, [item])[0] for item in batch]
             return [event for events in mapped for event in events], False
@@ -134,13 +130,23 @@ class _Delivery:
     def on_mapping_loss(self, reason: str, what: str, events: int) -> None:
         """Count and log what mapping had to leave out: a field (no event lost) or events."""
         lost = f"{events} events" if events else "a field"
-        self.count_lost(reason, f"{lost} of {what!r} left out: {reason}", events)
+        self._reject(reason, events, f"{lost} of {what!r} left out: {reason}")
 
-    def count_lost(self, reason: str, message: str, events: int) -> None:
-        """Count events that no sink will see, and say why, once a minute."""
-        with self._lock:
-            self._lost += events
-        self._log.log(logging.WARNING, reason, message)
+    def _lose(self, reason: str, events: int, message: str) -> None:
+        losses = self._own_losses()
+        losses.counters.dropped(reason, events)
+        losses.log.log(logging.ERROR, reason, message)
+
+    def _reject(self, reason: str, events: int, message: str) -> None:
+        losses = self._own_losses()
+        losses.counters.rejected(events)
+        losses.log.log(logging.WARNING, reason, message)
+
+    def _own_losses(self) -> _Losses:
+        # Anew in a forked child, where another thread of the parent may have held the locks.
+        if self._losses.pid != os.getpid():
+            self._losses = _Losses()
+        return self._losses
 
     def force_flush(self, timeout_millis: float) -> bool:
         """Push out what was accepted, within the time."""
@@ -153,10 +159,8 @@ class _Delivery:
 
     def shutdown(self, timeout_millis: float) -> None:
         """Release the pipelines, within the time; quiet the second time."""
-        with self._lock:
-            if self._is_shut_down:
-                return
-            self._is_shut_down = True
+        if not self._shut_down.acquire(blocking=False):
+            return
         deadline = time.monotonic() + timeout_millis / 1000
         for pipeline in self._pipelines:
             pipeline.release(max(0.0, deadline - time.monotonic()))
@@ -164,7 +168,21 @@ class _Delivery:
     def health(self) -> SinkHealth:
         """Return the health of the sink, or of all sinks together."""
         health = combined([pipeline.health() for pipeline in self._pipelines])
-        return msgspec.structs.replace(health, events_rejected=health.events_rejected + self._lost)
+        lost = self._own_losses().counters.snapshot()
+        return msgspec.structs.replace(
+            health,
+            events_rejected=health.events_rejected + lost.events_rejected,
+            events_dropped=dict(Counter(health.events_dropped) + Counter(lost.events_dropped)),
+        )
+
+
+class _Losses:
+    """What was lost before it reached any pipeline, in one process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.counters = HealthCounters()
+        self.log = RateLimitedLog(_logger)
 
 
 class _Exporter:
@@ -265,7 +283,9 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
         super().__init__(
             preferred_temporality=dict.fromkeys(delta, _DELTA),
             preferred_aggregation=(
-                {Histogram: ExponentialBucketHistogramAggregation()} if is_exponential else {}
+                {sdk_metrics.Histogram: ExponentialBucketHistogramAggregation()}
+                if is_exponential
+                else {}
             ),
         )
         mapping = config.mapping

@@ -10,9 +10,8 @@ import pytest
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
     for name in list(os.environ):
-        if name.startswith(("OTEL_", "INFLUXDB_", "CBTOP_TEST_FAULT")):
-            if name != "OTEL_CBTOP_SERVERS":
-                monkeypatch.delenv(name)
+        if name.startswith(("OTEL_", "INFLUXDB_")) and name != "OTEL_CBTOP_SERVERS":
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)

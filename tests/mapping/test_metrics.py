@@ -278,9 +278,8 @@ def test_the_top_bucket_of_all_floats_has_a_bound():
     assert event.fields["in_inf"] == 1
 
 
-def test_a_series_keeps_its_tag_set_over_collections(sdk):
+def test_a_series_keeps_its_tag_set_over_collections():
     """Tags are encoded once for a series, not once for a collection."""
-    meter, _ = sdk()
     reader = InMemoryMetricReader()
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     counter = provider.get_meter("m").create_counter("c")

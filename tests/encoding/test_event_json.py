@@ -1,0 +1,107 @@
+"""The rules for what JSON and UTF-8 cannot carry."""
+
+import enum
+import json
+import types
+
+import pytest
+
+from otel_cbtop_exporter import Event, EventError, MetricInfo
+from otel_cbtop_exporter.encoding.event_json import encode_event, encode_value
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Unspeakable:
+    def __str__(self):
+        raise RuntimeError("no text for you")
+
+
+ITSELF = []
+ITSELF.append(ITSELF)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (float("nan"), '"NaN"'),
+        (float("inf"), '"Infinity"'),
+        (float("-inf"), '"-Infinity"'),
+        ([1.0, float("nan")], '[1.0,"NaN"]'),
+        ({"a": None, "b": float("nan")}, '{"a":null,"b":"NaN"}'),
+        (None, "null"),
+        ("null", '"null"'),
+        ([None], "[null]"),
+        (b"\x00\xff", '"AP8="'),
+        (bytearray(b"a"), '"YQ=="'),
+        ((1, (2,)), "[1,[2]]"),
+        ("a\ud800b", '"a\ufffdb"'),
+        ("\ud83d\ude00", '"\U0001f600"'),
+        (Text("s"), '"s"'),
+        (Number.ONE, "1"),
+        (True, "true"),
+        (2**70, "1180591620717411303424"),
+        (types.MappingProxyType({"a": 1}), '{"a":1}'),
+        ({1: "a"}, '{"1":"a"}'),
+        ({"\udc00": 1}, '{"\ufffd":1}'),
+        (Unspeakable(), '"<Unspeakable>"'),
+        ({"k": Unspeakable()}, '{"k":"<Unspeakable>"}'),
+        ('\n\r\t"\\\x00\x7f', '"\\n\\r\\t\\"\\\\\\u0000\x7f"'),
+        (-0.0, "-0.0"),
+        (5e-324, "5e-324"),
+    ],
+)
+def test_values_have_one_json_each(value, text):
+    """Each rule of the module's docstring, by example."""
+    assert encode_value(value).decode() == text
+
+
+def test_a_container_that_holds_itself_ends():
+    """Deep nesting is shown by repr instead of being followed for ever."""
+    assert b"[...]" in encode_value(ITSELF)
+
+
+def test_json_is_one_line_whatever_the_texts_hold():
+    """A newline in data never ends a line."""
+    event = Event("m\n", {"a\n": "b\r\n"}, {"f\n": "x\n"}, 1, attributes={"k\n": "\u2028\n"})
+    assert b"\n" not in encode_event(event)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_a_field_that_is_no_value_is_an_error_that_names_it(value):
+    """Mapping has left such fields out; a hand-made event is told."""
+    with pytest.raises(EventError, match="field 'load' of measurement 'cpu'"):
+        encode_event(Event("cpu", {}, {"ok": 1, "load": value}, 1))
+
+
+def test_an_event_without_a_field_is_an_error():
+    """An event has at least one field."""
+    with pytest.raises(EventError, match="'cpu' has no field"):
+        encode_event(Event("cpu", {}, {}, 1))
+
+
+def test_surrogates_anywhere_in_an_event_are_replaced():
+    """No part of an event can keep it from being encoded."""
+    bad = "\ud800"
+    event = Event(
+        f"m{bad}",
+        {f"k{bad}": f"v{bad}"},
+        {f"f{bad}": f"x{bad}"},
+        1,
+        correlation_id=f"c{bad}",
+        attributes={f"a{bad}": [f"b{bad}"]},
+        metric=MetricInfo("gauge", unit=f"u{bad}", description=f"d{bad}"),
+    )
+    text = encode_event(event).decode()
+    assert json.loads(text)["metric"] == {
+        "type": "gauge",
+        "unit": "u\ufffd",
+        "description": "d\ufffd",
+    }
+    assert text.count("\ufffd") == 10

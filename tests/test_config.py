@@ -1,0 +1,117 @@
+"""Options: defaults, limits, the words of errors, and what is never shown."""
+
+import pytest
+
+from otel_cbtop_exporter import ConfigError, ExporterConfig, RetryConfig
+from otel_cbtop_exporter.config import (
+    InfluxDBConfig,
+    KafkaConfig,
+    SpoolConfig,
+    build,
+    merged,
+    parse_text,
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sink": "carrier-pigeon"}, "sink .*expected one of jsonlines, influxdb, kafka, console"),
+        ({"sink": "none,console"}, "none alone"),
+        ({"sink": ["console", "console"]}, "twice"),
+        ({"sink": ""}, "got nothing"),
+        ({"timeout_ms": "soon"}, "timeout_ms is 'soon'.*`int`"),
+        ({"timeout_ms": 0}, "timeout_ms is 0.*>= 1"),
+        ({"spool": {"max_bytes": 4096}}, r"spool.max_bytes is 4096: expected `int` >= 1048576"),
+        ({"kafka": {"acks": 1}}, "kafka.acks is 1: expected one of all, 1, 0"),
+        (
+            {"kafka": {"bootstrapservers": "a"}},
+            "no option kafka.bootstrapservers; did you mean kafka.bootstrap_servers",
+        ),
+        ({"kafka": "localhost"}, "kafka must be a mapping"),
+        ({"influxdb": {"url": "localhost:8086"}}, r"influxdb.url is 'localhost:8086'.*https\?://"),
+        ({"jsonlines": {"mode": "abc"}}, "jsonlines.mode is 'abc'"),
+        ({"mapping": {"exemplars": "some"}}, "mapping.exemplars .*histograms, all, none"),
+        ({"colour": "red"}, "no option colour"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_it_and_what_is_allowed(options, words):
+    """The message has the option, the value and what is allowed."""
+    with pytest.raises(ConfigError, match=words):
+        build(ExporterConfig, options)
+
+
+def test_constructors_check_too():
+    """No invalid configuration exists, however it was made."""
+    with pytest.raises(ConfigError, match="retry.max_retries is -1"):
+        RetryConfig(max_retries=-1)
+    with pytest.raises(ConfigError, match="spool.synchronous"):
+        SpoolConfig(synchronous="sometimes")
+
+
+def test_null_in_a_declarative_file_is_the_default():
+    """opentelemetry-configuration gives {} for null."""
+    config = build(ExporterConfig, {"sink": {}, "kafka": {}, "timeout_ms": None})
+    assert config == ExporterConfig()
+
+
+def test_secrets_are_masked_in_every_repr():
+    """A repr is what ends up in logs."""
+    config = ExporterConfig(
+        influxdb={"token": "s3cret", "headers": {"Authorization": "s3cret"}},
+        kafka={"config": {"sasl.password": "s3cret"}, "schema_registry_config": {"a": "s3cret"}},
+    )
+    assert "s3cret" not in repr(config)
+    assert "sasl.password" in repr(config)
+
+
+def test_an_error_does_not_show_a_secret():
+    """Not even a wrong one."""
+    with pytest.raises(ConfigError) as caught:
+        InfluxDBConfig(token=["s3cret"])
+    assert "influxdb.token" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        KafkaConfig(config={"sasl.password": 12345678})
+    assert "12345678" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("attempt", "delay"), [(0, 100), (1, 200), (2, 400), (6, 6400)])
+def test_the_delay_doubles(attempt, delay):
+    """delay_for_attempt grows by the multiplier from the initial delay."""
+    assert RetryConfig().delay_for_attempt(attempt) == delay
+
+
+@pytest.mark.parametrize("attempt", [7, 100, 1024, 10**6, 10**12])
+def test_the_delay_never_passes_the_maximum(attempt):
+    """For any attempt number, also where a float would overflow."""
+    assert RetryConfig().delay_for_attempt(attempt) == 10_000
+
+
+def test_a_multiplier_of_one_never_grows():
+    """A constant delay is a choice."""
+    assert RetryConfig(multiplier=1).delay_for_attempt(10**6) == 100
+
+
+def test_arguments_are_laid_over_the_environment_group_by_group():
+    """Arguments win; what they do not name stays."""
+    below = {"sink": ("kafka",), "kafka": {"topic": "a", "acks": "1"}}
+    above = {"kafka": {"topic": "b"}, "sink": None, "spool": {}}
+    laid = merged(below, above)
+    assert laid == {"sink": ("kafka",), "kafka": {"topic": "b", "acks": "1"}, "spool": {}}
+
+
+@pytest.mark.parametrize(
+    ("hint", "text", "value"),
+    [
+        (int, "5", 5),
+        (bool, "true", True),
+        (bool, "0", False),
+        (float | None, "1.5", 1.5),
+        (tuple[str, ...], " a , b,", ("a", "b")),
+        (dict[str, str], "a=b, c=d=e", {"a": "b", "c": "d=e"}),
+    ],
+)
+def test_environment_texts_are_read_by_type(hint, text, value):
+    """Lists are separated by commas, mappings are key=value."""
+    assert parse_text(hint, text) == value

@@ -1,0 +1,136 @@
+"""Environment variables: derived names, precedence, and errors that stop nobody."""
+
+import logging
+
+import pytest
+
+from otel_cbtop_exporter import env
+from otel_cbtop_exporter.config import ExporterConfig, build
+from otel_cbtop_exporter.env import PREFIX, options_from_environment, variables
+
+
+@pytest.fixture(autouse=True)
+def _forget_warnings():
+    env._warned.clear()
+
+
+def read(signal="traces", **environ):
+    return options_from_environment(signal, {PREFIX + k: v for k, v in environ.items()})
+
+
+def test_names_are_derived_from_the_tree():
+    """One option, one variable, spelled as its path."""
+    names = dict(variables())
+    assert names["OTEL_EXPORTER_CBTOP_KAFKA_BOOTSTRAP_SERVERS"] == ("kafka", "bootstrap_servers")
+    assert names["OTEL_EXPORTER_CBTOP_SPOOL_PATH"] == ("spool", "path")
+    assert names["OTEL_EXPORTER_CBTOP_SINK"] == ("sink",)
+    assert len(set(names)) == len(names) > 40
+
+
+def test_every_variable_is_read():
+    """Whatever the tree has can be set; the texts are those of the defaults or fitting ones."""
+    texts = {
+        "influxdb.url": "http://x",
+        "kafka.schema_registry_url": "http://x",
+        "spool.max_bytes": "2000000",
+        "jsonlines.mode": "0600",
+    }
+    for variable, path in variables():
+        hint = _default(path)
+        text = texts.get(".".join(path)) or _as_text(hint)
+        options = options_from_environment(None, {variable: text})
+        for name in path:
+            options = options[name]
+        assert options is not None
+
+
+def _default(path):
+    value = ExporterConfig()
+    for name in path:
+        value = getattr(value, name)
+    return value
+
+
+def _as_text(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value) or "a"
+    if isinstance(value, dict):
+        return "a=b"
+    return "7" if value is None else str(value)
+
+
+def test_a_signals_variable_wins_over_the_general_one():
+    """OTEL_EXPORTER_CBTOP_TRACES_... is for traces alone."""
+    environ = {"SINK": "console", "TRACES_SINK": "kafka", "METRICS_SINK": "influxdb"}
+    assert read("traces", **environ)["sink"] == ("kafka",)
+    assert read("metrics", **environ)["sink"] == ("influxdb",)
+    assert read("logs", **environ)["sink"] == ("console",)
+
+
+def test_influxdbs_own_variables_are_fallbacks():
+    """Ours win over INFLUXDB_V2_*."""
+    environ = {"INFLUXDB_V2_URL": "http://theirs", "INFLUXDB_V2_TOKEN": "t", "INFLUXDB_V2_ORG": "o"}
+    assert options_from_environment(None, environ)["influxdb"] == {
+        "url": "http://theirs",
+        "token": "t",
+        "org": "o",
+    }
+    environ[PREFIX + "INFLUXDB_URL"] = "http://ours"
+    assert options_from_environment(None, environ)["influxdb"]["url"] == "http://ours"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "words"),
+    [
+        ("SINK", "pigeon", ("SINK", "pigeon", "jsonlines")),
+        ("SINK", "none,console", ("SINK", "none alone")),
+        ("TIMEOUT_MS", "soon", ("TIMEOUT_MS", "soon", "int")),
+        ("SPOOL_MAX_BYTES", "4096", ("SPOOL_MAX_BYTES", "4096", "1048576")),
+        ("KAFKA_CONFIG", "no-equals", ("KAFKA_CONFIG", "key=value")),
+        ("TRACES_KAFKA_ACKS", "2", ("TRACES_KAFKA_ACKS", "2", "all, 1, 0")),
+    ],
+)
+def test_a_wrong_value_is_one_error_in_the_log_and_the_default_stands(
+    caplog, variable, text, words
+):
+    """An exception would switch off other exporters and all instrumentation."""
+    options = read(**{variable: text, "JSONLINES_PATH": "kept"})
+    assert options == {"jsonlines": {"path": "kept"}}
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    for word in words:
+        assert word in record.getMessage()
+
+
+def test_a_wrong_secret_is_not_logged(caplog):
+    """The variable is named, its text is not."""
+    read(KAFKA_CONFIG="sasl.password:s3cret")
+    assert "KAFKA_CONFIG" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_an_unknown_variable_is_warned_about_once_with_the_nearest_name(caplog):
+    """A typo is told, by whichever of the three exporters comes first."""
+    for signal in ("traces", "metrics", "logs"):
+        read(signal, KAFKA_BOOTSTRAP_SERVER="x", METRICS_TIMEOUT="5")
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert any("did you mean OTEL_EXPORTER_CBTOP_KAFKA_BOOTSTRAP_SERVERS" in m for m in messages)
+    assert any("OTEL_EXPORTER_CBTOP_TIMEOUT_MS" in m for m in messages)
+
+
+def test_an_empty_variable_is_unset():
+    """OpenTelemetry: an empty value is the same as unset."""
+    assert read(SINK="", TIMEOUT_MS="  ") == {}
+
+
+def test_what_was_read_builds():
+    """The result fits the tree."""
+    options = read(
+        SINK="kafka,jsonlines", KAFKA_BOOTSTRAP_SERVERS="a:1,b:2", EXIT_ON_SIGTERM="true"
+    )
+    config = build(ExporterConfig, options)
+    assert config.sink == ("kafka", "jsonlines")
+    assert config.kafka.bootstrap_servers == "a:1,b:2"
+    assert config.exit_on_sigterm is True

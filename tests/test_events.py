@@ -1,0 +1,170 @@
+"""The event: what decodes, what is refused and with which words, and the published schema."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otel_cbtop_exporter import SCHEMA_VERSION, Event, EventError, decode_event, event_from_sample
+from otel_cbtop_exporter.encoding.event_json import encode_event
+from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
+from otel_cbtop_exporter.events import TagSet, event_schema
+
+ROOT = Path(__file__).parents[1]
+GOOD = {
+    "measurement": "cpu",
+    "tags": {"core": "0"},
+    "fields": {"value": 0.5},
+    "timestamp_ns": 1_700_000_000_000_000_000,
+    "schema_version": 1,
+}
+
+
+def line(**changes):
+    event = {**GOOD, **changes}
+    return json.dumps({key: value for key, value in event.items() if value is not ...}).encode()
+
+
+def test_the_published_schema_is_the_types():
+    """schemas/event_v1.json is generated from Event; a change of one without the other fails."""
+    path = ROOT / "otel_cbtop_exporter/schemas/event_v1.json"
+    assert json.loads(path.read_text()) == event_schema()
+
+
+def test_an_event_of_cbtops_own_stream_decodes_unchanged():
+    """cbtop's keys have our names and meanings, with and without a correlation id."""
+    plain = decode_event(line())
+    assert (plain.measurement, plain.tags, plain.fields) == ("cpu", {"core": "0"}, {"value": 0.5})
+    assert (plain.timestamp_ns, plain.schema_version) == (GOOD["timestamp_ns"], 1)
+    assert plain.correlation_id is None
+    assert decode_event(line(correlation_id="cbtop-1-1")).correlation_id == "cbtop-1-1"
+    assert json.loads(encode_event(plain)) == GOOD
+
+
+def test_line_protocol_is_cbtops_but_for_version_and_correlation_id():
+    """Tags sorted, fields sorted, time last; ours adds the schema version and the id."""
+    event = decode_event(
+        line(tags={"b": "2", "a": "1"}, fields={"z": 1.5, "load": 2.5}, correlation_id="cbtop-1-1")
+    )
+    (body,) = LineProtocolEncoder().encode([event]).bodies
+    cbtops = b"cpu,a=1,b=2 load=2.5,z=1.5 1700000000000000000"
+    ours = body.replace(b",schema_version=1", b"").replace(b'correlation_id="cbtop-1-1",', b"")
+    assert ours == cbtops
+
+
+def test_unknown_keys_are_ignored():
+    """A later writer may add keys."""
+    assert decode_event(line(new_key={"a": [1]})).measurement == "cpu"
+
+
+@pytest.mark.parametrize("version", [2, 0, 99])
+def test_another_schema_version_is_refused_by_its_number(version):
+    """A reader does not guess at a version that it does not know."""
+    with pytest.raises(EventError, match=rf"schema_version is {version}.*1 to {SCHEMA_VERSION}"):
+        decode_event(line(schema_version=version))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"measurement": ...}, "missing required field `measurement`"),
+        ({"timestamp_ns": ...}, "missing required field `timestamp_ns`"),
+        ({"schema_version": ...}, "missing required field `schema_version`"),
+        ({"timestamp_ns": "x"}, r"Expected `int`, got `str` - at `\$.timestamp_ns`"),
+        ({"tags": {"a": 1}}, r"Expected `str`, got `int` - at `\$.tags"),
+        ({"fields": {"a": None}}, r"got `null` - at `\$.fields"),
+        ({"fields": {"a": [1]}}, r"got `array` - at `\$.fields"),
+        ({"fields": {}}, "`fields` is empty"),
+        ({"signal": "smell"}, r"at `\$.signal`"),
+        ({"schema_version": "1"}, "at `\\$.schema_version`"),
+    ],
+)
+def test_a_wrong_line_is_refused_by_key_and_expectation(changes, words):
+    """The message names the key and what was expected."""
+    with pytest.raises(EventError, match=words):
+        decode_event(line(**changes))
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"7", b"\xff\xfe", b'{"a":"\xff"}', b"null"])
+def test_what_is_no_json_object_is_refused(text):
+    """Torn and foreign lines give an EventError and nothing else."""
+    with pytest.raises(EventError):
+        decode_event(text)
+
+
+def test_an_event_is_frozen():
+    """An event that was handed over stays what it was."""
+    with pytest.raises(AttributeError):
+        decode_event(line()).measurement = "other"
+
+
+FIELDS = st.dictionaries(
+    st.text(min_size=1),
+    st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.booleans(),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    measurement=st.text(),
+    tags=st.dictionaries(st.text(min_size=1), st.text(min_size=1), max_size=5),
+    fields=FIELDS,
+    timestamp_ns=st.integers(-(2**63), 2**63 - 1),
+    correlation_id=st.none() | st.text(),
+)
+def test_an_event_survives_json(measurement, tags, fields, timestamp_ns, correlation_id):
+    """Event to JSON to event is the same event, integers as integers, floats bit-exact."""
+    event = Event(measurement, TagSet(tags), fields, timestamp_ns, correlation_id=correlation_id)
+    again = decode_event(encode_event(event))
+    assert again == event
+    for key, value in fields.items():
+        assert type(again.fields[key]) is type(value)
+        if isinstance(value, float):
+            assert math.copysign(1, again.fields[key]) == math.copysign(1, value)
+
+
+def test_a_sample_becomes_an_event():
+    """The measurement is the metric, the value the field `value`, the time now."""
+    event = event_from_sample("cpu.load", 0.5, {"core": "0", "empty": ""}, correlation_id="c")
+    assert (event.measurement, dict(event.tags), event.fields) == (
+        "cpu.load",
+        {"core": "0"},
+        {"value": 0.5},
+    )
+    assert event.timestamp_ns > 1_700_000_000_000_000_000
+    assert event.signal is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "1", None])
+def test_a_sample_without_a_finite_number_is_refused(value):
+    """The message names the metric and the value."""
+    with pytest.raises(EventError, match=r"value of 'cpu' must be a finite number"):
+        event_from_sample("cpu", value)
+
+
+@pytest.mark.parametrize("tags", [{"a": 1}, {1: "a"}, {"a": None}])
+def test_a_sample_with_tags_that_are_no_texts_is_refused(tags):
+    """The message names the tag."""
+    with pytest.raises(EventError, match="tag"):
+        event_from_sample("cpu", 1, tags)
+
+
+def test_a_sample_without_a_name_is_refused():
+    """A measurement has a name."""
+    with pytest.raises(EventError, match="metric must be a name"):
+        event_from_sample("", 1)
+
+
+def test_a_tag_set_is_a_sorted_immutable_mapping_without_empty_texts():
+    """It equals a dict of the same tags, and cannot be changed."""
+    tags = TagSet({"b": "2", "a": "1", "c": "", "": "x"})
+    assert list(tags.items()) == [("a", "1"), ("b", "2")]
+    assert tags == {"a": "1", "b": "2"}
+    assert {"a": "1", "b": "2"} == tags
+    with pytest.raises(TypeError):
+        tags["d"] = "4"

@@ -1,0 +1,359 @@
+"""The exporters as the SDK sees them."""
+
+import inspect
+import logging
+import signal
+import threading
+
+import pytest
+from opentelemetry.sdk.metrics import (
+    Counter,
+    Histogram,
+    MeterProvider,
+    ObservableCounter,
+    UpDownCounter,
+)
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExportResult,
+)
+
+from otel_cbtop_exporter import (
+    CbtopLogRecordExporter,
+    CbtopMetricExporter,
+    CbtopSpanExporter,
+    ConfigError,
+    WriteResult,
+    decode_event,
+)
+from otel_cbtop_exporter._sdk import LogRecordExportResult
+from otel_cbtop_exporter.testing import RecordingSink
+from tests.builders import gauge_metric, log, metrics, number_point, span
+
+EXPORTERS = (CbtopSpanExporter, CbtopMetricExporter, CbtopLogRecordExporter)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def bodies(sink):
+    return [decode_event(record.body) for record in sink.delivered]
+
+
+@pytest.mark.parametrize("exporter_class", EXPORTERS)
+def test_without_arguments_events_go_to_the_default_file(exporter_class, tmp_path):
+    """Entry points construct with no arguments; nothing is opened before the first export."""
+    exporter = exporter_class()
+    assert list(tmp_path.iterdir()) == []
+    if exporter_class is CbtopMetricExporter:
+        exporter.export(MetricsData(metrics(gauge_metric(number_point(1)))))
+    else:
+        exporter.export([span() if exporter_class is CbtopSpanExporter else log()])
+    exporter.shutdown()
+    (line,) = (tmp_path / "cbtop-events.jsonl").read_bytes().splitlines()
+    assert decode_event(line).schema_version == 1
+
+
+def test_the_three_signals_in_one_file(tmp_path):
+    """Exporters with the same configuration share one pipeline and one file."""
+    options = {"jsonlines": {"path": str(tmp_path / "all.jsonl")}}
+    spans, points, logs = (exporter(**options) for exporter in EXPORTERS)
+    assert spans._delivery._pipelines == points._delivery._pipelines == logs._delivery._pipelines
+    assert spans.export([span()]) is SpanExportResult.SUCCESS
+    data = MetricsData(metrics(gauge_metric(number_point(1))))
+    assert points.export(data) is MetricExportResult.SUCCESS
+    assert logs.export([log()]) is LogRecordExportResult.SUCCESS
+    for exporter in (spans, points, logs):
+        exporter.shutdown()
+    lines = (tmp_path / "all.jsonl").read_bytes().splitlines()
+    assert [decode_event(line).signal for line in lines] == ["span", "metric", "log"]
+
+
+def test_the_environment_configures(monkeypatch, tmp_path):
+    """Variables reach the sink; arguments win over them."""
+    monkeypatch.setenv("OTEL_EXPORTER_CBTOP_JSONLINES_PATH", str(tmp_path / "env.jsonl"))
+    by_environment = CbtopSpanExporter()
+    by_argument = CbtopSpanExporter(jsonlines={"path": str(tmp_path / "arg.jsonl")})
+    for exporter in (by_environment, by_argument):
+        exporter.export([span()])
+        exporter.shutdown()
+    assert (tmp_path / "env.jsonl").exists()
+    assert (tmp_path / "arg.jsonl").exists()
+
+
+def test_every_sink_gets_every_event(tmp_path, capfd):
+    """`sink=jsonlines,console` is two pipelines."""
+    exporter = CbtopSpanExporter(sink="jsonlines,console")
+    assert exporter.export([span(), span()]) is SpanExportResult.SUCCESS
+    assert exporter.health().events_written == 4
+    exporter.shutdown()
+    on_disk = (tmp_path / "cbtop-events.jsonl").read_text().splitlines()
+    assert capfd.readouterr().out.splitlines() == on_disk
+    assert len(on_disk) == 2
+
+
+def test_sink_none_takes_everything_and_writes_nothing(tmp_path):
+    """It is a way to switch off, not an error."""
+    exporter = CbtopSpanExporter(sink="none")
+    assert exporter.export([span()]) is SpanExportResult.SUCCESS
+    exporter.shutdown()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sink": "pigeon"},
+        {"sink": ["influxdb"]},
+        {"sink": "kafka", "kafka": {}},
+        {"timeout_ms": 0},
+        {"jsonline": {}},
+        {"influxdb": {"url": 7}},
+    ],
+)
+def test_a_wrong_argument_is_a_config_error(options):
+    """In code and in a declarative file, construction says what is wrong."""
+    with pytest.raises(ConfigError):
+        CbtopSpanExporter(**options)
+
+
+def test_a_sink_that_lacks_a_setting_in_the_environment_stops_nobody(monkeypatch, caplog):
+    """One error says what to set, everything is counted as dropped, nothing raises."""
+    monkeypatch.setenv("OTEL_EXPORTER_CBTOP_SINK", "influxdb")
+    exporter = CbtopSpanExporter()
+    assert "OTEL_EXPORTER_CBTOP_INFLUXDB_URL" in caplog.text
+    assert exporter.export([span(), span()]) is SpanExportResult.FAILURE
+    assert exporter.health().events_dropped == {"no_sink": 2}
+    exporter.shutdown()
+
+
+def test_an_extra_that_is_not_installed_is_named(monkeypatch, caplog):
+    """One error says what to install."""
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: None if n == "confluent_kafka" else find(n, *a)
+    )
+    monkeypatch.setenv("OTEL_EXPORTER_CBTOP_SINK", "kafka")
+    monkeypatch.setenv("OTEL_EXPORTER_CBTOP_KAFKA_BOOTSTRAP_SERVERS", "localhost:1")
+    CbtopSpanExporter().shutdown()
+    assert "pip install 'otel-cbtop-exporter[kafka]'" in caplog.text
+
+
+def test_the_other_sinks_work_where_one_cannot(monkeypatch, tmp_path):
+    """A missing url of one sink costs the others nothing."""
+    monkeypatch.setenv("OTEL_EXPORTER_CBTOP_SINK", "jsonlines,influxdb")
+    exporter = CbtopSpanExporter()
+    assert exporter.export([span()]) is SpanExportResult.SUCCESS
+    exporter.shutdown()
+    assert len((tmp_path / "cbtop-events.jsonl").read_text().splitlines()) == 1
+
+
+def test_export_after_shutdown_fails_cleanly_and_shutdown_twice_is_quiet(caplog):
+    """The batch is counted, nothing raises, nothing is written."""
+    sink = RecordingSink(local=True)
+    exporter = CbtopSpanExporter(sink=sink)
+    exporter.shutdown()
+    exporter.shutdown()
+    assert not caplog.records
+    assert exporter.export([span()]) is SpanExportResult.FAILURE
+    assert exporter.health().events_dropped == {"shutdown": 1}
+    assert sink.delivered == []
+
+
+@pytest.mark.parametrize("spelling", [{}, {"timeout_millis": 50}, {"timeout": 50}])
+@pytest.mark.parametrize("exporter_class", EXPORTERS)
+def test_shutdown_takes_every_spelling_of_the_timeout(exporter_class, spelling):
+    """PeriodicExportingMetricReader says timeout, everything else timeout_millis."""
+    sink = RecordingSink(local=True)
+    exporter_class(sink=sink).shutdown(**spelling)
+    assert sink.closes == 1
+
+
+def test_batch_processors_find_the_name_of_the_timeout():
+    """BatchProcessor hands its time on only if timeout_millis is a positional parameter."""
+    for exporter_class in EXPORTERS:
+        exporter = exporter_class(sink=RecordingSink(local=True))
+        assert "timeout_millis" in inspect.getfullargspec(exporter.shutdown).args
+        exporter.shutdown()
+
+
+def test_a_failing_sink_is_a_failure_and_never_an_exception():
+    """The SDK is told the truth."""
+    sink = RecordingSink(*[_kept] * 10, local=True)
+    exporter = CbtopSpanExporter(sink=sink, retry={"max_retries": 0})
+    assert exporter.export([span()]) is SpanExportResult.FAILURE
+    assert sum(exporter.health().events_dropped.values()) == 1
+    exporter.shutdown()
+
+
+def _kept(records):
+    return WriteResult(kept=records, error="away", error_type="away")
+
+
+class Poison:
+    """A span whose name cannot be read."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+
+def test_an_item_that_cannot_be_mapped_spares_its_neighbours(caplog):
+    """It is counted and logged; the others arrive."""
+    sink = RecordingSink(local=True)
+    exporter = CbtopSpanExporter(sink=sink)
+    assert exporter.export([span("a"), Poison(), span("b")]) is SpanExportResult.FAILURE
+    assert [event.tags["span.name"] for event in bodies(sink)] == ["a", "b"]
+    assert exporter.health().events_rejected == 1
+    assert "could not be mapped" in caplog.text
+    exporter.shutdown()
+
+
+def test_a_point_that_is_not_finite_is_counted_in_health(caplog):
+    """Nothing disappears uncounted."""
+    sink = RecordingSink(local=True)
+    exporter = CbtopMetricExporter(sink=sink)
+    data = MetricsData(
+        metrics(gauge_metric(number_point(float("nan")), number_point(1, {"a": "b"})))
+    )
+    exporter.export(data)
+    assert exporter.health().events_rejected == 1
+    assert len(sink.delivered) == 1
+    assert "temperature" in caplog.text
+    exporter.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("preference", "delta"),
+    [
+        ("delta", {Counter, ObservableCounter, Histogram}),
+        ("lowmemory", {Counter, Histogram}),
+        ("cumulative", set()),
+    ],
+)
+def test_the_temporality_preference_by_argument_and_environment(monkeypatch, preference, delta):
+    """OpenTelemetry's table; up-down counters are always cumulative."""
+    by_argument = CbtopMetricExporter(sink="none", temporality_preference=preference)
+    monkeypatch.setenv("OTEL_EXPORTER_CBTOP_METRICS_TEMPORALITY_PREFERENCE", preference)
+    by_environment = CbtopMetricExporter(sink="none")
+    for exporter in (by_argument, by_environment):
+        chosen = exporter._preferred_temporality
+        assert {k for k, v in chosen.items() if v is AggregationTemporality.DELTA} == delta
+        assert UpDownCounter not in chosen
+        exporter.shutdown()
+
+
+def test_delta_is_the_default_and_reaches_the_sdk():
+    """Two collections of a counter add up instead of growing."""
+    sink = RecordingSink(local=True)
+    reader = PeriodicExportingMetricReader(CbtopMetricExporter(sink=sink), 1e9)
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    counter = provider.get_meter("m").create_counter("c")
+    for amount in (5, 3):
+        counter.add(amount)
+        provider.force_flush()
+    provider.shutdown()
+    points = [event for event in bodies(sink) if event.measurement == "c"]
+    assert [point.fields["value"] for point in points] == [5, 3]
+    assert {point.metric.temporality for point in points} == {"delta"}
+
+
+def test_the_histogram_aggregation_by_environment(monkeypatch):
+    """The same values as OTLP's variable."""
+    monkeypatch.setenv(
+        "OTEL_EXPORTER_CBTOP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+        "base2_exponential_bucket_histogram",
+    )
+    exporter = CbtopMetricExporter(sink="none")
+    aggregation = exporter._preferred_aggregation[Histogram]
+    assert isinstance(aggregation, ExponentialBucketHistogramAggregation)
+    exporter.shutdown()
+
+
+def test_eight_threads_through_a_simple_processor():
+    """SimpleSpanProcessor takes no lock, so export runs concurrently."""
+    sink = RecordingSink(local=True)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(CbtopSpanExporter(sink=sink)))
+    tracer = provider.get_tracer("t")
+
+    def work(number):
+        for _ in range(100):
+            with tracer.start_as_current_span(f"thread {number}"):
+                pass
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    provider.shutdown()
+    ids = {event.fields["span_id"] for event in bodies(sink)}
+    assert len(ids) == len(sink.delivered) == 800
+
+
+def test_a_batch_processor_delivers_its_last_batch_at_shutdown():
+    """What ended before shutdown arrives."""
+    sink = RecordingSink(local=True)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(CbtopSpanExporter(sink=sink)))
+    for _ in range(1000):
+        provider.get_tracer("t").start_span("s").end()
+    provider.shutdown()
+    assert len(sink.delivered) == 1000
+    assert sink.closes == 1
+
+
+def test_exit_on_sigterm_replaces_the_default_action_only():
+    """An application's own handler is left alone."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        CbtopSpanExporter(sink="none", exit_on_sigterm=True).shutdown()
+        with pytest.raises(SystemExit) as caught:
+            signal.raise_signal(signal.SIGTERM)
+        assert caught.value.code == 143
+
+        def own(*_):
+            pass
+
+        signal.signal(signal.SIGTERM, own)
+        CbtopSpanExporter(sink="none", exit_on_sigterm=True).shutdown()
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_declarative_files_values_are_arguments():
+    """Plain nested values, and {} for null."""
+    values = {
+        "sink": "jsonlines",
+        "jsonlines": {"path": "declared.jsonl", "compression": {}},
+        "kafka": {},
+    }
+    exporter = CbtopSpanExporter(**values)
+    assert exporter._delivery.config.jsonlines.path == "declared.jsonl"
+    exporter.shutdown()
+
+
+def test_no_log_line_of_ours_holds_an_attribute_value(caplog):
+    """Values may be secrets of the application's users."""
+    caplog.set_level(logging.DEBUG, "otel_cbtop_exporter")
+    sink = RecordingSink(*[_kept] * 10, local=True)
+    exporter = CbtopSpanExporter(sink=sink, retry={"max_retries": 0})
+    exporter.export([span(attributes={"card": "4111-1111"})])
+    exporter.shutdown()
+    assert caplog.records
+    assert "4111" not in caplog.text
