@@ -1,0 +1,123 @@
+"""`otel-cbtop config` and `otel-cbtop schema`: what holds here, and what events look like."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any, get_args
+
+import click
+
+from otel_cbtop_exporter.config import (
+    ExporterConfig,
+    Options,
+    build,
+    is_secret,
+    option_types,
+)
+from otel_cbtop_exporter.env import SignalName, options_from_environment, variables
+from otel_cbtop_exporter.errors import ConfigError, SinkError
+from otel_cbtop_exporter.events import SCHEMA_VERSION
+from otel_cbtop_exporter.sinks import sink_factory
+
+__all__ = ["show_config", "show_schema"]
+
+_SIGNALS: tuple[SignalName, ...] = get_args(SignalName)
+
+
+class _Complaints(logging.Handler):
+    """Keeps what is logged about the environment, to show it behind the options."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+@click.command("config")
+@click.option(
+    "--signal",
+    type=click.Choice(_SIGNALS),
+    help="With the variables that are for this signal alone.",
+)
+def show_config(signal: SignalName | None) -> None:
+    """Show every option as its environment variable, with the value that holds here.
+
+    Secrets are masked. Ends with status 1 if a variable is wrong or a sink lacks something.
+    """
+    logger = logging.getLogger("otel_cbtop_exporter")
+    complaints = _Complaints()
+    logger.addHandler(complaints)
+    logger.propagate = False
+    try:
+        given = options_from_environment(signal)
+    finally:
+        logger.removeHandler(complaints)
+        logger.propagate = True
+    messages = complaints.messages
+    try:
+        config = build(ExporterConfig, given)
+    except ConfigError as error:  # each value is right, but not beside another
+        messages.append(f"error: {error}")
+        config = ExporterConfig()
+    defaults = ExporterConfig()
+    width = max(len(variable) for variable, _ in variables())
+    for variable, path in variables():
+        value, default = _at(config, path), _at(defaults, path)
+        shown = f"{variable:<{width}} = {value}"
+        is_set = _is_given(given, path)
+        note = "(default)" if not is_set else f"(default: {default})"
+        click.secho(f"{shown}  {note}".rstrip(), bold=is_set)
+    messages += [lack for name in config.sink if (lack := _lacking(name, config))]
+    for message in messages:
+        click.echo(message, err=True)
+    if messages:
+        raise SystemExit(1)
+
+
+def _at(config: ExporterConfig, path: tuple[str, ...]) -> str:
+    """Return an option's value as a variable would have it, and masked if it is secret."""
+    group: Options = config
+    for name in path[:-1]:
+        group = getattr(group, name)
+    value = getattr(group, path[-1])
+    if value in (None, (), {}):
+        return "unset" if value is None else "empty"
+    hint = option_types(type(group))[path[-1]]
+    if isinstance(value, Mapping):
+        pairs = dict.fromkeys(value, "********") if is_secret(hint) else value
+        return ",".join(f"{key}={text}" for key, text in pairs.items())
+    if is_secret(hint):
+        return "********"
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _lacking(name: str, config: ExporterConfig) -> str:
+    """Return what a sink cannot do without, or ""."""
+    try:
+        if name != "none":
+            sink_factory(name, config)
+    except SinkError as error:
+        return f"error: {error}"
+    return ""
+
+
+def _is_given(given: Mapping[str, Any], path: tuple[str, ...]) -> bool:
+    for name in path:
+        if name not in given:
+            return False
+        given = given[name]
+    return True
+
+
+@click.command("schema")
+def show_schema() -> None:
+    """Print the JSON Schema of an event."""
+    schemas = resources.files("otel_cbtop_exporter") / "schemas"
+    published = schemas / f"event_v{SCHEMA_VERSION}.json"
+    click.echo(published.read_text(encoding="utf-8").rstrip("\n"))

@@ -1,0 +1,105 @@
+"""Events read back from JSON Lines files, also from rotated and compressed ones."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from otel_cbtop_exporter.errors import EventError
+from otel_cbtop_exporter.events import Event, decode_event
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = ["Line", "open_lines", "read_events", "whole_files"]
+
+_BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
+
+
+class Line(NamedTuple):
+    """One line of a file.
+
+    Attributes:
+        path: As it was given.
+        number: From 1.
+        event: None if the line holds none.
+        error: Why not.
+    """
+
+    path: str
+    number: int
+    event: Event | None
+    error: str = ""
+
+
+def read_events(paths: Iterable[str]) -> Iterator[Line]:
+    """Yield every line of the files, in order; blank lines count but are not yielded.
+
+    A file that was cut off while it was compressed ends with a line that says so.
+
+    Args:
+        paths: Existing files; `-` is standard input.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    for path in paths:
+        number = 0
+        try:
+            with open_lines(path) as lines:
+                for number, line in enumerate(lines, 1):
+                    if not line.isspace():
+                        yield _decoded(path, number, line)
+        except _BROKEN as error:
+            yield Line(path, number + 1, None, f"the compressed file is damaged here: {error}")
+
+
+@contextmanager
+def open_lines(path: str) -> Iterator[BinaryIO]:
+    """Open a file, uncompressed by what its first bytes say it is.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    with Path(path).open("rb") as file:
+        magic = file.peek(4)[:4]
+        if magic.startswith(b"\x1f\x8b"):
+            with gzip.open(file) as uncompressed:
+                yield cast("BinaryIO", uncompressed)
+        elif magic == b"\x28\xb5\x2f\xfd":
+            with zstd.open(file) as uncompressed:
+                yield cast("BinaryIO", uncompressed)
+        else:
+            yield file
+
+
+def whole_files(paths: Iterable[str]) -> list[str]:
+    """Leave out what a pattern like `events.jsonl*` finds too much while a file is compressed.
+
+    That is the unfinished file, and the plain one beside its finished one.
+    """
+    given = dict.fromkeys(paths)
+    return [
+        path
+        for path in given
+        if not path.endswith((".gz.tmp", ".zst.tmp"))
+        and f"{path}.gz" not in given
+        and f"{path}.zst" not in given
+    ]
+
+
+def _decoded(path: str, number: int, line: bytes) -> Line:
+    try:
+        return Line(path, number, decode_event(line))
+    except EventError as error:
+        return Line(path, number, None, str(error))

@@ -1,0 +1,104 @@
+"""`otel-cbtop tail` and `otel-cbtop validate`: a file, line by line."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from otel_cbtop_exporter.cli.event_files import open_lines, read_events
+from otel_cbtop_exporter.cli.rendering import event_line, make_console, printable
+from otel_cbtop_exporter.errors import EventError
+from otel_cbtop_exporter.events import decode_event
+
+__all__ = ["tail", "validate"]
+
+_POLL_SECONDS = 0.2
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("-n", "--lines", "count", type=click.IntRange(min=0), default=10, show_default=True)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
+def tail(file: str, *, count: int, follow: bool) -> None:
+    """Show the last events of FILE, one a line."""
+    console = make_console()
+    if not follow:
+        with open_lines(file) as lines:
+            for line in deque(lines, maxlen=count):
+                _print_line(console, line)
+        return
+    try:
+        for line in _followed(Path(file), count):
+            _print_line(console, line)
+    except KeyboardInterrupt:
+        return
+
+
+def _followed(path: Path, count: int) -> Iterator[bytes]:
+    """Yield the last lines of a file, and then what is appended, also after a rotation."""
+    file = path.open("rb")
+    try:
+        backlog = deque(file, maxlen=count + 1)
+        torn = b"" if not backlog or backlog[-1].endswith(b"\n") else backlog.pop()
+        yield from list(backlog)[-count:] if count else ()
+        while True:
+            for part in file:
+                torn += part
+                if torn.endswith(b"\n"):
+                    yield torn
+                    torn = b""
+            # Looked at before the last read of the old file, or what was written between the
+            # two would be missed.
+            if _was_replaced(file.fileno(), path):
+                for part in file:
+                    yield torn + part
+                    torn = b""
+                file.close()
+                file = path.open("rb")
+                continue
+            time.sleep(_POLL_SECONDS)
+    finally:
+        file.close()
+
+
+def _was_replaced(descriptor: int, path: Path) -> bool:
+    try:
+        return not os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:  # renamed, and nobody has made the new one yet
+        return False
+
+
+def _print_line(console: Console, line: bytes) -> None:
+    try:
+        shown = event_line(decode_event(line))
+    except EventError as error:
+        shown = Text(f"not an event: {printable(error)}", "yellow")
+    console.print(shown, soft_wrap=True)
+
+
+@click.command()
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True)
+)
+def validate(files: tuple[str, ...]) -> None:
+    """Decode every line of FILES (`-` is standard input) and name what is wrong with which.
+
+    Ends with status 1 if a line is not an event.
+    """
+    events = wrong = 0
+    for line in read_events(files):
+        if line.event is None:
+            wrong += 1
+            click.echo(f"{click.format_filename(line.path)}:{line.number}: {printable(line.error)}")
+        else:
+            events += 1
+    click.echo(f"{events} events, {wrong} lines that are not")
+    if wrong:
+        raise SystemExit(1)

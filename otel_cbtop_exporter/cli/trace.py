@@ -1,0 +1,102 @@
+"""`otel-cbtop trace`: everything that carries one correlation id, in the shape of its spans."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from otel_cbtop_exporter.cli.event_files import read_events, whole_files
+from otel_cbtop_exporter.cli.rendering import (
+    described,
+    duration_text,
+    make_console,
+    printable,
+    time_text,
+)
+from otel_cbtop_exporter.events import Event
+
+__all__ = ["print_trace", "trace"]
+
+_SHORTEST_PREFIX = 4
+_MOST_NAMED = 5
+
+
+@click.command()
+@click.argument("correlation_id")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+def trace(correlation_id: str, files: tuple[str, ...]) -> None:
+    """Show the spans, logs, exemplars and metric points of CORRELATION_ID in FILES.
+
+    The first digits of the id are enough where they fit one trace only.
+    """
+    found: dict[str, list[Event]] = {}
+    is_prefix = len(correlation_id) >= _SHORTEST_PREFIX
+    for line in read_events(whole_files(files)):
+        own = line.event.correlation_id if line.event else None
+        if line.event and own and (own == correlation_id or _begins(own, correlation_id)):
+            found.setdefault(own, []).append(line.event)
+    if correlation_id in found:
+        found = {correlation_id: found[correlation_id]}
+    if not found:
+        hint = "" if is_prefix else f"; a prefix needs at least {_SHORTEST_PREFIX} characters"
+        raise click.ClickException(f"no event has the correlation id {correlation_id}{hint}")
+    if len(found) > 1:
+        some = ", ".join(map(printable, sorted(found)[:_MOST_NAMED]))
+        more = ", ..." if len(found) > _MOST_NAMED else ""
+        raise click.ClickException(f"{len(found)} traces begin like that: {some}{more}")
+    ((whole_id, events),) = found.items()
+    print_trace(make_console(), whole_id, events)
+
+
+def _begins(own: str, given: str) -> bool:
+    return len(given) >= _SHORTEST_PREFIX and own.startswith(given)
+
+
+def print_trace(console: Console, correlation_id: str, events: Sequence[Event]) -> None:
+    """Print one trace: spans below their parents, everything else below its span.
+
+    Args:
+        console: Where to.
+        correlation_id: Of all the events.
+        events: At least one, in any order.
+    """
+    ordered = sorted(events, key=lambda event: (event.timestamp_ns, event.signal != "span"))
+    spans = {str(e.fields.get("span_id")): e for e in ordered if e.signal == "span"}
+    start_ns = min((span.timestamp_ns for span in spans.values()), default=ordered[0].timestamp_ns)
+    root = Tree(_heading(correlation_id, ordered, start_ns), guide_style="dim")
+    # Every span has its node before anything is hung below it: clocks of two hosts differ, so
+    # a child may be older than its parent.
+    nodes = {span_id: Tree(_label(span, start_ns)) for span_id, span in spans.items()}
+    for event in ordered:
+        span_id = str(event.fields.get("span_id", ""))
+        if event.signal == "span":
+            parent = nodes.get(str(event.fields.get("parent_span_id", "")), root)
+            node = nodes[span_id] if event is spans[span_id] else Tree(_label(event, start_ns))
+            (root if parent is node else parent).children.append(node)
+        else:
+            nodes.get(span_id, root).add(_label(event, start_ns))
+    console.print(root)
+
+
+def _heading(correlation_id: str, ordered: Sequence[Event], start_ns: int) -> Text:
+    services = sorted({e.tags["service.name"] for e in ordered if "service.name" in e.tags})
+    heading = Text("trace ", "bold").append(printable(correlation_id), "bold")
+    if services:
+        heading.append("  " + ", ".join(map(printable, services)), "cyan")
+    heading.append(f"  {time_text(start_ns)}\n", "dim")
+    counts = Counter(event.signal or "event" for event in ordered)
+    heading.append(", ".join(f"{signal}: {n}" for signal, n in counts.items()), "dim")
+    return heading
+
+
+def _label(event: Event, start_ns: int) -> Text:
+    label = described(event)
+    if later_ns := event.timestamp_ns - start_ns:
+        sign = "+" if later_ns > 0 else "-"
+        label.append(f"  {sign}{duration_text(abs(later_ns))}", "dim")
+    return label
