@@ -1,0 +1,219 @@
+"""Real InfluxDB servers for tests: started by influxdb.sh, or named by variables.
+
+CBTOP_TEST_INFLUXDB_URL, _TOKEN and _ORG name a running InfluxDB 2, CBTOP_TEST_INFLUXDB1_URL a
+running 1.8; the tests then make and drop buckets (databases) of their own there. What kills a
+server always starts its own.
+"""
+
+import json
+import os
+import subprocess
+import uuid
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+import urllib3
+
+_SCRIPT = Path(__file__).with_name("influxdb.sh")
+_HELP = (
+    "point the tests at running servers with CBTOP_TEST_INFLUXDB_URL, CBTOP_TEST_INFLUXDB_TOKEN "
+    "and CBTOP_TEST_INFLUXDB_ORG (InfluxDB 2) and CBTOP_TEST_INFLUXDB1_URL (1.8), "
+    "or run `make test-fast`, which needs no server"
+)
+
+
+class InfluxDB:
+    """A server: what a test asks of it, and the faults that a process can have."""
+
+    def __init__(self, major, url, org, token, folder=None):
+        self.major = major
+        self.url = url
+        self.org = org
+        self.token = token
+        self.folder = folder
+        self._http = urllib3.PoolManager(retries=False, timeout=60)
+        self._made = []
+
+    @classmethod
+    def start(cls, folder, major):
+        """Start a server of our own in a new folder."""
+        run_script("start", folder, f"version={major}")
+        about = json.loads((Path(folder) / "influxdb.json").read_text())
+        return cls(major, about["url"], about["org"], about["token"], folder)
+
+    def options(self, bucket, **more):
+        """Return the options of a sink that writes here."""
+        org = {"org": self.org} if self.major == 2 else {}
+        return {"url": self.url, "bucket": bucket, "token": self.token, **org, **more}
+
+    def new_bucket(self, name=None, *, retention_seconds=0):
+        """Make an empty bucket and return its name."""
+        name = name or f"test-{uuid.uuid4().hex[:12]}"
+        if self.major == 1:
+            duration = f" WITH DURATION {retention_seconds}s" if retention_seconds else ""
+            self.influxql(f'CREATE DATABASE "{name}"{duration}', db="")
+        else:
+            rules = [{"type": "expire", "everySeconds": retention_seconds}]
+            self.api(
+                "POST",
+                "/api/v2/buckets",
+                {
+                    "orgID": self._org_id(),
+                    "name": name,
+                    "retentionRules": rules if retention_seconds else [],
+                },
+            )
+        self._made.append(name)
+        return name
+
+    def bucket_id(self, name):
+        return self.api("GET", f"/api/v2/buckets?{urlencode({'name': name})}")["buckets"][0]["id"]
+
+    def new_token(self, bucket, *actions):
+        """Make a token that may do so much with one bucket; returns the authorization."""
+        resource = {"type": "buckets", "id": self.bucket_id(bucket)}
+        return self.api(
+            "POST",
+            "/api/v2/authorizations",
+            {
+                "orgID": self._org_id(),
+                "permissions": [{"action": action, "resource": resource} for action in actions],
+            },
+        )
+
+    def api(self, method, path, body=None):
+        """Call the HTTP API as the operator."""
+        response = self._http.request(
+            method,
+            self.url + path,
+            body=None if body is None else json.dumps(body),
+            headers={"Authorization": f"Token {self.token}", "Content-Type": "application/json"},
+        )
+        assert response.status < 300, (response.status, response.data)
+        return json.loads(response.data) if response.data else None
+
+    def write(self, bucket, lines):
+        """Write lines past the sink; returns status and text."""
+        query = urlencode({"org": self.org, "bucket": bucket, "precision": "ns"})
+        response = self._http.request(
+            "POST",
+            f"{self.url}/api/v2/write?{query}",
+            body=lines,
+            headers={"Authorization": f"Token {self.token}"},
+        )
+        return response.status, response.data.decode()
+
+    def influxql(self, query, db, epoch="ns"):
+        """Run InfluxQL; returns the series of the statements, as InfluxDB has them."""
+        response = self._http.request(
+            "POST",
+            f"{self.url}/query?{urlencode({'db': db, 'epoch': epoch})}",
+            fields={"q": query},
+            encode_multipart=False,
+            headers={"Authorization": f"Token {self.token}"},
+        )
+        # What the server says is UTF-8 and exact; floats have the digits to be read back.
+        results = json.loads(response.data)
+        assert response.status == 200, results
+        assert not any("error" in result for result in results["results"]), results
+        return [s for result in results["results"] for s in result.get("series", [])]
+
+    def points(self, bucket, measurement):
+        """Read a measurement back: (tags, fields, time) of every point."""
+        name = measurement.replace("\\", "\\\\").replace('"', '\\"')
+        return [
+            (series.get("tags", {}), *_row(series["columns"], values))
+            for series in self.influxql(f'SELECT * FROM "{name}" GROUP BY *', bucket)
+            for values in series["values"]
+        ]
+
+    def count(self, bucket, measurement, field):
+        """Count the points of a measurement that have a field."""
+        series = self.influxql(f'SELECT count("{field}") FROM "{measurement}"', bucket)
+        return series[0]["values"][0][1] if series else 0
+
+    def kill(self):
+        run_script("kill", self.folder)
+
+    def restart(self):
+        run_script("restart", self.folder)
+
+    def drop_buckets(self):
+        for name in self._made:
+            if self.major == 1:
+                self.influxql(f'DROP DATABASE "{name}"', db="")
+            else:
+                self.api("DELETE", f"/api/v2/buckets/{self.bucket_id(name)}")
+        self._made.clear()
+
+    def close(self):
+        self._http.clear()
+        if self.folder is not None:
+            run_script("stop", self.folder)
+
+    def _org_id(self):
+        return self.api("GET", f"/api/v2/orgs?{urlencode({'org': self.org})}")["orgs"][0]["id"]
+
+
+def _row(columns, values):
+    row = {key: value for key, value in zip(columns, values, strict=True) if value is not None}
+    time = row.pop("time")
+    return row, time
+
+
+def run_script(*arguments):
+    """Run influxdb.sh; a failure is an error that carries its words."""
+    done = subprocess.run(
+        ["bash", str(_SCRIPT), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{done.stderr.strip()[-2000:]}\n{_HELP}")
+    return done.stdout
+
+
+def _serve(tmp_path_factory, major, variable):
+    url = os.environ.get(variable)
+    if url:
+        server = InfluxDB(
+            major,
+            url.rstrip("/"),
+            os.environ.get("CBTOP_TEST_INFLUXDB_ORG", "cbtop"),
+            os.environ.get("CBTOP_TEST_INFLUXDB_TOKEN", "test-token"),
+        )
+    else:
+        server = InfluxDB.start(tmp_path_factory.mktemp("influxdb") / str(major), major)
+    try:
+        yield server
+        if url:
+            server.drop_buckets()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def influxdb2(tmp_path_factory):
+    """An InfluxDB 2 for the whole run; nobody kills it."""
+    yield from _serve(tmp_path_factory, 2, "CBTOP_TEST_INFLUXDB_URL")
+
+
+@pytest.fixture(scope="session")
+def influxdb1(tmp_path_factory):
+    """An InfluxDB 1.8 for the whole run; nobody kills it."""
+    yield from _serve(tmp_path_factory, 1, "CBTOP_TEST_INFLUXDB1_URL")
+
+
+@pytest.fixture(params=["2", "1"], ids=["influxdb2", "influxdb1"])
+def influxdb(request):
+    """Both servers, one after the other."""
+    return request.getfixturevalue(f"influxdb{request.param}")
+
+
+@pytest.fixture
+def own_influxdb(tmp_path):
+    """An InfluxDB 2 of this test alone, to be killed."""
+    server = InfluxDB.start(tmp_path / "influxdb", 2)
+    try:
+        yield server
+    finally:
+        server.close()
