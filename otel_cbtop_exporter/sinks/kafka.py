@@ -1,0 +1,215 @@
+"""The Kafka sink: what a delivery report means for a record.
+
+A record is delivered when its report says so; rejected when the broker will never take it;
+kept in every other case, also when its report did not come in time.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from otel_cbtop_exporter.config import KafkaConfig
+from otel_cbtop_exporter.errors import SinkError
+from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.sinks.base import Encoded, Record, WriteResult
+from otel_cbtop_exporter.sinks.kafka_causes import TIMEOUT, explain
+from otel_cbtop_exporter.sinks.kafka_records import RecordMaker
+
+if TYPE_CHECKING:
+    from otel_cbtop_exporter.sinks.kafka_client import KafkaClient, Report
+    from otel_cbtop_exporter.sinks.kafka_registry import SchemaRegistry
+
+__all__ = ["KafkaSink"]
+
+# The broker refuses the whole produce batch with these, for the fault of one of its records.
+_REFUSALS = {
+    "MSG_SIZE_TOO_LARGE": "too_large",
+    "RECORD_LIST_TOO_LARGE": "too_large",
+    "INVALID_TIMESTAMP": "invalid",
+    "INVALID_RECORD": "invalid",
+}
+_NO_ANSWER = {"_MSG_TIMED_OUT", "_PURGE_QUEUE", "_PURGE_INFLIGHT", "_TIMED_OUT", "_FATAL"}
+
+# A record as young as this is refused for its time only if this machine's clock is wrong.
+_RECENT_MS = 600_000
+
+# Producers of a parent process. Nothing of librdkafka's works in a forked child, and
+# destroying one there waits for threads that are not there.
+_inherited: list[KafkaClient] = []
+
+
+class KafkaSink:
+    """Produces events to Kafka; connects at the first write.
+
+    Safe between threads. One write is under way at a time: then a purge at its deadline, or a
+    produce batch that is refused, concerns nobody else's records.
+
+    Args:
+        options: Of the group `kafka`.
+
+    Raises:
+        ConfigError: The topic template is not allowed.
+        SinkError: A schema registry is asked for, and its client is not installed.
+    """
+
+    name = "kafka"
+    local = False
+    max_batch_events = 5_000
+    max_batch_bytes = 4_194_304
+
+    def __init__(self, options: KafkaConfig) -> None:
+        self._options = options
+        servers = options.bootstrap_servers or options.config.get("bootstrap.servers") or ""
+        self.destination = ",".join(sorted(part.strip() for part in servers.split(","))) or str(
+            options.config_file
+        )
+        self._maker = RecordMaker(options)
+        if options.schema_registry_url and importlib.util.find_spec("authlib") is None:
+            raise SinkError(
+                "kafka.schema_registry_url needs the client of the schema registry: "
+                "pip install 'otel-cbtop-exporter[schema-registry]'"
+            )
+        self._registry: SchemaRegistry | None = None
+        self._client: KafkaClient | None = None
+        self._is_closed = False
+        self._lock = threading.Lock()
+
+    def encode(self, events: Sequence[Event]) -> Encoded:
+        """Make one record of each event; its topic is its lane."""
+        return self._maker.encode(events)
+
+    def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
+        """Produce records of one topic and wait for their reports; never raises."""
+        deadline = time.monotonic() + timeout_seconds
+        if not records:
+            return WriteResult()
+        if not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
+            return _kept(records, "another write to Kafka took all the time", TIMEOUT)
+        try:
+            return self._write(records, deadline)
+        finally:
+            self._lock.release()
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait for a write that is under way; between writes nothing is."""
+        if not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
+            return False
+        self._lock.release()
+        return True
+
+    def close(self, timeout_seconds: float) -> None:
+        """End a write that is under way, whose records are kept, and let the producer go."""
+        deadline = time.monotonic() + timeout_seconds
+        self._is_closed = True
+        if (client := self._client) is not None:
+            client.give_up()
+        if not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
+            return
+        try:
+            self._let_go(deadline)
+        finally:
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's producer without touching it."""
+        if self._client is not None:
+            _inherited.append(self._client)
+        self._client = None
+        self._lock = threading.Lock()
+
+    def statistics(self) -> Mapping[str, int]:
+        """Return the essentials of librdkafka's statistics, at most 40 s old; may be empty."""
+        client = self._client
+        return {} if client is None else client.statistics
+
+    def _write(self, records: Sequence[Record], deadline: float) -> WriteResult:
+        if self._is_closed:
+            return _kept(records, "the sink is closed", "closed")
+        topic = records[0].lane
+        try:
+            client = self._connected()
+            prefix = self._prefix(topic, deadline)
+        except SinkError as error:
+            return _kept(records, str(error), "config")
+        now_ms = time.time_ns() // 1_000_000
+        # A time too far ahead is refused, with its neighbours, and 0 would mean now. The exact
+        # time is in the value.
+        timestamps_ms = [max(1, min(r.timestamp_ns // 1_000_000, now_ms)) for r in records]
+        reports = client.send(topic, records, timestamps_ms, prefix, deadline)
+        if all(report is True for report in reports):
+            return WriteResult(delivered=records)
+        is_recent = [now_ms - timestamp_ms < _RECENT_MS for timestamp_ms in timestamps_ms]
+        result = _answer(client, topic, records, reports, is_recent)
+        if client.is_fatal or client.is_login_refused:
+            self._let_go(deadline)
+        return result
+
+    def _connected(self) -> KafkaClient:
+        if self._client is None:
+            # confluent_kafka takes 70 ms to import, and the thread that writes has the time.
+            from otel_cbtop_exporter.sinks.kafka_client import KafkaClient  # noqa: PLC0415
+
+            self._client = KafkaClient(self._options, self._lock)
+        return self._client
+
+    def _prefix(self, topic: str, deadline: float) -> bytes:
+        """Return what a schema registry wants before each value."""
+        if not self._options.schema_registry_url:
+            return b""
+        if self._registry is None:
+            # An extra of its own, and its HTTP client takes longer to import than Kafka's.
+            from otel_cbtop_exporter.sinks.kafka_registry import SchemaRegistry  # noqa: PLC0415
+
+            self._registry = SchemaRegistry(self._options)
+        return self._registry.prefix(topic, deadline - time.monotonic())
+
+    def _let_go(self, deadline: float) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close(max(0.0, deadline - time.monotonic()))
+
+
+def _kept(records: Sequence[Record], error: str, error_type: str) -> WriteResult:
+    return WriteResult(kept=records, error=error, error_type=error_type)
+
+
+def _answer(
+    client: KafkaClient,
+    topic: str,
+    records: Sequence[Record],
+    reports: Sequence[Report],
+    is_recent: Sequence[bool],
+) -> WriteResult:
+    """Sort records by their reports; what is refused is kept, for the sender to halve."""
+    delivered: list[Record] = []
+    kept: list[Record] = []
+    split_reason = split_detail = error = error_type = ""
+    for record, report, is_young in zip(records, reports, is_recent, strict=True):
+        if report is True:
+            delivered.append(record)
+            continue
+        kept.append(record)
+        name, words = _cause(client, report)
+        if name in _REFUSALS and not (is_young and name == "INVALID_TIMESTAMP"):
+            split_reason, split_detail = _REFUSALS[name], f"{name}: {words}"
+        if not error or error_type == TIMEOUT:
+            error, error_type = explain(name, words, topic), name
+    return WriteResult(
+        delivered=delivered,
+        kept=kept,
+        error=error,
+        error_type=error_type,
+        split_reason=split_reason,
+        split_detail=split_detail,
+    )
+
+
+def _cause(client: KafkaClient, report: Report) -> tuple[str, str]:
+    """Return the name and the words of what went wrong: a late report knows neither."""
+    if report is None or report is True or report.name() in _NO_ANSWER:
+        report = client.cause
+    return (TIMEOUT, "") if report is None else (report.name(), report.str())

@@ -1,0 +1,79 @@
+"""What Kafka's and librdkafka's errors mean for whoever runs this: one sentence to act on."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["TIMEOUT", "cleaned", "explain"]
+
+TIMEOUT = "timeout"
+"""The name of the error where nobody said anything."""
+
+# By librdkafka's names: those of the protocol as they are, its own begin with "_".
+_MEANING = {
+    TIMEOUT: "the broker did not answer in time",
+    "_AUTHENTICATION": (
+        "the broker refused the login: mend sasl.mechanism, sasl.username or sasl.password in "
+        "kafka.config or kafka.config_file"
+    ),
+    "_SSL": (
+        "the TLS handshake with the broker failed: mend ssl.ca.location, or for mutual TLS "
+        "ssl.certificate.location and ssl.key.location, in kafka.config or kafka.config_file"
+    ),
+    "_RESOLVE": "the broker's host name is not known: mend kafka.bootstrap_servers",
+    "_TRANSPORT": "no broker answers: is it up, and is kafka.bootstrap_servers right?",
+    "_ALL_BROKERS_DOWN": (
+        "no broker answers: is it up, is kafka.bootstrap_servers right, and does "
+        "security.protocol suit its listener?"
+    ),
+    "_INVALID_ARG": "librdkafka refuses kafka.config or kafka.config_file",
+    "TOPIC_AUTHORIZATION_FAILED": (
+        "the user may not write to topic {topic}: allow it the operation Write on that topic"
+    ),
+    "CLUSTER_AUTHORIZATION_FAILED": (
+        "the user may not write to topic {topic}, or to any: allow it the operation Write on "
+        "the topics"
+    ),
+    "UNKNOWN_TOPIC_OR_PART": (
+        "topic {topic} does not exist: create it, or let the broker create topics"
+    ),
+    "_UNKNOWN_TOPIC": "topic {topic} does not exist: create it, or let the broker create topics",
+    "MSG_SIZE_TOO_LARGE": (
+        "a record is larger than the broker takes: raise max.message.bytes of topic {topic}"
+    ),
+    "INVALID_TIMESTAMP": (
+        "the broker refuses a record's time in topic {topic}: mend this machine's clock, or "
+        "message.timestamp.before.max.ms and message.timestamp.after.max.ms of the topic"
+    ),
+    "INVALID_RECORD": (
+        "the broker refuses a record of topic {topic} as invalid: is it compacted, which takes "
+        "no record without a key?"
+    ),
+    "NOT_ENOUGH_REPLICAS": "topic {topic} has too few replicas in sync for kafka.acks",
+}
+_MEANING["RECORD_LIST_TOO_LARGE"] = _MEANING["MSG_SIZE_TOO_LARGE"]
+_MEANING["NOT_ENOUGH_REPLICAS_AFTER_APPEND"] = _MEANING["NOT_ENOUGH_REPLICAS"]
+
+_LONGEST_WORDS = 120
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def explain(name: str, words: str, topic: str) -> str:
+    """Say in one sentence what an error means and what to mend.
+
+    Args:
+        name: librdkafka's name of it.
+        words: The client's or the broker's own words, which are cleaned and cut.
+        topic: Where to the records were.
+
+    Returns:
+        A sentence without secrets and without data.
+    """
+    meaning = _MEANING.get(name, "the broker did not take the records").format(topic=topic)
+    said = cleaned(words, _LONGEST_WORDS)
+    return f"{meaning} ({name}: {said})" if said else meaning
+
+
+def cleaned(words: str, length: int) -> str:
+    """Return foreign words without control characters, and no longer than `length`."""
+    return _CONTROL.sub(" ", words)[:length].strip()

@@ -1,0 +1,281 @@
+"""One librdkafka producer: its properties, its reports, and what it says beside them.
+
+Belongs here: everything that touches `confluent_kafka`. Not here: what a report means for a
+record (`kafka.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from otel_cbtop_exporter.config import KafkaConfig
+from otel_cbtop_exporter.errors import SinkError
+from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.sinks.kafka_causes import cleaned, explain
+from otel_cbtop_exporter.sinks.kafka_statistics import essentials
+
+__all__ = ["KafkaClient", "Report"]
+
+_logger = logging.getLogger("otel_cbtop_exporter.kafka")
+
+Report = KafkaError | Literal[True] | None
+"""Of one record: True if it is acknowledged, the error, or None while nothing is known."""
+
+_OURS = {
+    "client.id": "otel-cbtop-exporter",
+    # librdkafka's default agrees with the Java clients on one key in twelve.
+    "partitioner": "murmur2_random",
+    # A produce batch over the topic's max.message.bytes is refused whole, and librdkafka's own
+    # batches grow to 1 MB.
+    "batch.size": "262144",
+    # How large a record may be is for the broker to say. A request over its
+    # socket.request.max.bytes (100 MiB) would cost the connection instead of a report.
+    "message.max.bytes": "16777216",
+    # A topic that does not exist is an answer after a second instead of 30.
+    "topic.metadata.propagation.max.ms": "1000",
+    "reconnect.backoff.max.ms": "2000",
+    "statistics.interval.ms": "30000",
+}
+
+_SLICE_SECONDS = 0.1
+_LONGEST_PURGE_SECONDS = 0.2
+_SERVE_SECONDS = 10.0
+_LOG_SECONDS = 60.0
+_LOG_LENGTH = 300
+
+
+class KafkaClient:
+    """A connected producer, and the cause of its trouble.
+
+    One caller at a time, who holds `lock`: then every report that is still to come belongs to
+    that caller's records. A daemon thread takes the lock every ten seconds where nobody holds
+    it, because librdkafka hands out its logs, errors, statistics and requests for OAUTHBEARER
+    tokens only when it is asked, and piles them up otherwise.
+
+    Attributes:
+        statistics: The latest of librdkafka's, by our names; empty before the first.
+        cause: What the last `send` heard beside the reports, or None.
+        is_fatal: Whether this producer will never deliver again.
+        is_login_refused: Whether a broker refused the login or the TLS handshake during the
+            last `send`; a new producer reads passwords and certificates again.
+
+    Args:
+        options: The properties come from here, and from the file that is named here.
+        lock: See above.
+
+    Raises:
+        SinkError: A file cannot be read, or librdkafka refuses a property; says which.
+    """
+
+    def __init__(self, options: KafkaConfig, lock: threading.Lock) -> None:
+        self.statistics: dict[str, int] = {}
+        self.cause: KafkaError | None = None
+        self.is_fatal = False
+        self.is_login_refused = False
+        self._are_all_down = False
+        self._is_giving_up = False
+        self._lock = lock
+        self._stop = threading.Event()
+        properties = _read_properties(options)
+        try:
+            self._producer = Producer(
+                {**properties, "error_cb": self._on_error, "stats_cb": self._on_statistics},
+                logger=_Log(),
+            )
+        except KafkaException as error:
+            raise SinkError(explain(error.args[0].name(), error.args[0].str(), "")) from None
+        self._server = threading.Thread(target=self._serve, name="otel-cbtop-kafka", daemon=True)
+        try:
+            self._server.start()
+        except RuntimeError:  # from Python 3.12 on, none can be started while Python ends
+            self._stop.set()
+
+    def send(
+        self,
+        topic: str,
+        records: Sequence[Record],
+        timestamps_ms: Sequence[int],
+        prefix: bytes,
+        deadline: float,
+    ) -> list[Report]:
+        """Produce records and wait for their reports.
+
+        What has no report shortly before the deadline is purged, so that librdkafka does not
+        deliver later what the caller sends again.
+
+        Args:
+            topic: Of all records.
+            records: In order.
+            timestamps_ms: One for each record.
+            prefix: Put before each value.
+            deadline: On the monotonic clock.
+
+        Returns:
+            What is known of each record.
+        """
+        self._serve_queue(0)  # what was said since the last time is history
+        self.cause = None
+        self.is_login_refused = self._are_all_down = False
+        reports: list[Report] = [None] * len(records)
+        left_seconds = deadline - time.monotonic()
+        wait_until = deadline - min(_LONGEST_PURGE_SECONDS, left_seconds / 4)
+        for index, (record, timestamp_ms) in enumerate(zip(records, timestamps_ms, strict=True)):
+            on_delivery = partial(_report, reports, index)
+            value = prefix + record.body if prefix else record.body
+            headers: Any = list(record.headers) if record.headers else None
+            while True:
+                try:
+                    self._producer.produce(
+                        topic, value, record.key, -1, on_delivery, None, timestamp_ms, headers
+                    )
+                except BufferError:  # the queue is full: make room, go on
+                    self._serve_queue(_SLICE_SECONDS)
+                    if self._is_over(wait_until):
+                        return self._purged(reports, deadline)
+                    continue
+                except KafkaException as error:
+                    reports[index] = error.args[0]
+                    self.is_fatal = self.is_fatal or error.args[0].name() == "_FATAL"
+                break
+        while not self._is_over(wait_until):
+            # flush sends at once what otherwise lingers for more to come.
+            left_seconds = max(0.0, wait_until - time.monotonic())
+            if not self._flush(min(left_seconds, _SLICE_SECONDS)):
+                break
+        return self._purged(reports, deadline)
+
+    def give_up(self) -> None:
+        """End a `send` that another thread is in, within a tenth of a second."""
+        self._is_giving_up = True
+
+    def close(self, timeout_seconds: float) -> None:
+        """Let go of everything, within the time."""
+        deadline = time.monotonic() + timeout_seconds
+        self._stop.set()
+        if self._server.is_alive():
+            self._server.join(max(0.0, deadline - time.monotonic()))
+        # Otherwise closing waits for delivery.timeout.ms when the broker is away.
+        self._producer.purge(blocking=False)
+        # It joins librdkafka's threads, and one of those may be waiting for a name server.
+        closing = threading.Thread(target=self._producer.close, daemon=True)
+        try:
+            closing.start()
+        except RuntimeError:
+            return  # the process ends, and its threads with it
+        closing.join(max(0.0, deadline - time.monotonic()))
+
+    def _is_over(self, until: float) -> bool:
+        """Say whether waiting is of no more use."""
+        is_hopeless = self.is_fatal or (self.is_login_refused and self._are_all_down)
+        return is_hopeless or self._is_giving_up or time.monotonic() >= until
+
+    def _serve_queue(self, timeout_seconds: float) -> None:
+        """Hand out what librdkafka has to say, or wait for the first of it."""
+        try:
+            self._producer.poll(timeout_seconds)
+        except KafkaException as error:
+            self._on_error(error.args[0])
+
+    def _flush(self, timeout_seconds: float) -> int:
+        """Wait for reports; return how many are missing."""
+        try:
+            return self._producer.flush(timeout_seconds)
+        except KafkaException as error:
+            self._on_error(error.args[0])
+            return len(self._producer)
+
+    def _purged(self, reports: list[Report], deadline: float) -> list[Report]:
+        if None in reports:
+            self._producer.purge(blocking=False)
+            self._flush(max(0.0, deadline - time.monotonic()))
+        return list(reports)  # a late report changes nothing any more
+
+    def _serve(self) -> None:
+        while not self._stop.wait(_SERVE_SECONDS):
+            if self._lock.acquire(blocking=False):
+                try:
+                    self._serve_queue(0)
+                finally:
+                    self._lock.release()
+
+    def _on_error(self, error: KafkaError) -> None:
+        name = error.name()
+        if error.fatal() or name == "_FATAL":
+            self.is_fatal = True
+            self.cause = error
+        elif name in ("_AUTHENTICATION", "_SSL"):
+            self.is_login_refused = True
+            self.cause = error
+        elif name == "_ALL_BROKERS_DOWN":
+            self._are_all_down = True
+            self.cause = self.cause or error
+        elif not self.is_login_refused:
+            self.cause = error
+
+    def _on_statistics(self, text: str) -> None:
+        self.statistics = essentials(text)
+
+
+def _read_properties(options: KafkaConfig) -> dict[str, str]:
+    """Return librdkafka's properties: ours, then the options', then the file's.
+
+    Raises:
+        SinkError: `config_file` cannot be read.
+    """
+    given = dict(options.config)
+    for line in _lines(options.config_file):
+        name, separator, text = line.strip().partition("=")
+        if separator and not name.startswith("#"):
+            given[name.strip()] = text.strip()
+    properties = {
+        **_OURS,
+        "acks": options.acks,
+        "compression.type": options.compression,
+        "linger.ms": str(options.linger_ms),
+    }
+    if options.bootstrap_servers:
+        properties["bootstrap.servers"] = options.bootstrap_servers
+    properties.update(given)
+    acks = given.get("request.required.acks", properties["acks"])
+    # librdkafka refuses to start with idempotence and fewer acknowledgements.
+    return {"enable.idempotence": str(acks in ("all", "-1")).lower(), **properties}
+
+
+def _lines(path: str | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise SinkError(f"kafka.config_file {path} cannot be read: {why}") from None
+
+
+def _report(reports: list[Report], index: int, error: KafkaError | None, _: Any) -> None:
+    reports[index] = True if error is None else error
+
+
+class _Log:
+    """librdkafka's log on the package's logger, each kind of line once a minute."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, float] = {}
+
+    def log(self, level: int, template: str, *arguments: Any) -> None:
+        """Take one line, as `logging.Logger.log` would; librdkafka calls it."""
+        if not _logger.isEnabledFor(level):
+            return
+        now = time.monotonic()
+        kind = str(arguments[0]) if arguments else template
+        if level > logging.DEBUG and now < self._next.get(kind, now):
+            return
+        self._next[kind] = now + _LOG_SECONDS
+        _logger.log(level, "%s", cleaned(template % arguments, _LOG_LENGTH))

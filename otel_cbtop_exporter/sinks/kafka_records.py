@@ -1,0 +1,135 @@
+"""Events as Kafka records: which topic, which key, which headers.
+
+Not here: how records reach a broker (`kafka.py`), and the prefix of a schema registry, which
+is put before the value when it is written, because encoding asks no server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from otel_cbtop_exporter.config import KafkaConfig
+from otel_cbtop_exporter.encoding.event_json import encode_event
+from otel_cbtop_exporter.errors import ConfigError, EventError
+from otel_cbtop_exporter.events import Event, TagSet
+from otel_cbtop_exporter.sinks.base import Encoded, Record, Rejection
+
+__all__ = ["RecordMaker"]
+
+_KIND = {
+    "span": "spans",
+    "span_event": "spans",
+    "span_link": "spans",
+    "log": "logs",
+    "metric": "metrics",
+    "exemplar": "metrics",
+    None: "metrics",  # made by hand: a measurement like any other
+}
+_HAS_TRACE_KEY = {"span", "span_event", "span_link", "log"}
+
+# https://kafka.apache.org/documentation/#brokerconfigs: letters, digits, '.', '_' and '-'.
+_NOT_IN_TOPIC = re.compile(r"[^A-Za-z0-9._-]")
+_LONGEST_TOPIC = 249
+_PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+_MISSING = "unknown"
+
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class RecordMaker:
+    """Makes one record of each event; safe between threads.
+
+    Args:
+        options: `topic`, `headers` and `event_headers` are read.
+
+    Raises:
+        ConfigError: The topic template has a character that no topic may have.
+    """
+
+    def __init__(self, options: KafkaConfig) -> None:
+        self._topic = _topic_function(options.topic)
+        self._headers = tuple((key, text.encode()) for key, text in options.headers.items())
+        self._has_event_headers = options.event_headers
+
+    def encode(self, events: Sequence[Event]) -> Encoded:
+        """Make the records of events, in order; an event that JSON cannot carry is rejected."""
+        records: list[Record] = []
+        rejected: list[Rejection] = []
+        for event in events:
+            try:
+                body = encode_event(event)
+            except EventError as error:
+                nothing = Record(b"", lane=self._topic(event), timestamp_ns=event.timestamp_ns)
+                rejected.append(Rejection(nothing, "invalid", str(error)))
+                continue
+            headers = self._headers_of(event) if self._has_event_headers else self._headers
+            records.append(
+                Record(body, _key(event), self._topic(event), event.timestamp_ns, headers)
+            )
+        return Encoded(records, rejected)
+
+    def _headers_of(self, event: Event) -> tuple[tuple[str, bytes], ...]:
+        headers = (
+            *self._headers,
+            ("schema_version", b"%d" % event.schema_version),
+            ("content-type", b"application/json"),
+        )
+        span_id = event.fields.get("span_id")
+        if not span_id or not _TRACE_ID.fullmatch(event.correlation_id or ""):
+            return headers
+        # https://www.w3.org/TR/trace-context/#traceparent-header; what is exported was sampled.
+        return (*headers, ("traceparent", f"00-{event.correlation_id}-{span_id}-01".encode()))
+
+
+def _key(event: Event) -> bytes | None:
+    """Return what keeps a trace, or a series, in order within one partition."""
+    if event.signal in _HAS_TRACE_KEY:
+        return event.correlation_id.encode("utf-8", "replace") if event.correlation_id else None
+    tags = event.tags
+    if type(tags) is not TagSet:
+        return _series(event.measurement, TagSet(tags))
+    slot = ("kafka.key", event.measurement)
+    key: bytes | None = tags.rendered.get(slot)
+    if key is None:
+        key = tags.rendered[slot] = _series(event.measurement, tags)
+    return key
+
+
+def _series(measurement: str, tags: TagSet) -> bytes:
+    """Return the one text of a series: the measurement, then its sorted tags as JSON."""
+    return measurement.encode("utf-8", "replace") + bytes(tags.json)
+
+
+def _topic_function(template: str) -> Callable[[Event], str]:
+    if wrong := _NOT_IN_TOPIC.search(_PLACEHOLDER.sub("", template)):
+        raise ConfigError(
+            f"kafka.topic is {template!r}: {wrong.group()!r} cannot be in a topic's name; allowed "
+            "are letters, digits, '.', '_', '-' and names of tags in braces"
+        )
+    if set(_PLACEHOLDER.findall(template)) <= {"signal"}:
+        topics = {signal: _filled(template, kind, {}) for signal, kind in _KIND.items()}
+        return lambda event: topics[event.signal]
+
+    def topic_of(event: Event) -> str:
+        kind = _KIND[event.signal]
+        tags = event.tags
+        if type(tags) is not TagSet:
+            return _filled(template, kind, tags)
+        slot = (template, kind)
+        topic: str | None = tags.rendered.get(slot)
+        if topic is None:
+            topic = tags.rendered[slot] = _filled(template, kind, tags)
+        return topic
+
+    return topic_of
+
+
+def _filled(template: str, kind: str, tags: Mapping[str, str]) -> str:
+    def part(match: re.Match[str]) -> str:
+        name = match.group(1)
+        text = kind if name == "signal" else tags.get(name, _MISSING)
+        return _NOT_IN_TOPIC.sub("_", text)
+
+    topic = _PLACEHOLDER.sub(part, template)[:_LONGEST_TOPIC]
+    return topic if topic.strip(".") else topic.replace(".", "_")  # "." and ".." are not allowed

@@ -1,0 +1,81 @@
+"""The prefix that marks a value as one with a schema in a Confluent Schema Registry.
+
+Only its client is used and not its serializer, which would validate each event again, as a
+dict: our values are JSON of that schema already.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from typing import Any
+
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+from otel_cbtop_exporter.config import KafkaConfig
+from otel_cbtop_exporter.errors import SinkError
+from otel_cbtop_exporter.events import SCHEMA_VERSION
+from otel_cbtop_exporter.sinks.kafka_causes import cleaned
+
+__all__ = ["SchemaRegistry"]
+
+_MAGIC = b"\0"
+_LONGEST_REQUEST_SECONDS = 5.0
+_LONGEST_WORDS = 120
+
+
+class SchemaRegistry:
+    """Registers the event's JSON Schema under each topic's subject, once per process.
+
+    Safe between threads; two that come first register twice, which gives the same id.
+
+    Args:
+        options: `schema_registry_url` and `schema_registry_config` are read.
+    """
+
+    def __init__(self, options: KafkaConfig) -> None:
+        config: dict[str, Any] = {
+            name: int(text) if text.isdigit() else text
+            for name, text in options.schema_registry_config.items()
+        }
+        # The one retry loop is not here.
+        self._config = {"max.retries": 0, **config, "url": options.schema_registry_url}
+        self._prefixes: dict[str, bytes] = {}
+
+    def prefix(self, topic: str, timeout_seconds: float) -> bytes:
+        """Return what goes before each value of a topic, asking the registry the first time.
+
+        Raises:
+            SinkError: It cannot be reached, or refuses the schema.
+        """
+        prefix = self._prefixes.get(topic)
+        if prefix is None:
+            schema_id = self._register(f"{topic}-value", timeout_seconds)
+            prefix = self._prefixes[topic] = _MAGIC + schema_id.to_bytes(4, "big")
+        return prefix
+
+    def _register(self, subject: str, timeout_seconds: float) -> int:
+        package = importlib.resources.files("otel_cbtop_exporter")
+        text = package.joinpath(f"schemas/event_v{SCHEMA_VERSION}.json").read_text("utf-8")
+        # httpx counts connecting and reading each for itself.
+        seconds = min(timeout_seconds / 2, _LONGEST_REQUEST_SECONDS)
+        try:
+            with SchemaRegistryClient({"timeout": seconds, **self._config}) as client:
+                return int(client.register_schema(subject, Schema(text, "JSON")))
+        except SchemaRegistryError as error:
+            if error.http_status_code == 409:
+                meaning = (
+                    f"the schema registry holds another schema for {subject}, which the event's "
+                    "is not compatible with: set the subject's compatibility, or delete it"
+                )
+            else:
+                meaning = f"the schema registry refuses the event's schema for {subject}"
+            words = f"{error.http_status_code}: {cleaned(error.error_message, _LONGEST_WORDS)}"
+            raise SinkError(f"{meaning} ({words})") from None
+        # Its HTTP client has a tree of errors of its own, a bad option is a ValueError, and what
+        # their texts hold is not ours to know: an address may carry a password.
+        except Exception as error:  # noqa: BLE001
+            raise SinkError(
+                f"the schema registry cannot be asked ({type(error).__name__}): is it up, and are "
+                "kafka.schema_registry_url and kafka.schema_registry_config right?"
+            ) from None
