@@ -1,0 +1,253 @@
+"""The drain thread: it starts late, sleeps without polling, and ends in time."""
+
+import logging
+import threading
+import time
+
+import pytest
+
+from otel_cbtop_exporter.config import RetryConfig
+from otel_cbtop_exporter.delivery.drain import Drain
+from otel_cbtop_exporter.delivery.lanes import Lanes
+from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK, SystemClock
+from otel_cbtop_exporter.delivery.sender import Sender
+from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
+from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
+from otel_cbtop_exporter.sinks.base import WriteResult
+from otel_cbtop_exporter.testing import RecordingSink
+from tests.delivery.records import away, busy, records
+
+QUICK = RetryConfig(initial_delay_ms=1, max_delay_ms=5)
+LONG = 20.0
+
+
+class CountingClock(SystemClock):
+    """The machine's clock, which also counts the waits that have an end."""
+
+    def __init__(self):
+        self.polls = 0
+
+    def wait(self, condition, timeout_seconds):
+        self.polls += timeout_seconds is not None
+        super().wait(condition, timeout_seconds)
+
+
+class Bench:
+    """A drain thread over a spool in memory."""
+
+    def __init__(self, *answers, retry=QUICK, spools=None, clock=SYSTEM_CLOCK):
+        self.sink = RecordingSink(*answers)
+        self.spool = Spool()
+        log = RateLimitedLog(logging.getLogger("otel_cbtop_exporter"))
+        sender = Sender(
+            self.sink,
+            counters=HealthCounters(),
+            log=log,
+            retry=retry,
+            max_batch_events=None,
+            max_batch_bytes=None,
+            clock=clock,
+            jitter=lambda: 0.5,
+            wait=None,
+        )
+        lanes = Lanes(
+            spools=spools or (lambda: [self.spool]),
+            adopt=lambda: None,
+            sender=sender,
+            retry=retry,
+            clock=clock,
+            jitter=lambda: 0.5,
+            reject=lambda rejections: None,
+        )
+        self.drain = Drain(
+            lanes, name="cbtop-test", write_timeout_seconds=5.0, clock=clock, log=log
+        )
+
+    def append(self, batch):
+        self.spool.append(batch, time.time_ns())
+        self.drain.wake()
+
+    def wait_drained(self, within=LONG, stall=LONG):
+        return self.drain.drain(time.monotonic() + within, stall)
+
+    def stop(self):
+        return self.drain.stop(time.monotonic() + LONG)
+
+
+@pytest.fixture
+def bench():
+    """Build benches, and stop their threads at the end."""
+    made = []
+
+    def make(*answers, **options):
+        made.append(Bench(*answers, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def drains():
+    return [thread for thread in threading.enumerate() if thread.name == "cbtop-test"]
+
+
+def test_nothing_starts_before_the_first_record(bench):
+    """Making a drain, waiting for it and stopping it start no thread."""
+    one = bench()
+    assert one.wait_drained().done
+    assert one.stop()
+    assert drains() == []
+
+
+def test_one_daemon_thread_delivers(bench):
+    """The first record starts one daemon thread, which delivers all that follow."""
+    one = bench()
+    for n in range(10):
+        one.append(records(1, start=n))
+    assert one.wait_drained().done
+    assert one.sink.delivered == records(10)
+    assert [thread.daemon for thread in drains()] == [True]
+
+
+def test_idle_costs_nothing(bench):
+    """With nothing to do the thread waits without a timeout: it is never woken to look."""
+    clock = CountingClock()
+    one = bench(clock=clock)
+    one.append(records(1))
+    one.wait_drained()
+    wait_until(lambda: one.drain._idle)
+    before = clock.polls
+    one.append(records(1))
+    wait_until(lambda: len(one.sink.delivered) == 2)
+    assert clock.polls == before
+
+
+def test_it_tries_for_as_long_as_it_takes(bench):
+    """There is no last try on the thread."""
+    one = bench(*[away] * 30)
+    one.append(records(2))
+    assert one.wait_drained().done
+    assert len(one.sink.writes) == 31
+
+
+def test_waiting_ends_when_nothing_moves(bench):
+    """After stall_seconds without progress waiting is given up, and says how long it was."""
+    one = bench(*[away] * 10_000)
+    one.append(records(1))
+    drained = one.wait_drained(stall=0.05)
+    assert not drained.done
+    assert 0.03 < drained.stalled_seconds < LONG
+
+
+def test_waiting_ends_at_its_deadline(bench):
+    """Progress does not stretch the deadline."""
+    one = bench(*[away] * 10_000)
+    one.append(records(1))
+    assert not one.wait_drained(within=0.05).done
+
+
+def test_waiting_does_not_wait_for_a_retry_that_comes_too_late(bench):
+    """Where the sink asks for a minute, waiting a second for it is given up at once."""
+    one = bench(*[busy(60.0)] * 100)
+    one.append(records(1))
+    drained = one.wait_drained(within=30.0)
+    assert not drained.done
+    assert drained.stalled_seconds < 5.0
+
+
+def test_waiting_tries_a_backed_off_lane_at_once(bench):
+    """A flush does not wait out a Retry-After that began before it."""
+    one = bench(busy(60.0))
+    one.append(records(1))
+    wait_until(lambda: one.sink.writes)
+    assert one.wait_drained().done
+
+
+def test_a_slow_sink_is_waited_for_while_it_takes_data(bench):
+    """Every batch that arrives begins the stall anew."""
+
+    def slow(batch):
+        time.sleep(0.02)
+        return WriteResult(delivered=batch)
+
+    one = bench(*[slow] * 20)
+    one.sink.max_batch_events = 1
+    for n in range(20):
+        one.append(records(1, start=n))
+    assert one.wait_drained(stall=5.0).done
+
+
+def test_a_write_that_hangs_does_not_hold_stop(bench):
+    """stop leaves a thread to itself that hangs in a write, and says so."""
+    release = threading.Event()
+
+    def hang(batch):
+        release.wait(LONG)
+        return WriteResult(delivered=batch)
+
+    one = bench(hang)
+    one.append(records(1))
+    wait_until(lambda: one.sink.writes)
+    began = time.monotonic()
+    assert not one.stop()
+    assert time.monotonic() - began < LONG / 2
+    release.set()
+    wait_until(lambda: not drains())
+    assert one.spool.stats().events_spooled == 1
+
+
+def test_stop_wakes_a_thread_that_waits(bench):
+    """A backoff of a minute does not delay the end."""
+    one = bench(*[busy(60.0)] * 100)
+    one.append(records(1))
+    wait_until(lambda: one.sink.writes)
+    assert one.stop()
+    assert drains() == []
+
+
+def test_an_unforeseen_error_does_not_end_the_thread(bench, caplog):
+    """A spool that cannot be read for a moment is one log line, and delivery goes on."""
+    failures = iter([SpoolError("disk"), RuntimeError("bug")])
+
+    def spools():
+        for error in failures:
+            raise error
+        return [one.spool]
+
+    one = bench(spools=spools)
+    one.append(records(1))
+    assert one.wait_drained().done
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == "cbtop-test: SpoolError while sending from the spool; it goes on"
+
+
+def test_where_no_thread_starts_the_caller_sends(bench, monkeypatch):
+    """At the end of an interpreter that starts no thread, waiting does the work itself."""
+
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    one = bench(away)
+    one.append(records(2))
+    one.append(records(2, start=2))
+    assert one.wait_drained().done
+    assert one.sink.delivered == records(4)
+    assert drains() == []
+
+
+def test_where_no_thread_starts_the_caller_gives_up_in_time(bench, monkeypatch):
+    """Sending on the calling thread keeps to the deadline as well."""
+    monkeypatch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError))
+    one = bench(*[away] * 10_000)
+    one.append(records(1))
+    drained = one.wait_drained(stall=0.05)
+    assert not drained.done
+
+
+def wait_until(condition, within=LONG):
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.002)

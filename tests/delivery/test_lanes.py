@@ -1,0 +1,268 @@
+"""What the drain sends next, decided without threads."""
+
+import itertools
+import logging
+
+import pytest
+
+from otel_cbtop_exporter.config import RetryConfig
+from otel_cbtop_exporter.delivery.lanes import Lanes
+from otel_cbtop_exporter.delivery.sender import Sender
+from otel_cbtop_exporter.delivery.spool import Spool
+from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
+from otel_cbtop_exporter.sinks.base import WriteResult
+from otel_cbtop_exporter.testing import FakeClock, RecordingSink
+from tests.delivery.records import away, broken, broken_by, busy, records, refused_for
+
+
+class Bench:
+    """Lanes over spools in memory, with a sink that answers as told."""
+
+    def __init__(self, *answers, spools=1, max_batch_events=1_000):
+        self.clock = FakeClock()
+        self.sink = RecordingSink(*answers)
+        self.spools = [Spool() for _ in range(spools)]
+        self.rejections = []
+        self.adoptions = 0
+        sender = Sender(
+            self.sink,
+            counters=HealthCounters(),
+            log=RateLimitedLog(logging.getLogger("otel_cbtop_exporter"), self.clock.monotonic),
+            retry=RetryConfig(),
+            max_batch_events=max_batch_events,
+            max_batch_bytes=None,
+            clock=self.clock,
+            jitter=lambda: 0.5,
+            wait=None,  # lanes never let the sender wait
+        )
+        self.lanes = Lanes(
+            spools=lambda: self.spools,
+            adopt=self._adopt,
+            sender=sender,
+            retry=RetryConfig(),
+            clock=self.clock,
+            jitter=lambda: 0.5,
+            reject=self.rejections.extend,
+        )
+
+    def _adopt(self):
+        self.adoptions += 1
+
+    def append(self, batch, spool=0):
+        self.spools[spool].append(batch, self.clock.time_ns())
+
+    def step(self):
+        return self.lanes.step(10.0)
+
+    def run(self, steps=1_000):
+        """Step until nothing waits, passing the time of every backoff."""
+        for _ in range(steps):
+            step = self.step()
+            if step.wait_seconds is None:
+                return
+            self.clock.advance(step.wait_seconds)
+
+    @property
+    def waiting(self):
+        return sum(spool.stats().events_spooled for spool in self.spools)
+
+
+def by_lane(**answers):
+    """Answer each lane in its own way; a lane without an answer is delivered."""
+
+    def answer(batch):
+        return answers.get(batch[0].lane, lambda b: WriteResult(delivered=b))(batch)
+
+    return itertools.repeat(answer, 10_000)
+
+
+def test_nothing_to_do_asks_for_no_wait():
+    """With empty spools a step says so, and nothing is written."""
+    bench = Bench()
+    assert bench.step().wait_seconds is None
+    assert bench.sink.writes == []
+
+
+def test_oldest_first():
+    """Records of a lane arrive in the order in which they were appended."""
+    bench = Bench()
+    for start in range(0, 50, 5):
+        bench.append(records(5, start=start))
+    bench.run()
+    assert bench.sink.delivered == records(50)
+    assert bench.waiting == 0
+
+
+def test_several_rows_go_in_one_request():
+    """It catches up with batches of the sink's best size, not with one row at a time."""
+    bench = Bench(max_batch_events=20)
+    for start in range(0, 50, 5):
+        bench.append(records(5, start=start))
+    bench.run()
+    assert [len(write) for write in bench.sink.writes] == [20, 20, 10]
+
+
+def test_adopted_spools_are_drained_first():
+    """What a dead process left goes before our own."""
+    bench = Bench(spools=2)
+    bench.append(records(2, start=10), spool=1)
+    bench.append(records(2), spool=0)
+    bench.run()
+    assert bench.sink.delivered == [*records(2), *records(2, start=10)]
+
+
+def test_a_refused_batch_waits_and_stays_first():
+    """What is kept is tried again after a wait, before what came later."""
+    bench = Bench(away)
+    bench.append(records(2))
+    bench.step()
+    bench.append(records(2, start=2))
+    step = bench.step()
+    assert step.wait_seconds == pytest.approx(0.05)
+    bench.run()
+    assert bench.sink.delivered == records(4)
+
+
+def test_waits_grow_without_an_end():
+    """A refused lane waits longer each time, up to the maximum, for as long as it takes."""
+    bench = Bench(*itertools.repeat(away, 20))
+    bench.append(records(1))
+    waits = []
+    for _ in range(20):
+        bench.step()
+        waits.append(round(bench.step().wait_seconds, 3))
+        bench.clock.advance(waits[-1])
+    assert waits[:5] == [0.05, 0.1, 0.2, 0.4, 0.8]
+    assert waits[-1] == 5.0
+    bench.run()
+    assert bench.waiting == 0
+
+
+def test_retry_after_holds_the_lane_back():
+    """The sink's own wish is the wait when it is longer."""
+    bench = Bench(busy(30.0))
+    bench.append(records(1))
+    bench.step()
+    assert bench.step().wait_seconds == 30.0
+
+
+def test_after_a_refusal_one_small_batch_asks():
+    """The first try after a refusal is the oldest row alone; then it goes on in full size."""
+    bench = Bench(away)
+    for start in range(0, 50, 5):
+        bench.append(records(5, start=start))
+    bench.run()
+    assert [len(write) for write in bench.sink.writes] == [50, 5, 45]
+
+
+def test_a_refused_lane_backs_off_alone():
+    """One lane that is refused for ever does not delay the others."""
+    bench = Bench(*by_lane(logs=away))
+    bench.append([*records(3, lane="logs"), *records(3, lane="spans")])
+    for _ in range(4):
+        bench.step()
+    assert bench.sink.delivered == records(3, lane="spans")
+    assert bench.step().wait_seconds == pytest.approx(0.05)
+
+
+def test_hurry_tries_every_lane_at_once():
+    """At a flush, waits are over for all lanes."""
+    bench = Bench(busy(30.0))
+    bench.append(records(1))
+    bench.step()
+    bench.lanes.hurry()
+    assert bench.step().settled
+    assert bench.waiting == 0
+
+
+def test_what_is_rejected_is_told_and_leaves():
+    """A record that is refused for good leaves the spool, and its neighbours arrive."""
+    batch = records(100)
+    bench = Bench(*itertools.repeat(refused_for(batch[7:8]), 100))
+    bench.append(batch)
+    bench.run()
+    assert [rejection.record for rejection in bench.rejections] == batch[7:8]
+    assert len(bench.sink.delivered) == 99
+    assert bench.waiting == 0
+
+
+def test_a_partial_answer_keeps_the_rest_in_order():
+    """Where a sink takes some records of a batch, only the others are tried again."""
+    batch = records(4)
+    bench = Bench(WriteResult(delivered=batch[::2], kept=batch[1::2], error="x", error_type="x"))
+    bench.append(batch)
+    bench.run()
+    assert bench.sink.delivered == [batch[0], batch[2], batch[1], batch[3]]
+
+
+def test_a_record_that_breaks_the_server_is_found_while_others_pass():
+    """What gets 500 again and again alone goes to the dead letters; its neighbours arrive."""
+    batch = records(300)
+    bench = Bench(*itertools.repeat(broken_by(batch[123:124]), 10_000))
+    for start in range(0, 300, 50):
+        bench.append(batch[start : start + 50])
+    bench.run()
+    assert [(r.record, r.reason) for r in bench.rejections] == [(batch[123], "server_error")]
+    assert sorted(int(r.body) for r in bench.sink.delivered) == [n for n in range(300) if n != 123]
+    assert bench.waiting == 0
+
+
+def test_a_broken_server_costs_no_record():
+    """While nothing of a lane passes, nothing is blamed, for as long as it takes."""
+    batch = records(300)
+    bench = Bench(*itertools.repeat(broken, 200))
+    for start in range(0, 300, 50):
+        bench.append(batch[start : start + 50])
+    bench.run()
+    assert bench.rejections == []
+    assert len(set(bench.sink.delivered)) == 300
+    assert bench.waiting == 0
+
+
+def test_a_restarting_server_is_not_suspicious():
+    """503 is about the server, so the batch stays whole and in order."""
+
+    def unavailable(batch):
+        return WriteResult(kept=batch, error="503", error_type="503")
+
+    bench = Bench(*itertools.repeat(unavailable, 9))
+    bench.append(records(8))
+    bench.run()
+    assert {len(write) for write in bench.sink.writes} == {8}
+
+
+def test_a_record_that_broke_the_server_for_a_while_arrives():
+    """A lone record is tried again before it is blamed."""
+    batch = records(2)
+    tries = itertools.count()
+
+    def flaky(written):
+        if batch[0] in written and next(tries) < 4:
+            return broken(written)
+        return WriteResult(delivered=written)
+
+    bench = Bench(*itertools.repeat(flaky, 100))
+    bench.append(batch)
+    bench.run()
+    assert bench.rejections == []
+    assert sorted(record.body for record in bench.sink.delivered) == [b"0", b"1"]
+
+
+def test_an_abandoned_write_settles_nothing():
+    """Who no longer waits for a write closes the spool; its answer changes nothing there."""
+    bench = Bench()
+    bench.append(records(2))
+    bench.lanes.abandoned = True
+    bench.step()
+    assert bench.waiting == 2
+
+
+def test_dead_neighbours_are_looked_for_now_and_then():
+    """Adoption is tried at the first step, and then every two seconds of work."""
+    bench = Bench()
+    bench.step()
+    bench.step()
+    assert bench.adoptions == 1
+    bench.clock.advance(2.0)
+    bench.step()
+    assert bench.adoptions == 2
