@@ -13,8 +13,9 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from otel_cbtop_exporter.config import (
-    ExporterConfig,
+from otel_cbtop_exporter.config import ExporterConfig
+from otel_cbtop_exporter.errors import ConfigError
+from otel_cbtop_exporter.options import (
     Options,
     build,
     is_group,
@@ -22,7 +23,6 @@ from otel_cbtop_exporter.config import (
     option_types,
     parse_text,
 )
-from otel_cbtop_exporter.errors import ConfigError
 
 __all__ = ["FALLBACKS", "PREFIX", "SignalName", "options_from_environment", "variables"]
 

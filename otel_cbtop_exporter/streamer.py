@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from otel_cbtop_exporter.config import ExporterConfig, RetryConfig, SpoolConfig, build, merged
+from otel_cbtop_exporter.config import ExporterConfig, RetryConfig, SpoolConfig
 from otel_cbtop_exporter.delivery.pipeline import Pipeline
 from otel_cbtop_exporter.encoding.event_json import encode_event
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
@@ -22,6 +22,7 @@ from otel_cbtop_exporter.env import options_from_environment
 from otel_cbtop_exporter.errors import ConfigError, EventError
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.health import SinkHealth
+from otel_cbtop_exporter.options import build, merged
 from otel_cbtop_exporter.sinks import sink_factory
 from otel_cbtop_exporter.sinks.base import Sink
 

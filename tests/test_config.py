@@ -3,14 +3,8 @@
 import pytest
 
 from otel_cbtop_exporter import ConfigError, ExporterConfig, RetryConfig
-from otel_cbtop_exporter.config import (
-    InfluxDBConfig,
-    KafkaConfig,
-    SpoolConfig,
-    build,
-    merged,
-    parse_text,
-)
+from otel_cbtop_exporter.config import InfluxDBConfig, KafkaConfig, SpoolConfig
+from otel_cbtop_exporter.options import build, merged, parse_text
 
 
 @pytest.mark.parametrize(

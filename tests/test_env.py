@@ -5,8 +5,9 @@ import logging
 import pytest
 
 from otel_cbtop_exporter import env
-from otel_cbtop_exporter.config import ExporterConfig, build
+from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.env import PREFIX, options_from_environment, variables
+from otel_cbtop_exporter.options import build
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,44 @@
+"""Exponential histograms as fields: sparse counts by upper bound, at a common scale."""
+
+from __future__ import annotations
+
+from opentelemetry.sdk.metrics.export import ExponentialHistogramDataPoint
+
+from otel_cbtop_exporter.mapping.metric_series import bound_text
+
+__all__ = ["exponential_fields"]
+
+# Scale at which exponential buckets become fields: 4 buckets to a power of two. Scales nest
+# exactly, so points of finer scales add up in it.
+_FIELD_SCALE = 2
+
+
+def exponential_fields(point: ExponentialHistogramDataPoint) -> dict[str, int]:
+    """Return `in_<upper bound>` counts, sparse and not cumulative, from low bounds to high.
+
+    Bucket i of scale s holds (b**i, b**(i+1)] with b = 2 ** 2**-s.
+    """
+    scale = min(point.scale, _FIELD_SCALE)
+    shift = point.scale - scale
+    counts: dict[str, int] = {}
+
+    def add(bound: float, count: int) -> None:
+        name = f"in_{bound_text(bound)}"
+        counts[name] = counts.get(name, 0) + count
+
+    for index in range(len(point.negative.bucket_counts) - 1, -1, -1):
+        if count := point.negative.bucket_counts[index]:
+            add(-_power(scale, (point.negative.offset + index) >> shift), count)
+    if point.zero_count:
+        add(0.0, point.zero_count)
+    for index, count in enumerate(point.positive.bucket_counts):
+        if count:
+            add(_power(scale, ((point.positive.offset + index) >> shift) + 1), count)
+    return counts
+
+
+def _power(scale: int, index: int) -> float:
+    try:
+        return float(2.0 ** (index * 2.0**-scale))
+    except OverflowError:
+        return float("inf")

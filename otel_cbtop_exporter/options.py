@@ -1,0 +1,195 @@
+"""The machinery of configuration: groups of options that check themselves.
+
+Not here: which options there are (`config.py`), the environment (`env.py`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from otel_cbtop_exporter.errors import ConfigError
+
+__all__ = [
+    "SECRET",
+    "Options",
+    "build",
+    "is_group",
+    "is_secret",
+    "merged",
+    "option_types",
+    "parse_text",
+    "split_names",
+]
+
+SECRET = Meta(extra={"secret": True})
+"""Marks an option, in Annotated, whose value is never shown."""
+
+_MASK = "********"
+_O = TypeVar("_O", bound="Options")
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """A group of options, checked when it is made.
+
+    Raises:
+        ConfigError: A value has the wrong type or is outside its limits.
+    """
+
+    group: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for name, hint in option_types(type(self)).items():
+            value = getattr(self, name)
+            if is_group(hint):
+                if not isinstance(value, hint):
+                    msgspec.structs.force_setattr(self, name, build(hint, value))
+                continue
+            try:
+                checked = msgspec.convert(value, hint)
+            except msgspec.ValidationError as error:
+                raise _wrong(self.group, name, hint, value, error) from None
+            msgspec.structs.force_setattr(self, name, checked)
+
+    def __repr__(self) -> str:
+        hints = option_types(type(self))
+        parts = (f"{name}={_shown(hint, getattr(self, name))}" for name, hint in hints.items())
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def build(cls: type[_O], values: Mapping[str, Any] | None) -> _O:
+    """Make options from plain values, as a keyword argument or a configuration file has them.
+
+    Args:
+        cls: Which group.
+        values: Option names and values; groups may be mappings; None and `{}` (which a null
+            in a declarative file becomes) stand for the defaults.
+
+    Raises:
+        ConfigError: An option is unknown, or its value is not allowed.
+    """
+    if not isinstance(values, Mapping | None):
+        raise ConfigError(f"{cls.group} must be a mapping of its options, got {values!r}")
+    hints = option_types(cls)
+    given: dict[str, Any] = {}
+    for name, value in (values or {}).items():
+        if name not in hints:
+            nearest = difflib.get_close_matches(str(name), hints, n=1)
+            hint = f"; did you mean {_dotted(cls.group, nearest[0])}?" if nearest else ""
+            raise ConfigError(f"there is no option {_dotted(cls.group, str(name))}{hint}")
+        if value is not None and not (value == {} and not _holds_mapping(hints[name])):
+            given[name] = value
+    return cls(**given)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay options over others, group by group; None and `{}` leave what is below."""
+    result = dict(below)
+    for name, value in above.items():
+        if value is None or value == {}:
+            result.setdefault(name, value)
+            continue
+        if isinstance(value, Options):
+            value = msgspec.structs.asdict(value)  # noqa: PLW2901  a group, ready made
+        under = result.get(name)
+        if isinstance(value, Mapping) and isinstance(under, Mapping):
+            value = merged(under, value)  # noqa: PLW2901  the group that it makes
+        result[name] = value
+    return result
+
+
+@functools.cache
+def option_types(cls: type[Options]) -> dict[str, Any]:
+    """Return the options of a group and their types, in order."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {name: hints[name] for name in cls.__struct_fields__}
+
+
+def parse_text(hint: Any, text: str) -> Any:
+    """Read an option from an environment variable.
+
+    Lists are separated by commas; mappings are `key=value`, separated by commas.
+
+    Raises:
+        ValueError: The text does not fit; the message says what was expected.
+    """
+    value: Any = text
+    if _holds_mapping(hint):
+        pairs = [part.partition("=") for part in split_names(text)]
+        if any(not separator for _, separator, _ in pairs):
+            raise ValueError("expected key=value,key=value")
+        value = {key.strip(): part.strip() for key, _, part in pairs}
+    elif typing.get_origin(_bare(hint)) is tuple:
+        value = split_names(text)
+    try:
+        return msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(_expectation(hint, error)) from None
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Return the parts of a list that is separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _bare(hint: Any) -> Any:
+    """Strip Annotated and `| None`."""
+    while typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    args = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+    if type(None) in typing.get_args(hint) and len(args) == 1:
+        return _bare(args[0])
+    return hint
+
+
+def _holds_mapping(hint: Any) -> bool:
+    return typing.get_origin(_bare(hint)) is dict
+
+
+def is_group(hint: Any) -> bool:
+    """Say whether an option's type is a group of options."""
+    return isinstance(hint, type) and issubclass(hint, Options)
+
+
+def is_secret(hint: Any) -> bool:
+    """Say whether an option's value must never be shown."""
+    if typing.get_origin(hint) is Annotated and SECRET in typing.get_args(hint):
+        return True
+    return any(is_secret(arg) for arg in typing.get_args(hint))
+
+
+def _shown(hint: Any, value: Any) -> str:
+    if not value or not is_secret(hint):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return repr(dict.fromkeys(value, _MASK))
+    return repr(_MASK)
+
+
+def _expectation(hint: Any, error: msgspec.ValidationError) -> str:
+    """Say what is allowed; msgspec does not list the words of a Literal."""
+    bare = _bare(hint)
+    if typing.get_origin(bare) is tuple:
+        bare = _bare(typing.get_args(bare)[0])
+    if typing.get_origin(bare) is Literal:
+        return f"expected one of {', '.join(typing.get_args(bare))}"
+    text = str(error).partition(" - at ")[0]
+    return text[:1].lower() + text[1:]
+
+
+def _wrong(
+    group: str, name: str, hint: Any, value: Any, error: msgspec.ValidationError
+) -> ConfigError:
+    return ConfigError(
+        f"{_dotted(group, name)} is {_shown(hint, value)}: {_expectation(hint, error)}"
+    )
+
+
+def _dotted(group: str, name: str) -> str:
+    return f"{group}.{name}" if group else name

@@ -1,0 +1,191 @@
+"""What the three exporters have in common: a configuration, and a pipeline for each sink."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal as signals
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from otel_cbtop_exporter.config import ExporterConfig
+from otel_cbtop_exporter.delivery.pipeline import Pipeline, acquire
+from otel_cbtop_exporter.env import SignalName, options_from_environment
+from otel_cbtop_exporter.errors import ConfigError, SinkError
+from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth, combined
+from otel_cbtop_exporter.options import build, merged
+from otel_cbtop_exporter.sinks import sink_factory
+from otel_cbtop_exporter.sinks.base import Sink
+
+__all__ = ["SignalDelivery"]
+
+_logger = logging.getLogger("otel_cbtop_exporter")
+
+_T = TypeVar("_T")
+
+
+class SignalDelivery:
+    """What the three exporters have in common: a configuration, and a pipeline for each sink.
+
+    Args:
+        signal: Whose environment variables are read.
+        sink: A ready sink, or names that win over the environment's.
+        options: Given in code or in a declarative file; they win over the environment's.
+    """
+
+    def __init__(
+        self, signal: SignalName, sink: Sink | str | Sequence[str] | None, options: dict[str, Any]
+    ) -> None:
+        ready = None if sink is None or isinstance(sink, str | Sequence) else sink
+        given = options if ready is not None else {**options, "sink": sink}
+        build(ExporterConfig, merged({}, given))  # blames the arguments alone
+        self.config = build(ExporterConfig, merged(options_from_environment(signal), given))
+        self._losses = _Losses()
+        self._shut_down = threading.Lock()  # acquired once, without waiting, and never released
+        if ready is not None:
+            self._pipelines = [acquire(id(ready), partial(_same, ready), self.config)]
+        else:
+            self._pipelines = self._acquire_all(given)
+        if self.config.exit_on_sigterm:
+            _exit_on_sigterm()
+
+    def _acquire_all(self, given: dict[str, Any]) -> list[Pipeline]:
+        pipelines: list[Pipeline] = []
+        for name in self.config.sink:
+            if name == "none":
+                continue
+            try:
+                factory = sink_factory(name, self.config)
+            except SinkError as error:
+                if given.get("sink") or given.get(name):
+                    for pipeline in pipelines:
+                        pipeline.release(0)
+                    raise ConfigError(str(error)) from error
+                # From the environment an exception would switch off other exporters and all
+                # instrumentation with it.
+                _logger.error("%s; until then this exporter drops what it is given", error)
+                continue
+            pipelines.append(acquire(_sharing_key(name, self.config), factory, self.config))
+        return pipelines
+
+    def export(
+        self, map_batch: Callable[[Sequence[_T]], list[Event]], batch: Sequence[_T], seconds: float
+    ) -> bool:
+        """Map a batch and submit it to every sink; never raises."""
+        deadline = time.monotonic() + seconds
+        if self._shut_down.locked():
+            self._lose("shutdown", len(batch), "what came after shutdown was dropped")
+            return False
+        events, ok = self._map(map_batch, batch)
+        if not self._pipelines and self.config.sink != ("none",):
+            self._lose("no_sink", len(events), "there is no usable sink, events were dropped")
+            return False
+        for pipeline in self._pipelines:
+            ok = pipeline.submit(events, max(0.0, deadline - time.monotonic())) and ok
+        return ok
+
+    def _map(
+        self, map_batch: Callable[[Sequence[_T]], list[Event]], batch: Sequence[_T]
+    ) -> tuple[list[Event], bool]:
+        try:
+            return map_batch(batch), True
+        # Mapping has a rule for everything that the SDK makes. What a foreign object does when
+        # it is read is not ours to know, and must not cost its neighbours or the application.
+        except Exception as error:  # noqa: BLE001
+            if len(batch) == 1:
+                word = type(error).__name__
+                self._reject(word, 1, f"an item could not be mapped: {word}")
+                return [], False
+            mapped = [self._map(map_batch, [item])[0] for item in batch]
+            return [event for events in mapped for event in events], False
+
+    def on_mapping_loss(self, reason: str, what: str, events: int) -> None:
+        """Count and log what mapping had to leave out: a field (no event lost) or events."""
+        lost = f"{events} events" if events else "a field"
+        self._reject(reason, events, f"{lost} of {what!r} left out: {reason}")
+
+    def _lose(self, reason: str, events: int, message: str) -> None:
+        losses = self._own_losses()
+        losses.counters.dropped(reason, events)
+        losses.log.log(logging.ERROR, reason, message)
+
+    def _reject(self, reason: str, events: int, message: str) -> None:
+        losses = self._own_losses()
+        losses.counters.rejected(events)
+        losses.log.log(logging.WARNING, reason, message)
+
+    def _own_losses(self) -> _Losses:
+        # Anew in a forked child, where another thread of the parent may have held the locks.
+        if self._losses.pid != os.getpid():
+            self._losses = _Losses()
+        return self._losses
+
+    def force_flush(self, timeout_millis: float) -> bool:
+        """Push out what was accepted, within the time."""
+        deadline = time.monotonic() + timeout_millis / 1000
+        flushed = [
+            pipeline.force_flush(max(0.0, deadline - time.monotonic()))
+            for pipeline in self._pipelines
+        ]
+        return all(flushed)
+
+    def shutdown(self, timeout_millis: float) -> None:
+        """Release the pipelines, within the time; quiet the second time."""
+        if not self._shut_down.acquire(blocking=False):
+            return
+        deadline = time.monotonic() + timeout_millis / 1000
+        for pipeline in self._pipelines:
+            pipeline.release(max(0.0, deadline - time.monotonic()))
+
+    def health(self) -> SinkHealth:
+        """Return the health of the sink, or of all sinks together."""
+        health = combined([pipeline.health() for pipeline in self._pipelines])
+        lost = self._own_losses().counters.snapshot()
+        return msgspec.structs.replace(
+            health,
+            events_rejected=health.events_rejected + lost.events_rejected,
+            events_dropped=dict(Counter(health.events_dropped) + Counter(lost.events_dropped)),
+        )
+
+
+class _Losses:
+    """What was lost before it reached any pipeline, in one process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.counters = HealthCounters()
+        self.log = RateLimitedLog(_logger)
+
+
+def _same(sink: Sink) -> Sink:
+    return sink
+
+
+def _sharing_key(name: str, config: ExporterConfig) -> bytes:
+    """Return what is equal for exporters that can share a pipeline; stays in memory."""
+    return msgspec.msgpack.encode(
+        (
+            name,
+            getattr(config, name),
+            config.delivery,
+            config.retry,
+            config.spool,
+            config.max_batch_events,
+            config.max_batch_bytes,
+        )
+    )
+
+
+def _exit_on_sigterm() -> None:
+    """Exit cleanly where SIGTERM would end the process at once, with its queues."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signals.getsignal(signals.SIGTERM) is signals.SIG_DFL:
+        signals.signal(signals.SIGTERM, lambda *_: sys.exit(128 + signals.SIGTERM))
