@@ -242,7 +242,7 @@ class AppendFile:
 
 def _ends_in_newline(descriptor: int, size: int) -> bool:
     os.lseek(descriptor, size - 1, os.SEEK_SET)  # O_APPEND writes at the end all the same
-    return os.read(descriptor, 1) == b"\n"
+    return os.read(descriptor, 1) in (b"\n", b"")  # empty: truncated by somebody just now
 
 
 def _sync_folder(path: Path) -> None:

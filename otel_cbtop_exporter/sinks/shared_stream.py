@@ -25,9 +25,9 @@ __all__ = ["SharedStream"]
 # What a blocking descriptor takes at once when poll says that it takes anything.
 _PIPE_BUF = getattr(select, "PIPE_BUF", 512)
 
-# A line, and how many bytes of it are out.
-_Torn = tuple[bytes, int]
-_WHOLE: _Torn = (b"", 0)
+# Where a descriptor can be opened anew; /dev/fd may be no more than a dup, whose lock is shared.
+_OWN_DESCRIPTORS = "/proc/self/fd"
+_WHOLE = (b"", 0)
 
 
 class SharedStream:
@@ -40,6 +40,14 @@ class SharedStream:
     Args:
         target: A descriptor of the process, which stays its own, or the path of a FIFO or device.
     """
+
+    _status: os.stat_result | None  # of what is open; None if nothing is
+    _descriptor: int  # written to
+    _locked: int  # held while writing
+    _owned: set[int]  # opened here
+    _by_process: bool
+    _blocking: bool
+    _torn: tuple[bytes, int]  # a line, and how many bytes of it are out
 
     def __init__(self, target: int | str) -> None:
         self._target = target
@@ -81,10 +89,10 @@ class SharedStream:
         self._close(may_unlock=False)
 
     def _forget(self) -> None:
-        self._torn: _Torn = _WHOLE
-        self._status: os.stat_result | None = None
+        self._torn = _WHOLE
+        self._status = None
         self._descriptor = self._locked = -1
-        self._owned: set[int] = set()
+        self._owned = set()
         self._by_process = False
         self._blocking = False
 
@@ -109,9 +117,8 @@ class SharedStream:
         else:
             self._descriptor = self._locked = self._target
             self._by_process = self._blocking = True
-            # Where /dev/fd is no more than a dup, this would lock nothing, hence /proc alone.
             with contextlib.suppress(OSError):
-                self._locked = os.open(f"/proc/self/fd/{self._target}", flags)
+                self._locked = os.open(f"{_OWN_DESCRIPTORS}/{self._target}", flags)
                 self._owned.add(self._locked)
                 self._by_process = False
             # A file's offset belongs to the descriptor that the program prints to as well.

@@ -1,0 +1,301 @@
+"""JSON Lines files: where they are, who may read them, and what happens when one cannot be written."""
+
+import errno
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from otel_cbtop_exporter.config import JsonLinesConfig
+from otel_cbtop_exporter.errors import ConfigError
+from otel_cbtop_exporter.events import Event, decode_event
+from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
+from tests.sinks.conformance import assert_partition, numbered_events, records_of
+
+# 2026-11-24 05:06:07 UTC
+NOW_NS = 1_795_496_767_000_000_000
+
+
+@pytest.fixture
+def make_sink():
+    """Make sinks that are closed at the end."""
+    sinks = []
+
+    def make(path, **options):
+        clocks = {n: options.pop(n) for n in ("time_ns", "monotonic") if n in options}
+        sinks.append(JsonLinesSink(JsonLinesConfig(path=str(path), **options), **clocks))
+        return sinks[-1]
+
+    yield make
+    for sink in sinks:
+        sink.close(10)
+
+
+def write(sink, count=3, **kwargs):
+    records = records_of(sink, numbered_events(count, **kwargs))
+    result = sink.write(records, 10)
+    assert_partition(result, records)
+    return result
+
+
+def test_each_line_is_an_event(make_sink, tmp_path):
+    """What was written is read back as the same events."""
+    sink = make_sink(tmp_path / "a.jsonl")
+    events = numbered_events(3)
+    sink.write(records_of(sink, events), 10)
+    lines = (tmp_path / "a.jsonl").read_bytes().splitlines()
+    assert [decode_event(line).fields for line in lines] == [e.fields for e in events]
+
+
+def test_an_event_that_json_cannot_carry_is_rejected_alone(make_sink, tmp_path):
+    """A bad event is counted as invalid with its reason and takes no neighbour along."""
+    good = numbered_events(2)
+    bad = Event("m", {}, {"value": float("nan")}, 7)
+    encoded = make_sink(tmp_path / "a").encode([good[0], bad, good[1]])
+    assert len(encoded.records) == 2
+    assert [(r.reason, r.record.timestamp_ns) for r in encoded.rejected] == [("invalid", 7)]
+    assert "'value'" in encoded.rejected[0].detail
+
+
+def test_constructing_touches_nothing(make_sink, tmp_path):
+    """Neither the file nor its folder exists before the first write."""
+    make_sink(tmp_path / "folder" / "a.jsonl").close(1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_placeholders_are_filled_in_at_each_write(make_sink, tmp_path):
+    """{pid}, {date} and {hour} are of the moment of the write, in UTC, and folders are made."""
+    now = [NOW_NS]
+    sink = make_sink(tmp_path / "{date}" / "{hour}-{pid}.jsonl", time_ns=lambda: now[0])
+    write(sink)
+    now[0] += 3_600_000_000_000
+    write(sink)
+    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.jsonl"))
+    assert names == [f"2026-11-24/05-{os.getpid()}.jsonl", f"2026-11-24/06-{os.getpid()}.jsonl"]
+
+
+def test_an_unknown_placeholder_is_an_error():
+    """A misspelt placeholder does not become a file of that name."""
+    with pytest.raises(ConfigError, match="jsonlines.path is '{host}.jsonl'"):
+        JsonLinesConfig(path="{host}.jsonl")
+
+
+def test_tilde_is_the_home_folder(make_sink, tmp_path, monkeypatch):
+    """~ stands for the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(make_sink("~/a.jsonl"))
+    assert (tmp_path / "a.jsonl").exists()
+
+
+def test_the_folder_of_a_relative_path_is_fixed_at_the_start(make_sink, tmp_path, monkeypatch):
+    """A daemon that changes its working directory goes on writing to the same file."""
+    monkeypatch.chdir(tmp_path)
+    sink = make_sink("a.jsonl")
+    monkeypatch.chdir("/")
+    write(sink)
+    assert (tmp_path / "a.jsonl").exists()
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(None, 0o640), ("0664", 0o664), ("600", 0o600)])
+def test_the_mode_is_exact(make_sink, tmp_path, mode, expected):
+    """A new file has the mode that was asked for, 0640 by default, whatever the umask."""
+    umask = os.umask(0o077)
+    try:
+        write(make_sink(tmp_path / "a", **({"mode": mode} if mode else {})))
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == expected
+
+
+def test_the_mode_of_an_existing_file_stays(make_sink, tmp_path):
+    """A file that is there already keeps its mode."""
+    (tmp_path / "a").touch(0o600)
+    write(make_sink(tmp_path / "a"))
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+
+
+def test_a_symbolic_link_is_not_followed(make_sink, tmp_path):
+    """Records for a path that is a link are kept, and what it points to is not touched."""
+    (tmp_path / "a").symlink_to(tmp_path / "elsewhere")
+    result = write(make_sink(tmp_path / "a"))
+    assert len(result.kept) == 3
+    assert result.error_type == "ELOOP"
+    assert result.error.endswith("it is a symbolic link")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_path_that_cannot_be_written_names_its_option(make_sink, tmp_path):
+    """The error names the option, its variable, the path and the cause; the records are kept."""
+    (tmp_path / "file").touch()
+    result = write(make_sink(tmp_path / "file" / "a.jsonl"))
+    assert len(result.kept) == 3
+    assert result.error == (
+        "jsonlines.path (OTEL_EXPORTER_CBTOP_JSONLINES_PATH) "
+        f"'{tmp_path}/file/a.jsonl' cannot be written: Not a directory"
+    )
+    assert result.error_type == "NotADirectoryError"
+
+
+def test_a_folder_instead_of_a_file_keeps_the_records(make_sink, tmp_path):
+    """A path that is a folder is an error of the path and never an exception."""
+    result = write(make_sink(tmp_path))
+    assert len(result.kept) == 3
+    assert "Is a directory" in result.error
+
+
+def test_what_was_kept_is_written_once_the_path_can_be(make_sink, tmp_path):
+    """The same sink delivers when the operator has made room for the file."""
+    blocker = tmp_path / "folder"
+    blocker.touch()
+    sink = make_sink(blocker / "a.jsonl")
+    kept = write(sink).kept
+    blocker.unlink()
+    assert len(sink.write(kept, 10).delivered) == 3
+    assert len((blocker / "a.jsonl").read_bytes().splitlines()) == 3
+
+
+def test_a_name_that_no_file_system_has_keeps_the_records(make_sink, tmp_path):
+    """A lone surrogate in the path is an answer, not an exception."""
+    result = write(make_sink(str(tmp_path) + "/\ud800"))
+    assert len(result.kept) == 3
+
+
+@pytest.mark.parametrize("tail", [b'{"half":', b"x"])
+def test_a_torn_last_line_does_not_eat_the_next(make_sink, tmp_path, tail):
+    """After a killed writer's half line the next batch starts on a line of its own."""
+    (tmp_path / "a").write_bytes(b"{}\n" + tail)
+    write(make_sink(tmp_path / "a"), 2)
+    lines = (tmp_path / "a").read_bytes().split(b"\n")
+    assert lines[:2] == [b"{}", tail]
+    assert [decode_event(line).fields["value"] for line in lines[2:4]] == [0, 1]
+    assert lines[4:] == [b""]
+
+
+def test_a_line_torn_by_a_neighbour_is_noticed_later_too(make_sink, tmp_path):
+    """The last byte is looked at before each write, not only on opening."""
+    sink = make_sink(tmp_path / "a")
+    write(sink, 1)
+    with (tmp_path / "a").open("ab") as neighbour:
+        neighbour.write(b'{"half":')
+    write(sink, 1)
+    lines = (tmp_path / "a").read_bytes().split(b"\n")
+    assert [line[:8] for line in lines] == [lines[0][:8], b'{"half":', lines[0][:8], b""]
+
+
+@pytest.mark.parametrize("how", ["rename", "unlink"])
+def test_a_file_that_was_moved_or_deleted_is_made_anew(make_sink, tmp_path, how):
+    """logrotate's `create` and a plain rm are noticed at the next write."""
+    path = tmp_path / "a"
+    sink = make_sink(path)
+    write(sink, 2)
+    if how == "rename":
+        path.rename(tmp_path / "a.1")
+    else:
+        path.unlink()
+    write(sink, 3)
+    assert len(path.read_bytes().splitlines()) == 3
+    assert how == "unlink" or len((tmp_path / "a.1").read_bytes().splitlines()) == 2
+
+
+def test_a_file_that_was_copied_and_truncated_is_filled_from_its_start(make_sink, tmp_path):
+    """logrotate's `copytruncate` leaves no hole of zeros."""
+    path = tmp_path / "a"
+    sink = make_sink(path)
+    write(sink, 2)
+    os.truncate(path, 0)
+    write(sink, 3)
+    data = path.read_bytes()
+    assert b"\0" not in data
+    assert len(data.splitlines()) == 3
+
+
+def test_a_neighbour_that_holds_the_lock_costs_the_timeout_and_no_more(make_sink, tmp_path):
+    """With the file locked by a process that was stopped, records are kept, then delivered."""
+    path = tmp_path / "a"
+    with path.open("ab") as neighbour:
+        fcntl.flock(neighbour, fcntl.LOCK_EX)
+        sink = make_sink(path)
+        records = records_of(sink, numbered_events(3))
+        result = sink.write(records, 0.05)
+        assert_partition(result, records)
+        assert list(result.kept) == records
+        assert result.error_type == "timeout"
+    assert len(sink.write(records, 10).delivered) == 3
+
+
+def test_a_thread_that_waits_too_long_keeps_its_records(make_sink, tmp_path):
+    """While another thread is writing, a write with too little time answers that it kept all."""
+    sink = make_sink(tmp_path / "a")
+    records = records_of(sink, numbered_events(1))
+    answers = []
+    with (tmp_path / "a").open("ab") as neighbour:
+        fcntl.flock(neighbour, fcntl.LOCK_EX)
+        slow = threading.Thread(target=lambda: answers.append(sink.write(records, 10)))
+        slow.start()
+        while not sink._lock.locked():
+            pass
+        assert list(sink.write(records, 0.01).kept) == records
+    slow.join()
+    assert len(answers[0].delivered) == 1
+
+
+@pytest.mark.parametrize(("fsync", "expected"), [("never", 0), ("interval", 3), ("batch", 8)])
+def test_fsync_happens_as_often_as_asked(make_sink, tmp_path, monkeypatch, fsync, expected):
+    """Never, once in an interval, or after each batch; a flush and a close sync the rest."""
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_mode), real(fd)))
+    now = [0.0]
+    sink = make_sink(tmp_path / "a", fsync=fsync, fsync_interval_ms=1_000, monotonic=lambda: now[0])
+    for _ in range(8):
+        write(sink, 1)
+        now[0] += 0.4  # due at 1.2 and 2.4 s
+    sink.flush(10)
+    sink.close(10)
+    assert len([mode for mode in synced if stat.S_ISREG(mode)]) == expected
+
+
+def test_a_sync_that_fails_keeps_the_batch(make_sink, tmp_path, monkeypatch):
+    """With fsync=batch, a record counts as delivered only if it is known to be on the disk."""
+    sink = make_sink(tmp_path / "a", fsync="batch")
+    write(sink, 1)
+
+    def fail(fd):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    result = write(sink, 2)
+    assert len(result.kept) == 2
+    assert result.error_type == "EIO"
+
+
+def test_one_process_writes_where_there_is_nothing_of_posix(tmp_path):
+    """Without fcntl, without O_NOFOLLOW and its like, a file is written and rotated."""
+    program = """
+        import os, select, sys
+        sys.modules["fcntl"] = None
+        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK", "fchmod", "fork",
+                     "register_at_fork", "pread"):
+            delattr(os, name)
+        del select.poll
+        from otel_cbtop_exporter.config import JsonLinesConfig
+        from otel_cbtop_exporter.events import event_from_sample
+        from otel_cbtop_exporter.sinks import append_file, rotation
+        append_file._WINDOWS = rotation._WINDOWS = True
+        from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
+        sink = JsonLinesSink(JsonLinesConfig(path=sys.argv[1], max_bytes=300))
+        for number in range(5):
+            records = sink.encode([event_from_sample("m", number)]).records
+            result = sink.write(records, 10)
+            assert len(result.delivered) == 1, result.error
+        sink.close(30)
+    """
+    path = tmp_path / "a.jsonl"
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(path)], check=True)
+    assert path.stat().st_size <= 300
+    assert list(tmp_path.glob("a.jsonl.*Z.gz"))

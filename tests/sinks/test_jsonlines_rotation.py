@@ -1,0 +1,293 @@
+"""Rotation: by size, by age, what rotated files are called, and how they shrink and end."""
+
+import gzip
+import os
+import sys
+import threading
+
+import pytest
+
+from otel_cbtop_exporter.config import JsonLinesConfig
+from otel_cbtop_exporter.sinks import rotation
+from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
+from tests.sinks.conformance import numbered_events, records_of
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+HOUR_NS = 3_600_000_000_000
+# 2026-11-24 05:06:07 UTC
+NOW_NS = 1_795_496_767_000_000_000
+
+
+@pytest.fixture
+def make_sink(tmp_path, monkeypatch):
+    """Make sinks on one path that are closed at the end, when their work is done."""
+    monkeypatch.setattr(rotation, "_PATIENCE_SECONDS", 60.0)
+    sinks = []
+
+    def make(**options):
+        clocks = {n: options.pop(n) for n in ("time_ns", "monotonic") if n in options}
+        sinks.append(JsonLinesSink(JsonLinesConfig(path=str(tmp_path / "a"), **options), **clocks))
+        return sinks[-1]
+
+    yield make
+    for sink in sinks:
+        sink.close(120)
+
+
+def write(sink, count=10, size=80):
+    """Write about 2 kB."""
+    records = records_of(sink, numbered_events(count, size=size))
+    assert len(sink.write(records, 10).delivered) == count
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def read(path):
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = gzip.decompress(data)
+    if path.suffix == ".zst":
+        data = zstd.decompress(data)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("compression", "suffix"), [("gzip", ".gz"), ("zstd", ".zst"), ("none", "")]
+)
+def test_a_full_file_is_renamed_and_compressed(make_sink, tmp_path, compression, suffix):
+    """No file grows past the limit, every line stays, and only the newest file is plain."""
+    sink = make_sink(max_bytes=5_000, compression=compression)
+    for _ in range(6):
+        write(sink)
+    sink.close(120)
+    files = sorted(tmp_path.iterdir())
+    assert [path.name.endswith(f"Z{suffix}") for path in files] == [False, True, True]
+    contents = [read(path) for path in files]
+    assert all(0 < len(data) <= 5_000 for data in contents)
+    assert sum(len(data.splitlines()) for data in contents) == 60
+
+
+def test_a_compressed_file_has_the_mode_of_its_source(make_sink, tmp_path):
+    """Compression opens a file to nobody new."""
+    sink = make_sink(max_bytes=2_000, mode="0604")
+    write(sink)
+    write(sink)
+    sink.close(120)
+    (rotated,) = tmp_path.glob("a.*.gz")
+    assert rotated.stat().st_mode & 0o777 == 0o604
+
+
+def test_a_batch_larger_than_the_limit_is_not_divided(make_sink, tmp_path):
+    """Such a batch gets a file for itself, once; an empty file is never rotated."""
+    sink = make_sink(max_bytes=100, compression="none")
+    write(sink)
+    assert names(tmp_path) == ["a"]
+    write(sink)
+    assert len(names(tmp_path)) == 2
+
+
+def test_no_limit_means_no_rotation(make_sink, tmp_path):
+    """max_bytes=0 lets the file grow."""
+    sink = make_sink(max_bytes=0)
+    for _ in range(5):
+        write(sink)
+    assert names(tmp_path) == ["a"]
+
+
+def test_age_is_counted_in_windows(make_sink, tmp_path):
+    """A file holds the lines of one window; the first write of the next one rotates, once."""
+    now = [NOW_NS]
+    sink = make_sink(max_age_ms=3_600_000, compression="none", time_ns=lambda: now[0])
+
+    def write_now():
+        write(sink)
+        os.utime(tmp_path / "a", ns=(now[0], now[0]))
+
+    write_now()
+    now[0] += HOUR_NS * 9 // 10 - 7 * 60 * 1_000_000_000  # 05:53
+    write_now()
+    assert names(tmp_path) == ["a"]
+    now[0] += HOUR_NS // 4  # 06:08
+    write_now()
+    write_now()
+    assert names(tmp_path) == ["a", "a.20261124T060807.000000Z"]
+    assert len((tmp_path / "a").read_bytes().splitlines()) == 20
+
+
+def test_age_is_known_after_a_restart(make_sink, tmp_path):
+    """A new process rotates what an old one wrote in an earlier window."""
+    write(make_sink())
+    os.utime(tmp_path / "a", ns=(NOW_NS, NOW_NS))
+    later = make_sink(max_age_ms=3_600_000, compression="none", time_ns=lambda: NOW_NS + HOUR_NS)
+    write(later)
+    assert len(names(tmp_path)) == 2
+
+
+def test_a_file_system_whose_clock_is_behind_rotates_once(make_sink, tmp_path):
+    """A file server's clock that is late at the turn of the hour does not cost a file a write."""
+    now = [NOW_NS]
+    sink = make_sink(max_age_ms=3_600_000, compression="none", time_ns=lambda: now[0])
+    write(sink)
+    now[0] += HOUR_NS
+    for _ in range(4):
+        os.utime(tmp_path / "a", ns=(NOW_NS, NOW_NS))
+        write(sink)
+    assert len(names(tmp_path)) == 2
+
+
+def test_only_the_newest_files_stay(make_sink, tmp_path):
+    """max_files rotated files stay, compressed or not, and the oldest go first."""
+    now = [NOW_NS]
+    sink = make_sink(max_bytes=2_000, max_files=2, time_ns=lambda: now[0])
+    for _ in range(6):
+        write(sink)
+        now[0] += 1_000_000_000
+    sink.close(120)
+    assert names(tmp_path) == [
+        "a",
+        "a.20261124T050611.000000Z.gz",
+        "a.20261124T050612.000000Z.gz",
+    ]
+
+
+def test_no_rotated_file_may_stay(make_sink, tmp_path):
+    """max_files=0 keeps the current file alone."""
+    sink = make_sink(max_bytes=2_000, max_files=0)
+    for _ in range(3):
+        write(sink)
+    sink.close(120)
+    assert names(tmp_path) == ["a"]
+
+
+def test_strangers_are_left_alone(make_sink, tmp_path):
+    """Files whose names only resemble rotated ones are neither counted nor deleted."""
+    strangers = ["a.1", "a.gz", "a.20261124T050611.000000Z.bak", "b.20261124T050611.000000Z"]
+    for name in strangers:
+        (tmp_path / name).touch()
+    sink = make_sink(max_bytes=2_000, max_files=0)
+    write(sink)
+    write(sink)
+    sink.close(120)
+    assert set(strangers) <= set(names(tmp_path))
+
+
+def test_names_sort_by_age_though_the_clock_was_set_back(make_sink, tmp_path):
+    """No rename ever replaces a file, and a later file has a later name."""
+    now = [NOW_NS]
+    sink = make_sink(max_bytes=2_000, compression="none", time_ns=lambda: now[0])
+    for _ in range(4):
+        write(sink)
+        now[0] -= 10_000_000_000
+    assert names(tmp_path)[1:] == [
+        "a.20261124T050557.000000Z",
+        "a.20261124T050557.000001Z",
+        "a.20261124T050557.000002Z",
+    ]
+
+
+STAMP = "a.20261124T050607.000000Z"
+
+
+def test_an_unfinished_compression_is_begun_again(make_sink, tmp_path):
+    """After a crash half way the plain file is whole, and the next process compresses it."""
+    (tmp_path / STAMP).write_bytes(b'{"old":1}\n')
+    (tmp_path / f"{STAMP}.gz.tmp").write_bytes(b"half of")
+    sink = make_sink()
+    write(sink)
+    sink.close(120)
+    assert names(tmp_path) == ["a", f"{STAMP}.gz"]
+    assert read(tmp_path / f"{STAMP}.gz") == b'{"old":1}\n'
+
+
+def test_a_finished_compression_does_not_double_the_lines(make_sink, tmp_path):
+    """After a crash between the rename and the deletion the plain file goes."""
+    (tmp_path / STAMP).write_bytes(b'{"old":1}\n')
+    finished = gzip.compress(b'{"old":1}\n')
+    (tmp_path / f"{STAMP}.gz").write_bytes(finished)
+    sink = make_sink()
+    write(sink)
+    sink.close(120)
+    assert names(tmp_path) == ["a", f"{STAMP}.gz"]
+    assert (tmp_path / f"{STAMP}.gz").read_bytes() == finished
+
+
+def test_an_orphan_of_a_compression_goes(make_sink, tmp_path):
+    """A temporary file whose source is gone is deleted."""
+    (tmp_path / f"{STAMP}.zst.tmp").write_bytes(b"half of")
+    sink = make_sink()
+    write(sink)
+    sink.close(120)
+    assert names(tmp_path) == ["a"]
+
+
+def test_two_sinks_do_not_compress_one_file_twice(make_sink, tmp_path, monkeypatch):
+    """While one holds the unfinished file, another leaves it alone."""
+    (tmp_path / STAMP).write_bytes(b"x" * 1_000)
+    inside, go_on, copies = threading.Event(), threading.Event(), []
+    copy = rotation.RotatedFiles._copy
+
+    def slow_copy(self, source, target):
+        copies.append(self)
+        inside.set()
+        assert go_on.wait(10)
+        return copy(self, source, target)
+
+    monkeypatch.setattr(rotation.RotatedFiles, "_copy", slow_copy)
+    first, second = make_sink(), make_sink()
+    write(first)
+    assert inside.wait(10)
+    write(second)
+    second.close(120)
+    go_on.set()
+    first.close(120)
+    assert len(copies) == 1
+    assert names(tmp_path) == ["a", f"{STAMP}.gz"]
+
+
+def test_closing_does_not_wait_for_a_long_compression(make_sink, tmp_path, monkeypatch):
+    """When the time is over the thread ends, the plain file stays, and no half one does."""
+    monkeypatch.setattr(rotation, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(rotation, "_CHUNK_BYTES", 1)
+    (tmp_path / STAMP).write_bytes(b"x" * 20_000_000)
+    sink = make_sink()
+    write(sink)
+    sink.close(120)
+    assert not [t for t in threading.enumerate() if t.name == "cbtop-rotation"]
+    assert names(tmp_path) == ["a", STAMP]
+
+
+def test_a_folder_that_forbids_renaming_costs_no_line(make_sink, tmp_path, monkeypatch, caplog):
+    """Where rotation is impossible the file grows, and one warning says so."""
+
+    def forbidden(self, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("pathlib.Path.rename", forbidden)
+    sink = make_sink(max_bytes=2_000)
+    for _ in range(4):
+        write(sink)
+    assert len((tmp_path / "a").read_bytes().splitlines()) == 40
+    assert [r.getMessage() for r in caplog.records] == [
+        f"jsonlines.path {tmp_path}/a: no rotation: Operation not permitted"
+    ]
+
+
+def test_a_disk_too_full_to_compress_keeps_the_plain_file(make_sink, tmp_path, monkeypatch, caplog):
+    """Compression that fails leaves the plain file and nothing half done."""
+
+    def full(descriptor, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rotation, "_write_all", full)
+    sink = make_sink(max_bytes=2_000)
+    write(sink)
+    write(sink)
+    sink.close(120)
+    assert [name.endswith("Z") for name in names(tmp_path)] == [False, True]
+    assert "No space left on device" in caplog.text

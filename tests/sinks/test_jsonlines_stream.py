@@ -1,0 +1,215 @@
+"""JSON Lines where there is no file: standard output, pipes, FIFOs, devices, sockets."""
+
+import fcntl
+import os
+import socket
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from otel_cbtop_exporter.config import JsonLinesConfig
+from otel_cbtop_exporter.sinks import shared_stream
+from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
+from tests.sinks.conformance import assert_partition, numbered_events, records_of
+
+PROGRAM = textwrap.dedent(
+    """
+    import sys
+    from otel_cbtop_exporter.config import JsonLinesConfig
+    from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
+    from tests.sinks.conformance import numbered_events, records_of
+
+    sink = JsonLinesSink(JsonLinesConfig(path=sys.argv[1], max_bytes=10))
+    for batch in range(3):
+        print("printed", batch)
+        records = records_of(sink, numbered_events(2, writer=str(batch)))
+        result = sink.write(records, 10)
+        assert len(result.delivered) == 2, result.error
+    sink.close(10)
+    """
+)
+EXPECTED = [b"printed", b'{"measur', b'{"measur'] * 3
+
+
+@pytest.mark.parametrize("path", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_as_a_pipe(path):
+    """All names of standard output work, in the order of the program's own prints."""
+    command = [sys.executable, "-c", PROGRAM, path]
+    output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    assert [
+        line[: len(e)] for line, e in zip(output.splitlines(), EXPECTED, strict=True)
+    ] == EXPECTED
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab"])
+def test_standard_output_as_a_file(tmp_path, mode):
+    """Redirected to a file, with > or >>, no print overwrites an event and nothing is rotated."""
+    (tmp_path / "out").write_bytes(b"before\n")
+    with (tmp_path / "out").open(mode) as out:
+        subprocess.run([sys.executable, "-c", PROGRAM, "-"], stdout=out, check=True)
+    expected = EXPECTED if mode == "wb" else [b"before", *EXPECTED]
+    lines = (tmp_path / "out").read_bytes().splitlines()
+    assert [line[: len(e)] for line, e in zip(lines, expected, strict=True)] == expected
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_standard_output_as_a_socket():
+    """A socket, which is what systemd gives to a service, cannot be reopened and works."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        subprocess.run([sys.executable, "-c", PROGRAM, "-"], stdout=theirs, check=True)
+        theirs.shutdown(socket.SHUT_WR)
+        output = b"".join(iter(lambda: ours.recv(65_536), b""))
+    assert [
+        line[: len(e)] for line, e in zip(output.splitlines(), EXPECTED, strict=True)
+    ] == EXPECTED
+
+
+def test_a_device_that_is_full_keeps_the_records():
+    """/dev/full answers as a full disk does."""
+    sink = JsonLinesSink(JsonLinesConfig(path="/dev/full"))
+    records = records_of(sink, numbered_events(3))
+    result = sink.write(records, 10)
+    sink.close(1)
+    assert list(result.kept) == records
+    assert result.error_type == "ENOSPC"
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    """Make a FIFO of one page, a sink that writes to it, and a way to open readers."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    readers = []
+
+    class Fifo:
+        sink = JsonLinesSink(JsonLinesConfig(path=str(path)))
+
+        def open(self):
+            readers.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+            fcntl.fcntl(readers[-1], fcntl.F_SETPIPE_SZ, 4096)
+            return readers[-1]
+
+        def close(self, reader):
+            readers.remove(reader)
+            os.close(reader)
+
+    fifo = Fifo()
+    yield fifo
+    fifo.sink.close(0)
+    for reader in readers:
+        os.close(reader)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+def read_all(reader):
+    data = b""
+    try:
+        while part := os.read(reader, 65_536):
+            data += part
+    except BlockingIOError:
+        pass
+    return data
+
+
+def test_a_fifo_without_a_reader_keeps_the_records(fifo):
+    """A write neither waits for a reader nor loses what nobody would read."""
+    records = records_of(fifo.sink, numbered_events(3))
+    result = fifo.sink.write(records, 10)
+    assert list(result.kept) == records
+    assert result.error.endswith("no process reads it")
+    reader = fifo.open()
+    assert len(fifo.sink.write(records, 10).delivered) == 3
+    assert len(read_all(reader).splitlines()) == 3
+
+
+def test_a_fifo_whose_reader_went_away_keeps_the_records(fifo):
+    """A broken pipe is an answer; the next reader begins with a whole line."""
+    reader = fifo.open()
+    records = records_of(fifo.sink, numbered_events(1, size=6_000))
+    assert list(fifo.sink.write(records, 0.01).kept) == records  # out in part
+    fifo.close(reader)
+    result = fifo.sink.write(records, 0.01)
+    assert list(result.kept) == records
+    assert result.error_type == "BrokenPipeError"
+    reader = fifo.open()
+    fifo.sink.write(records, 0.01)
+    assert read_all(reader) == records[0].body[:4096]
+
+
+@pytest.mark.parametrize("again", ["same", "other"])
+def test_a_line_that_is_out_in_part_is_ended_first(fifo, again):
+    """After a timeout mid-line the line is whole in the end and stands there once."""
+    reader = fifo.open()
+    records = records_of(fifo.sink, numbered_events(6, size=2_000))
+    others = records_of(fifo.sink, numbered_events(1, writer="other"))
+    result = fifo.sink.write(records, 0.01)
+    assert_partition(result, records)
+    assert result.error_type == "timeout"
+    assert 0 < len(result.delivered) < 6
+    data = b""
+    todo = list(result.kept) if again == "same" else others
+    while todo:
+        data += read_all(reader)
+        result = fifo.sink.write(todo, 0.01)
+        assert_partition(result, todo)
+        todo = list(result.kept)
+    data += read_all(reader)
+    lines = data.splitlines()
+    if again == "same":
+        assert lines == [r.body for r in records]
+    else:
+        torn = len(lines) - 1
+        assert lines == [r.body for r in [*records[:torn], *others]]
+
+
+def test_nobody_gets_into_a_line_that_is_out_in_part(fifo):
+    """While a line is not ended its writer holds the lock, and others keep their records."""
+    reader = fifo.open()
+    records = records_of(fifo.sink, numbered_events(1, size=6_000))
+    fifo.sink.write(records, 0.01)
+    other = JsonLinesSink(JsonLinesConfig(path=fifo.sink.destination))
+    assert other.write(records, 0.01).error_type == "timeout"
+    data = read_all(reader)
+    assert len(fifo.sink.write(records, 10).delivered) == 1
+    data += read_all(reader)
+    assert data == records[0].body + b"\n"
+    assert other.write(records, 0.01).error_type == "timeout"  # the pipe's, no longer the lock's
+    other.close(0)
+
+
+def test_a_descriptor_that_cannot_be_reopened_never_blocks(monkeypatch, tmp_path):
+    """Without /proc a blocking pipe that nobody reads costs the timeout and no more."""
+    monkeypatch.setattr(shared_stream, "_OWN_DESCRIPTORS", str(tmp_path / "no-proc"))
+    reader, writer = os.pipe()
+    stream = shared_stream.SharedStream(writer)
+    line = b"x" * 100_000 + b"\n"
+    appended = stream.append(line, 1, time.monotonic() + 0.01)
+    assert appended.lines == 0
+    assert isinstance(appended.error, TimeoutError)
+    data = os.read(reader, 65_536)
+    appended = stream.append(line, 1, time.monotonic() + 10)
+    assert appended.lines == 1
+    assert data + os.read(reader, 100_000) == line
+    stream.close(0)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_redirected_descriptor_is_noticed(tmp_path):
+    """After a dup2 over the descriptor lines go to the new place."""
+    reader, writer = os.pipe()
+    stream = shared_stream.SharedStream(writer)
+    stream.append(b"first\n", 1, time.monotonic() + 10)
+    with (tmp_path / "new").open("wb") as new:
+        os.dup2(new.fileno(), writer)
+    stream.append(b"second\n", 1, time.monotonic() + 10)
+    stream.close(0)
+    os.close(writer)
+    assert os.read(reader, 100) == b"first\n"
+    assert (tmp_path / "new").read_bytes() == b"second\n"
+    os.close(reader)
