@@ -4,75 +4,88 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 
+from otel_cbtop_exporter.delivery.spool_database import Database
+from otel_cbtop_exporter.delivery.spool_queries import (
+    restore,
+    rows_newest_first,
+    rows_oldest_first,
+)
 from otel_cbtop_exporter.delivery.spool_rows import Row
 
-__all__ = ["move_aside", "salvage"]
+__all__ = ["rebuild"]
 
-_COLUMNS = "id, lane, events, bytes, created_ns, body"
-_FORWARD = f"SELECT {_COLUMNS} FROM batches ORDER BY id"
-_BACKWARD = f"SELECT {_COLUMNS} FROM batches WHERE id > ? ORDER BY id DESC"
 _KEPT_ASIDE = 3
 
 
-def move_aside(path: Path) -> Path:
-    """Rename a damaged database with its WAL; only the newest few of a folder are kept.
+def rebuild(database: Database, path: Path, owed: Mapping[int, Row | None]) -> Path:
+    """Set a damaged file aside and begin a new one with what can be read of it.
 
     Args:
-        path: The database.
+        database: Closed.
+        path: Its file.
+        owed: Rows that have changed since, by their ids; None for those that are gone.
 
     Returns:
-        Its new path, `<name>.damaged-<nanoseconds>`.
+        Where the damaged file is: `<name>.damaged-<nanoseconds>`.
 
     Raises:
         OSError: The folder does not allow it.
+        SpoolError: The new file cannot be made.
     """
+    aside = _move_aside(path)
+
+    def fill(connection: sqlite3.Connection) -> None:
+        with database.transaction(connection), closing(_salvage(aside)) as rows:
+            for row_id, stored in rows:
+                row = owed.get(row_id, stored)
+                if row is not None:
+                    restore(connection, row_id, row)
+
+    database.run(fill)
+    return aside
+
+
+def _move_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
     path.rename(aside)
     wal = path.with_name(path.name + "-wal")
     if wal.exists():
         wal.rename(aside.with_name(aside.name + "-wal"))
     path.with_name(path.name + "-shm").unlink(missing_ok=True)
-    older = sorted(
-        (p for p in path.parent.glob("*.damaged-*") if not p.name.endswith(("-wal", "-shm"))),
-        key=lambda p: int(p.name.rpartition("-")[2]),
-    )
-    for one in older[:-_KEPT_ASIDE]:
-        for suffix in ("-wal", "-shm", ""):
-            one.with_name(one.name + suffix).unlink(missing_ok=True)
+    _remove_older(path.parent)
     return aside
 
 
-def salvage(path: Path) -> Iterator[tuple[int, Row]]:
-    """Read what can be read: from the first row to the damage, and from the last back to it.
+def _remove_older(folder: Path) -> None:
+    """Keep a failing disk from filling up with what it has damaged."""
+    found = (p for p in folder.glob("*.damaged-*") if not p.name.endswith(("-wal", "-shm")))
+    for one in sorted(found, key=lambda p: p.name.rpartition("-")[2])[:-_KEPT_ASIDE]:
+        for suffix in ("-wal", "-shm", ""):
+            one.with_name(one.name + suffix).unlink(missing_ok=True)
 
-    Args:
-        path: The damaged database.
 
-    Yields:
-        Row ids and rows, in no order that matters, none twice.
-    """
+def _salvage(path: Path) -> Generator[tuple[int, Row], None, None]:
+    """Read from the first row to the damage, and from the last back to it; no row twice."""
     last_id = -1
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             try:
-                for row in _rows(connection, _FORWARD, ()):
-                    last_id = row[0]
-                    yield row
+                for row_id, row in rows_oldest_first(connection):
+                    last_id = row_id
+                    if _is_row(row):
+                        yield row_id, row
             except sqlite3.Error:
-                yield from _rows(connection, _BACKWARD, (last_id,))
+                for row_id, row in rows_newest_first(connection, last_id):
+                    if _is_row(row):
+                        yield row_id, row
     except sqlite3.Error:
         return
 
 
-def _rows(
-    connection: sqlite3.Connection, query: str, parameters: tuple[int, ...]
-) -> Iterator[tuple[int, Row]]:
-    with closing(connection.execute(query, parameters)) as cursor:
-        for row_id, *stored in cursor:
-            row = Row(*stored)
-            if isinstance(row.lane, str) and isinstance(row.body, bytes):
-                yield row_id, row
+def _is_row(row: Row) -> bool:
+    types = (str, int, int, int, bytes)
+    return all(isinstance(value, kind) for value, kind in zip(row, types, strict=True))

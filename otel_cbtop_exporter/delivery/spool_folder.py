@@ -1,25 +1,29 @@
 """The spool of one destination on disk: this process's file, those of the dead, and memory.
 
-Belongs here: which file is whose, taking over, the limit over the folder, and what happens
-while the disk says no. Not here: what is in a file (`spool.py`).
+Belongs here: what happens while the disk says no, and in which order the spools are emptied.
+Not here: which file is whose (`spool_files.py`), and what is in one (`spool.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from otel_cbtop_exporter.config import SpoolConfig
 from otel_cbtop_exporter.delivery.process_lock import process_lock, watch_forks
-from otel_cbtop_exporter.delivery.spool import DEFAULT_MEMORY_BYTES, Spool, SpoolError, SpoolStats
-from otel_cbtop_exporter.delivery.spool_checks import make_private_folder, network_file_system
-from otel_cbtop_exporter.delivery.spool_owner import Owner, owner_names, published_bytes
-from otel_cbtop_exporter.delivery.spool_rows import pack
+from otel_cbtop_exporter.delivery.spool import (
+    DEFAULT_MEMORY_BYTES,
+    Spool,
+    SpoolError,
+    SpoolStats,
+)
+from otel_cbtop_exporter.delivery.spool_files import SpoolFiles
+from otel_cbtop_exporter.delivery.spool_reports import Reports
+from otel_cbtop_exporter.delivery.spool_rows import Row, pack
 from otel_cbtop_exporter.sinks.base import Record
 
 __all__ = ["DEFAULT_FOLDER_BYTES", "SpoolFolder", "destination_folder", "make_spool"]
@@ -27,18 +31,11 @@ __all__ = ["DEFAULT_FOLDER_BYTES", "SpoolFolder", "destination_folder", "make_sp
 DEFAULT_FOLDER_BYTES = 1024 * 1024 * 1024
 
 # How often the other processes' use of the folder is looked at, and ours is told to them.
-_LOOK_SECONDS = 2.0
+_SHARE_SECONDS = 2.0
 # How often a disk that said no is asked again.
-_RETRY_DISK_SECONDS = 1.0
+_ASK_DISK_SECONDS = 1.0
 # Moved back to the disk with one append, so that no append takes long.
 _HAND_OVER_BYTES = 8 * 1024 * 1024
-# Taken over at one time; the others wait for the next call of `adopt`.
-_ADOPTED = 8
-
-
-class _Adopted(msgspec.Struct):
-    owner: Owner
-    spool: Spool
 
 
 def destination_folder(path: Path, sink_name: str, destination: str) -> Path:
@@ -121,29 +118,32 @@ class SpoolFolder:
         max_bytes: int = DEFAULT_FOLDER_BYTES,
         max_age_ms: int = 0,
         synchronous: Literal["normal", "full"] = "normal",
-        on_dropped: Callable[[str, int], None] = lambda reason, events: None,
-        on_notice: Callable[[str, str], None] = lambda cause, message: None,
+        on_dropped: Callable[[str, int], None] | None = None,
+        on_notice: Callable[[str, str], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         # Absolute now: the application may change its working directory.
         self._root = path.expanduser().absolute()
         self.folder = destination_folder(self._root, sink_name, destination)
-        self._max_bytes = max_bytes
-        self._max_age_ms = max_age_ms
-        self._synchronous = synchronous
-        self._on_dropped = on_dropped
-        self._on_notice = on_notice
         self._monotonic = monotonic
         self._time_ns = time_ns
-        self._held: list[Callable[[], None]] = []
-        self._memory = Spool(
-            max_bytes=min(max_bytes, DEFAULT_MEMORY_BYTES),
-            max_age_ms=max_age_ms,
-            on_dropped=self._hold_dropped,
-            on_notice=self._hold_notice,
-        )
-        self._reset()
+        self._reports = Reports(on_dropped, on_notice)
+
+        def make_spool(file: Path | None, limit: int) -> Spool:
+            return Spool(
+                file,
+                max_bytes=limit,
+                max_age_ms=max_age_ms,
+                synchronous=synchronous,
+                on_dropped=self._reports.drop,
+                on_notice=self._reports.note,
+                time_ns=time_ns,
+            )
+
+        self._memory = make_spool(None, min(max_bytes, DEFAULT_MEMORY_BYTES))
+        self._files = SpoolFiles(self.folder, max_bytes, make_spool, self._reports)
+        self._begin()
         watch_forks(self)
 
     def append(self, records: Sequence[Record], now_ns: int) -> None:
@@ -157,36 +157,23 @@ class SpoolFolder:
             SpoolError: Neither disk nor memory can take them.
         """
         rows = pack(records, now_ns)
-        if not rows:
-            return
-        try:
-            with process_lock():
-                if self._disk_takes(now_ns):
-                    try:
-                        self._open_own().append_rows(rows, now_ns)
-                    except (OSError, SpoolError) as error:
-                        self._fall_back(error)
-                    else:
-                        return
+        with self._held():
+            if not self._append_to_disk(rows, now_ns):
                 self._memory.append_rows(rows, now_ns)
-        finally:
-            self._tell()
 
     def spools(self) -> Sequence[Spool]:
         """Return the spools that have records, in the order to empty them.
 
         Those of dead processes come first. A spool that cannot be read now is left out.
         """
-        with process_lock():
-            self._look_around(self._time_ns())
-            places = [adopted.spool for adopted in self._adopted]
-            if self._own is not None:
-                places.append(self._own)
-            # What is in memory came after what is on disk, until the disk is in use again.
-            places.insert(len(self._adopted) if self._on_disk else len(places), self._memory)
-            ready = [spool for spool in places if self._has_records(spool)]
-        self._tell()
-        return ready
+        with self._held():
+            self._share(self._time_ns())
+            self._files.drop_empty()
+            places = self._files.spools()
+            # What is in memory came after all that is on disk, until the disk is in use again:
+            # then it is only what was claimed when the rest went back.
+            places.insert(max(0, len(places) - 1) if self._on_disk else len(places), self._memory)
+            return [spool for spool in places if self._has_records(spool)]
 
     def adopt(self) -> int:
         """Take over what dead processes left for this destination.
@@ -197,16 +184,12 @@ class SpoolFolder:
         Returns:
             How many spools were taken over; a few at a time, the oldest first.
         """
-        adopted = 0
-        with process_lock():
+        with self._held():
             try:
-                if self.folder.exists():
-                    self._check_place()
-                    adopted = sum(self._adopt(name) for name in owner_names(self.folder))
+                return self._files.adopt()
             except OSError as error:
-                self._hold_notice("spool_place", f"spool folder {self.folder}: {error}")
-        self._tell()
-        return adopted
+                self._reports.note("spool_place", f"spool folder {self.folder}: {error}")
+                return 0
 
     def foreign(self) -> list[Path]:
         """Return the folders of other destinations that hold spool files; nobody empties them."""
@@ -217,9 +200,8 @@ class SpoolFolder:
 
     def stats(self) -> SpoolStats:
         """Return what is waiting in all spools that this process has."""
-        with process_lock():
-            parts = [adopted.spool.stats() for adopted in self._adopted]
-            parts += [spool.stats() for spool in (self._own, self._memory) if spool is not None]
+        with self._held():
+            parts = [spool.stats() for spool in [*self._files.spools(), self._memory]]
         oldest = [part.oldest_ns for part in parts if part.oldest_ns is not None]
         return SpoolStats(
             sum(part.events_spooled for part in parts),
@@ -229,175 +211,85 @@ class SpoolFolder:
 
     def close(self) -> None:
         """Leave what is on disk to the next process; what only memory holds is dropped, counted."""
-        with process_lock():
+        with self._held():
             if self._memory.stats().events_spooled:
                 self._back_to_disk(self._memory.max_bytes, self._time_ns())
             self._memory.close()
-            for adopted in self._adopted:
-                self._give_up(adopted.owner, adopted.spool)
-            if self._own is not None and self._owner is not None:
-                self._give_up(self._owner, self._own)
-            self._reset()
-        self._tell()
+            self._files.give_up()
+            self._begin()
 
     def before_fork(self) -> None:
         """Nothing: the spools close themselves, and the locks stay the parent's."""
 
     def after_fork_in_child(self) -> None:
         """Begin anew; the parent's files and locks stay its own."""
-        for owner in [adopted.owner for adopted in self._adopted] + [self._owner]:
-            if owner is not None:
-                owner.close_in_child()
-        self._held.clear()
-        self._reset()
+        self._reports.forget()
+        self._files.leave_to_parent()
+        self._begin()
 
-    def _reset(self) -> None:
-        self._owner: Owner | None = None
-        self._own: Spool | None = None
-        self._adopted: list[_Adopted] = []
+    def _begin(self) -> None:
         self._on_disk = True
         self._ask_disk_at = 0.0
-        self._look_at = 0.0
-        self._budget = self._max_bytes
+        self._share_at = 0.0
 
-    def _disk_takes(self, now_ns: int) -> bool:
-        """Whether to append on disk; where it said no, ask it again now and then."""
-        if self._on_disk:
-            self._look_around(now_ns)
-            return True
-        return self._monotonic() >= self._ask_disk_at and self._back_to_disk(
-            _HAND_OVER_BYTES, now_ns
-        )
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the lock, and say afterwards what there is to say."""
+        try:
+            with process_lock():
+                yield
+        finally:
+            self._reports.tell()
+
+    def _append_to_disk(self, rows: Sequence[Row], now_ns: int) -> bool:
+        if not self._on_disk and (
+            self._monotonic() < self._ask_disk_at
+            or not self._back_to_disk(_HAND_OVER_BYTES, now_ns)
+        ):
+            return False
+        self._share(now_ns)
+        try:
+            self._files.own().append_rows(rows, now_ns)
+        except (OSError, SpoolError) as error:
+            self._fall_back(error)
+            return False
+        return True
 
     def _back_to_disk(self, max_bytes: int, now_ns: int) -> bool:
+        """Move what is in memory to the disk, a part at a time; True when all of it is there."""
         try:
-            if not self._memory.hand_over(self._open_own(), max_bytes, now_ns):
+            if not self._memory.hand_over(self._files.own(), max_bytes, now_ns):
                 return False
         except (OSError, SpoolError) as error:
             self._fall_back(error)
             return False
         if not self._on_disk:
-            self._hold_notice("spool_on_disk", f"spool folder {self.folder} is in use again")
+            self._reports.note("spool_on_disk", f"spool folder {self.folder} is in use again")
         self._on_disk = True
         return True
 
     def _fall_back(self, error: Exception) -> None:
         self._on_disk = False
-        self._ask_disk_at = self._monotonic() + _RETRY_DISK_SECONDS
-        self._hold_notice(
+        self._ask_disk_at = self._monotonic() + _ASK_DISK_SECONDS
+        self._reports.note(
             "spool_in_memory",
             f"spool folder {self.folder} cannot be used, events wait in memory: {error}",
         )
 
-    def _open_own(self) -> Spool:
-        if self._own is None:
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._check_place()
-            self._owner = Owner.take_new(self.folder)
-            self._own = self._file(self._owner.name)
-        return self._own
-
-    def _check_place(self) -> None:
-        make_private_folder(self._root)
-        make_private_folder(self.folder)
-        network = network_file_system(self.folder)
-        if network is not None:
-            raise OSError(f"it is on a network file system ({network}), where SQLite loses data")
-
-    def _file(self, name: str) -> Spool:
-        return Spool(
-            self.folder / f"{name}.db",
-            max_bytes=self._budget,
-            max_age_ms=self._max_age_ms,
-            synchronous=self._synchronous,
-            on_dropped=self._hold_dropped,
-            on_notice=self._hold_notice,
-        )
-
-    def _adopt(self, name: str) -> bool:
-        ours = {adopted.owner.name for adopted in self._adopted}
-        if self._owner is not None:
-            ours.add(self._owner.name)
-        if name in ours or len(self._adopted) >= _ADOPTED:
-            return False
-        owner = Owner.take_dead(self.folder, name)
-        if owner is None:
-            return False
-        spool = self._file(name)
+    def _share(self, now_ns: int) -> None:
+        if self._monotonic() < self._share_at:
+            return
+        self._share_at = self._monotonic() + _SHARE_SECONDS
         try:
-            waiting = spool.path is not None and spool.path.exists() and bool(spool.lanes())
-        except SpoolError as error:
-            self._hold_notice("spool_adopt", f"spool file {name}.db is left alone: {error}")
-            spool.close()
-            owner.release(remove=False)
-            return False
-        if not waiting:
-            self._give_up(owner, spool)
-            return False
-        self._adopted.append(_Adopted(owner, spool))
-        return True
+            self._files.share(now_ns)
+        except (OSError, SpoolError) as error:
+            self._reports.note("spool_share", f"spool folder {self.folder}: {error}")
 
     def _has_records(self, spool: Spool) -> bool:
         if not spool.stats().events_spooled:
-            for adopted in [one for one in self._adopted if one.spool is spool]:
-                self._give_up(adopted.owner, spool)
-                self._adopted.remove(adopted)
             return False
         try:
             return bool(spool.lanes())
         except SpoolError as error:
-            self._hold_notice("spool_read", f"a spool file cannot be read: {error}")
+            self._reports.note("spool_read", f"a spool file cannot be read: {error}")
             return False
-
-    def _give_up(self, owner: Owner, spool: Spool) -> None:
-        """Close a file of ours; one with nothing in it is removed with its owner file."""
-        empty = not spool.stats().events_spooled
-        try:
-            if empty:
-                spool.delete()
-            else:
-                spool.close()
-        except OSError as error:
-            empty = False
-            self._hold_notice("spool_remove", f"an empty spool file cannot be removed: {error}")
-        owner.release(remove=empty)
-
-    def _look_around(self, now_ns: int) -> None:
-        """Tell the others what we hold, see what they hold, and evict what is too much of ours."""
-        if self._own is None or self._owner is None or self._monotonic() < self._look_at:
-            return
-        self._look_at = self._monotonic() + _LOOK_SECONDS
-        self._owner.publish(self._own.stats().spool_bytes)
-        for adopted in self._adopted:
-            adopted.owner.publish(adopted.spool.stats().spool_bytes)
-        ours = {self._owner.name, *(adopted.owner.name for adopted in self._adopted)}
-        told: dict[str, int] = {}
-        for folder in [path for path in self._root.iterdir() if path.is_dir()]:
-            told.update(published_bytes(folder))
-        others = [size for name, size in told.items() if name not in ours]
-        share = self._max_bytes // (len(others) + 1)
-        self._budget = max(self._max_bytes - sum(others), share)
-        left = self._budget
-        try:
-            for adopted in self._adopted:
-                held = adopted.spool.stats().spool_bytes
-                total = self.stats().spool_bytes
-                adopted.spool.evict(max(0, held - max(0, total - self._budget)), now_ns)
-                left -= adopted.spool.stats().spool_bytes
-            self._own.max_bytes = max(0, left)
-            self._own.evict(self._own.max_bytes, now_ns)
-        except SpoolError as error:
-            self._hold_notice("spool_evict", f"a spool file cannot be updated: {error}")
-
-    def _hold_dropped(self, reason: str, events: int) -> None:
-        self._held.append(lambda: self._on_dropped(reason, events))
-
-    def _hold_notice(self, cause: str, message: str) -> None:
-        self._held.append(lambda: self._on_notice(cause, message))
-
-    def _tell(self) -> None:
-        """Call back without the lock: a log handler may block, or export."""
-        with process_lock():
-            held, self._held = self._held, []
-        for call in held:
-            call()

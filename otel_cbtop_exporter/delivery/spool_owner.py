@@ -87,16 +87,11 @@ class Owner:
             os.pwrite(self._descriptor, b"%020d\n" % used_bytes, 0)
 
     def release(self, *, remove: bool) -> None:
-        """Give the file up; with `remove` there is nothing to take over.
-
-        Raises:
-            OSError: The owner file cannot be removed; it is given up all the same.
-        """
-        try:
-            if remove:
-                self._path.unlink(missing_ok=True)
-        finally:
-            os.close(self._descriptor)
+        """Give the file up; with `remove` there is nothing to take over."""
+        if remove:
+            with suppress(OSError):  # then it is taken over, and found to be empty
+                self._path.unlink()
+        os.close(self._descriptor)
 
     def close_in_child(self) -> None:
         """Let go of the parent's lock without giving it up."""
@@ -112,10 +107,12 @@ def owner_names(folder: Path) -> list[str]:
 
 def published_bytes(folder: Path) -> dict[str, int]:
     """Return what each owner, dead or alive, has last told about its spool."""
-    told = {}
-    for path in folder.glob("*" + _SUFFIX):
-        try:
-            told[path.stem] = int(path.read_bytes() or b"0")
-        except (OSError, ValueError):  # it was removed just now, or is not ours
-            continue
-    return told
+    told = ((path.stem, _told(path)) for path in folder.glob("*" + _SUFFIX))
+    return {name: size for name, size in told if size is not None}
+
+
+def _told(path: Path) -> int | None:
+    try:
+        return int(path.read_bytes() or b"0")
+    except (OSError, ValueError):  # removed just now, or not of our making
+        return None

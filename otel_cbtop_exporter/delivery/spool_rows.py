@@ -1,7 +1,7 @@
 """What a spool's database holds: its schema, and rows of packed records.
 
 Belongs here: the shape of the file and of a row, for every version of the package that ever
-wrote one. Not here: when rows come and go (`spool.py`).
+wrote one. Not here: the statements that read and change rows (`spool_queries.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["MIGRATIONS", "NewerSchemaError", "Row", "migrate", "pack", "unpack"]
+__all__ = [
+    "MIGRATIONS",
+    "ROW_OVERHEAD_BYTES",
+    "NewerSchemaError",
+    "Row",
+    "SpoolError",
+    "migrate",
+    "pack",
+    "unpack",
+]
 
 # One statement a version, never edited once released: `PRAGMA user_version` is how many of
 # them a file has seen. `body` is the last column, so that sums over the others do not have to
@@ -39,12 +48,14 @@ MIGRATIONS: tuple[str, ...] = (
     "CREATE INDEX batches_by_lane ON batches (lane)",
 )
 
+# What a row takes besides its body: the other columns, the index, half-filled pages.
+ROW_OVERHEAD_BYTES = 100
 # A row is what a claim takes at least, so a huge batch becomes several rows.
 _ROW_EVENTS = 2_000
 _ROW_BYTES = 1024 * 1024
 
 # The checksum is what finds a flipped bit in a body: SQLite has none of its own.
-_ZSTD_OPTIONS = {
+_ZSTD_OPTIONS: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 1,
     zstd.CompressionParameter.checksum_flag: 1,
 }
@@ -52,7 +63,11 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Record])
 
 
-class NewerSchemaError(Exception):
+class SpoolError(Exception):
+    """A spool's place cannot take or give records now; nothing of the call was done."""
+
+
+class NewerSchemaError(SpoolError):
     """The file was written by a later version of the package."""
 
 
@@ -62,16 +77,21 @@ class Row(NamedTuple):
     Attributes:
         lane: Of every record in it.
         events: How many records.
-        bytes: Of their bodies, before compression.
+        body_bytes: Of their bodies, before compression.
         created_ns: When it was appended, nanoseconds since the Unix epoch.
         body: `zstd(msgpack(list of records))`.
     """
 
     lane: str
     events: int
-    bytes: int
+    body_bytes: int
     created_ns: int
     body: bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """What it takes in the database."""
+        return len(self.body) + ROW_OVERHEAD_BYTES
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIONS) -> None:
@@ -103,7 +123,11 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIO
 
 
 def pack(records: Sequence[Record], now_ns: int) -> list[Row]:
-    """Make rows of records: each of one lane, in the records' order within a lane."""
+    """Make rows of records: each of one lane, in the records' order within a lane.
+
+    Raises:
+        SpoolError: A lane is text that is not Unicode.
+    """
     lanes: dict[str, list[Record]] = {}
     for record in records:
         lanes.setdefault(record.lane, []).append(record)
@@ -112,21 +136,20 @@ def pack(records: Sequence[Record], now_ns: int) -> list[Row]:
 
 def pack_row(lane: str, records: Sequence[Record], created_ns: int) -> Row:
     """Make one row of records of one lane."""
-    body = zstd.compress(_encoder.encode(records), options=_ZSTD_OPTIONS)
+    try:
+        body = zstd.compress(_encoder.encode(records), options=_ZSTD_OPTIONS)
+    except UnicodeEncodeError as error:
+        raise SpoolError(f"records cannot be packed: {error.reason}") from error
     size = sum(len(record.body) for record in records)
     return Row(lane, len(records), size, created_ns, body)
 
 
-def unpack(body: bytes) -> list[Record]:
-    """Read the records of a row.
-
-    Raises:
-        ValueError: The body is damaged.
-    """
+def unpack(body: bytes) -> list[Record] | None:
+    """Return the records of a row, or None if its body is damaged."""
     try:
         return _decoder.decode(zstd.decompress(body))
-    except (zstd.ZstdError, msgspec.DecodeError, EOFError) as error:
-        raise ValueError(f"a row cannot be read: {type(error).__name__}") from error
+    except (zstd.ZstdError, msgspec.DecodeError, ValueError, EOFError):
+        return None
 
 
 def _parts(records: list[Record]) -> Iterator[list[Record]]:

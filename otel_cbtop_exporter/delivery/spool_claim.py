@@ -1,0 +1,87 @@
+"""What is handed out of a spool, and what is told of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from otel_cbtop_exporter.delivery.spool_rows import Row, pack_row
+from otel_cbtop_exporter.sinks.base import Record
+
+if TYPE_CHECKING:
+    from otel_cbtop_exporter.delivery.spool import Spool
+
+__all__ = ["Claim", "SpoolStats"]
+
+
+class Claim(msgspec.Struct):
+    """Records that were handed out for sending and are still in their spool.
+
+    Attributes:
+        lane: Of every record.
+        row_ids: The rows they are in.
+        records: Oldest first.
+        row_events: How many of them each row holds.
+        spool: Where they are, and where they are settled.
+    """
+
+    lane: str
+    row_ids: list[int]
+    records: list[Record]
+    row_events: list[int]
+    spool: Spool
+
+    def add(self, row_id: int, records: Sequence[Record]) -> None:
+        """Put the records of one more row behind the others."""
+        self.row_ids.append(row_id)
+        self.row_events.append(len(records))
+        self.records.extend(records)
+
+    def rows_left(self, kept: Sequence[Record]) -> dict[int, Row | None]:
+        """Say what becomes of the rows when only some records are kept.
+
+        Args:
+            kept: Records of this claim, in any order.
+
+        Returns:
+            By row id None for a row that is gone, and what is left of one that is shorter;
+            rows that were kept whole are left out.
+
+        Raises:
+            ValueError: `kept` holds a record that the claim does not.
+        """
+        if len(kept) == 0:
+            return dict.fromkeys(self.row_ids)
+        waiting = Counter(kept)
+        left: dict[int, Row | None] = {}
+        start = 0
+        for row_id, events in zip(self.row_ids, self.row_events, strict=True):
+            stay = []
+            for record in self.records[start : start + events]:
+                if waiting[record] > 0:
+                    waiting[record] -= 1
+                    stay.append(record)
+            if len(stay) < events:
+                left[row_id] = pack_row(self.lane, stay, 0) if stay else None
+            start += events
+        if any(waiting.values()):
+            raise ValueError("kept holds records that are not of this claim")
+        return left
+
+
+class SpoolStats(msgspec.Struct, frozen=True):
+    """What is waiting.
+
+    Attributes:
+        events_spooled: Records.
+        spool_bytes: What they take, compressed.
+        oldest_ns: When the oldest was appended, nanoseconds since the Unix epoch; None if
+            nothing waits.
+    """
+
+    events_spooled: int
+    spool_bytes: int
+    oldest_ns: int | None

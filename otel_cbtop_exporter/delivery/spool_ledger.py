@@ -1,0 +1,92 @@
+"""What a spool knows of its rows without asking the database: sums, claims, debts."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+
+from otel_cbtop_exporter.delivery import spool_queries as queries
+from otel_cbtop_exporter.delivery.spool_rows import Row
+
+__all__ = ["Ledger"]
+
+
+class Ledger:
+    """The state of one spool beside its database; every call needs the process lock.
+
+    Attributes:
+        counted: Whether the database has been counted, so that the sums mean something.
+        events: That wait.
+        stored_bytes: What they take.
+        owed: What settle owes to the database: rows to remove, or to replace by what was
+            kept. The sums know of it already. It is paid at once, or, where the disk refuses,
+            with the next transaction.
+    """
+
+    def __init__(self) -> None:
+        self.counted = False
+        self.events = 0
+        self.stored_bytes = 0
+        self.owed: dict[int, Row | None] = {}
+        # By lane the rows of the newest claim: their events and stored bytes.
+        self._claimed: dict[str, dict[int, tuple[int, int]]] = {}
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Count rows that are in the database now."""
+        for row in rows:
+            self.events += row.events
+            self.stored_bytes += row.stored_bytes
+
+    def subtract(self, events: int, stored_bytes: int) -> None:
+        """Count what is gone from the database."""
+        self.events -= events
+        self.stored_bytes -= stored_bytes
+
+    def claim(self, lane: str, rows: Mapping[int, Row]) -> None:
+        """Remember which rows of a lane are handed out, in place of those before."""
+        self._claimed[lane] = {
+            row_id: (row.events, row.stored_bytes) for row_id, row in rows.items()
+        }
+
+    def end_claim(self, lane: str) -> None:
+        """Forget what is handed out of a lane."""
+        self._claimed.pop(lane, None)
+
+    def claimed_ids(self) -> set[int]:
+        """Return the rows that are handed out, of all lanes."""
+        return {row_id for rows in self._claimed.values() for row_id in rows}
+
+    def owe(self, lane: str, left: Mapping[int, Row | None]) -> int:
+        """Take claimed rows of a lane out, or put others in their place.
+
+        Args:
+            lane: Of the claim.
+            left: By row id what is left of it; rows that are not claimed (any more) are ignored.
+
+        Returns:
+            How many events are gone by that.
+        """
+        gone = 0
+        claimed = self._claimed.get(lane, {})
+        for row_id, row in left.items():
+            if row_id not in claimed:
+                continue
+            events, stored_bytes = claimed.pop(row_id)
+            gone += events
+            self.subtract(events, stored_bytes)
+            self.owed[row_id] = row
+            if row is not None:
+                self.add([row])
+                gone -= row.events
+        return gone
+
+    def pay(self, connection: sqlite3.Connection) -> None:
+        """Tell the database what is owed to it; clear `owed` when that is committed."""
+        queries.delete(connection, [row_id for row_id, row in self.owed.items() if row is None])
+        for row_id, row in self.owed.items():
+            if row is not None:
+                queries.replace(connection, row_id, row)
+
+    def adopt_claims(self, other: Ledger) -> None:
+        """Take the claims of the ledger before this one, where the rows have kept their ids."""
+        self._claimed = other._claimed

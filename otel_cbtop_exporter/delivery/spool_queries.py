@@ -1,0 +1,168 @@
+"""Every statement that reads or changes the rows of a spool's database."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Container, Generator, Iterable
+from contextlib import closing
+from typing import NamedTuple
+
+from otel_cbtop_exporter.delivery.spool_rows import ROW_OVERHEAD_BYTES, Row
+
+__all__ = [
+    "Leaving",
+    "count",
+    "delete",
+    "file_bytes",
+    "insert",
+    "is_empty",
+    "lanes",
+    "leaving",
+    "oldest_ns",
+    "replace",
+    "restore",
+    "rows_newest_first",
+    "rows_of_lane",
+    "rows_oldest_first",
+]
+
+
+class Leaving(NamedTuple):
+    """A row that has to go, and why."""
+
+    row_id: int
+    events: int
+    stored_bytes: int
+    reason: str
+
+
+def count(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Return how many events there are and what they take; reads no body."""
+    query = "SELECT coalesce(sum(events), 0), coalesce(sum(length(body) + ?), 0) FROM batches"
+    events, stored_bytes = connection.execute(query, (ROW_OVERHEAD_BYTES,)).fetchone()
+    return int(events), int(stored_bytes)
+
+
+def is_empty(connection: sqlite3.Connection, besides: Container[int]) -> bool:
+    """Return whether there is no row, or none besides some."""
+    with closing(connection.execute("SELECT id FROM batches")) as cursor:
+        return all(row_id in besides for (row_id,) in cursor)
+
+
+def oldest_ns(connection: sqlite3.Connection) -> int | None:
+    """Return when the first row was appended."""
+    row = connection.execute("SELECT created_ns FROM batches ORDER BY id LIMIT 1").fetchone()
+    return None if row is None else int(row[0])
+
+
+def file_bytes(connection: sqlite3.Connection) -> int:
+    """Return what the database takes, free pages included."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    return int(pages * page_bytes)
+
+
+def lanes(connection: sqlite3.Connection) -> list[str]:
+    """Return the lanes, the one with the oldest row first."""
+    # From lane to lane along the index, because DISTINCT walks through every row of it.
+    query = """
+        WITH RECURSIVE found (lane) AS (
+            SELECT min(lane) FROM batches
+            UNION ALL
+            SELECT (SELECT min(lane) FROM batches WHERE batches.lane > found.lane)
+            FROM found WHERE found.lane IS NOT NULL
+        )
+        SELECT lane FROM found WHERE lane IS NOT NULL
+        ORDER BY (SELECT min(id) FROM batches WHERE batches.lane = found.lane)
+    """
+    return [lane for (lane,) in connection.execute(query).fetchall()]
+
+
+def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
+    """Add rows at the end."""
+    query = "INSERT INTO batches (lane, events, bytes, created_ns, body) VALUES (?, ?, ?, ?, ?)"
+    connection.executemany(query, rows)
+
+
+def restore(connection: sqlite3.Connection, row_id: int, row: Row) -> None:
+    """Add a row where it was in another file."""
+    query = """
+        INSERT INTO batches (id, lane, events, bytes, created_ns, body) VALUES (?, ?, ?, ?, ?, ?)
+    """
+    connection.execute(query, (row_id, *row))
+
+
+def replace(connection: sqlite3.Connection, row_id: int, row: Row) -> None:
+    """Put other records in the place of a row's; it keeps its age."""
+    query = "UPDATE batches SET events = ?, bytes = ?, body = ? WHERE id = ?"
+    connection.execute(query, (row.events, row.body_bytes, row.body, row_id))
+
+
+def delete(connection: sqlite3.Connection, row_ids: Iterable[int]) -> None:
+    """Remove rows; those that are gone already do not matter."""
+    connection.executemany("DELETE FROM batches WHERE id = ?", ((row_id,) for row_id in row_ids))
+
+
+def leaving(
+    connection: sqlite3.Connection,
+    excess_bytes: int,
+    created_before_ns: int,
+    stay: Container[int],
+) -> list[Leaving]:
+    """Choose the oldest rows that are too many or too old.
+
+    Args:
+        connection: Of the database.
+        excess_bytes: How much has to go.
+        created_before_ns: Rows at the head that were appended before have to go.
+        stay: Row ids that do not go, whatever else is true.
+    """
+    chosen: list[Leaving] = []
+    if excess_bytes <= 0 and created_before_ns <= 0:
+        return chosen
+    query = "SELECT id, events, length(body) + ?, created_ns FROM batches ORDER BY id"
+    with closing(connection.execute(query, (ROW_OVERHEAD_BYTES,))) as cursor:
+        for row_id, events, stored_bytes, created_ns in cursor:
+            if row_id in stay:
+                continue
+            if created_ns < created_before_ns:
+                chosen.append(Leaving(row_id, events, stored_bytes, "expired"))
+            elif excess_bytes > 0:
+                chosen.append(Leaving(row_id, events, stored_bytes, "spool_full"))
+            else:
+                break
+            excess_bytes -= stored_bytes
+    return chosen
+
+
+def rows_of_lane(
+    connection: sqlite3.Connection, lane: str
+) -> Generator[tuple[int, Row], None, None]:
+    """Walk through a lane, oldest first; close the iterator where you leave it early."""
+    query = """
+        SELECT id, lane, events, bytes, created_ns, body FROM batches WHERE lane = ? ORDER BY id
+    """
+    return _rows(connection.execute(query, (lane,)))
+
+
+def rows_oldest_first(connection: sqlite3.Connection) -> Generator[tuple[int, Row], None, None]:
+    """Walk through everything; close the iterator where you leave it early."""
+    query = "SELECT id, lane, events, bytes, created_ns, body FROM batches ORDER BY id"
+    return _rows(connection.execute(query))
+
+
+def rows_newest_first(
+    connection: sqlite3.Connection, after: int
+) -> Generator[tuple[int, Row], None, None]:
+    """Walk back to a row; close the iterator where you leave it early."""
+    query = """
+        SELECT id, lane, events, bytes, created_ns, body FROM batches
+        WHERE id > ? ORDER BY id DESC
+    """
+    return _rows(connection.execute(query, (after,)))
+
+
+def _rows(cursor: sqlite3.Cursor) -> Generator[tuple[int, Row], None, None]:
+    with closing(cursor):
+        for row_id, *columns in cursor:
+            yield row_id, Row(*columns)

@@ -1,0 +1,56 @@
+"""What a spool has to say: events that it dropped, and sentences for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from otel_cbtop_exporter.delivery.process_lock import process_lock
+
+__all__ = ["Reports"]
+
+
+class Reports:
+    """Collects under the process lock, and tells without it: a log handler may block, or export.
+
+    Args:
+        on_dropped: Told a reason and a number of events.
+        on_notice: Told a short stable cause and a sentence.
+    """
+
+    def __init__(
+        self,
+        on_dropped: Callable[[str, int], None] | None,
+        on_notice: Callable[[str, str], None] | None,
+    ) -> None:
+        self._on_dropped = on_dropped
+        self._on_notice = on_notice
+        self._dropped: dict[str, int] = {}
+        self._notices: list[tuple[str, str]] = []
+
+    def drop(self, reason: str, events: int) -> None:
+        """Count events that left without being settled."""
+        if events > 0:
+            self._dropped[reason] = self._dropped.get(reason, 0) + events
+
+    def note(self, cause: str, message: str) -> None:
+        """Say something; each cause is limited to once a minute by whoever logs it."""
+        self._notices.append((cause, message))
+
+    def tell(self) -> None:
+        """Pass on what was collected; call it without the lock."""
+        if not self._dropped and not self._notices:
+            return
+        with process_lock():
+            dropped, self._dropped = self._dropped, {}
+            notices, self._notices = self._notices, []
+        for reason, events in dropped.items():
+            if self._on_dropped is not None:
+                self._on_dropped(reason, events)
+        for cause, message in notices:
+            if self._on_notice is not None:
+                self._on_notice(cause, message)
+
+    def forget(self) -> None:
+        """Drop what was collected: in a forked child it is the parent's to tell."""
+        self._dropped = {}
+        self._notices = []

@@ -1,0 +1,223 @@
+"""Rows in one database, counted: what `spool.py` makes of records, and a damaged file's end.
+
+Belongs here: transactions over the rows, and the state beside them. Not here: what is in a
+row's body.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from otel_cbtop_exporter.delivery import spool_queries as queries
+from otel_cbtop_exporter.delivery.process_lock import watch_forks
+from otel_cbtop_exporter.delivery.spool_damage import rebuild
+from otel_cbtop_exporter.delivery.spool_database import DamagedError, Database
+from otel_cbtop_exporter.delivery.spool_ledger import Ledger
+from otel_cbtop_exporter.delivery.spool_reports import Reports
+from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError
+
+__all__ = ["RowStore"]
+
+# A database that grew past this is replaced once it is empty: SQLite keeps its pages for ever,
+# and VACUUM of a peak takes as long as writing it did.
+_REPLACE_BYTES = 16 * 1024 * 1024
+
+_T = TypeVar("_T")
+
+
+class RowStore:
+    """The rows of one spool; every call needs the process lock, and raises SpoolError.
+
+    Args:
+        path: A file, or None for memory.
+        synchronous: See `Spool`.
+        reports: Where to say what was dropped, and what is wrong.
+    """
+
+    def __init__(
+        self, path: Path | None, synchronous: Literal["normal", "full"], reports: Reports
+    ) -> None:
+        self.database = Database(path, synchronous, self._count)
+        self.ledger = Ledger()
+        self._reports = reports
+        watch_forks(self)
+
+    def run(self, operation: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do something with the connection; with a new file, where the old one was damaged."""
+        try:
+            return self.database.run(operation)
+        except DamagedError as error:
+            self._rebuild(str(error))
+            return self.database.run(operation)
+
+    def insert(self, rows: Sequence[Row], max_bytes: int, created_before_ns: int) -> None:
+        """Add rows at the end and let the oldest go, in one transaction.
+
+        Args:
+            rows: May be none.
+            max_bytes: What may be there then; claimed rows stay over that.
+            created_before_ns: Rows at the head that were appended before have to go.
+        """
+        leaving = self.run(
+            lambda connection: self._insert(connection, rows, max_bytes, created_before_ns)
+        )
+        self.ledger.add(rows)
+        for row in leaving:
+            self.ledger.subtract(row.events, row.stored_bytes)
+            self._reports.drop(row.reason, row.events)
+
+    def claim(self, lane: str, max_events: int, max_bytes: int) -> dict[int, Row]:
+        """Hand out the oldest rows of a lane, by their ids; at least one, if there is one."""
+        rows = self.run(lambda connection: self._oldest(connection, lane, max_events, max_bytes))
+        self.ledger.claim(lane, rows)
+        return rows
+
+    def change(self, lane: str, left: Mapping[int, Row | None]) -> int:
+        """Take rows of a lane's claim out, or put others in their place; never raises.
+
+        Args:
+            lane: Of the claim.
+            left: By row id what is left of it, None for nothing.
+
+        Returns:
+            How many events are gone by that.
+        """
+        gone = self.ledger.owe(lane, left)
+        if not self.ledger.owed:
+            return gone
+        try:
+            self.run(self._settle_up)
+        except SpoolError as error:
+            self._reports.note("spool_settle", f"a spool cannot be updated: {error}")
+        with suppress(SpoolError, OSError):  # then it is replaced another time
+            if not self.ledger.events and self.run(self._is_spent):
+                self.delete()
+        return gone
+
+    def unclaimed(self, max_bytes: int) -> tuple[dict[int, Row], bool]:
+        """Return the oldest rows that are not handed out, and whether these are all of them."""
+        return self.run(lambda connection: self._unclaimed(connection, max_bytes))
+
+    def remove(self, rows: Mapping[int, Row]) -> None:
+        """Take rows out that are somewhere else now."""
+        self.run(lambda connection: self._settle_up(connection, rows))
+        for row in rows.values():
+            self.ledger.subtract(row.events, row.stored_bytes)
+
+    def close(self) -> None:
+        """Close the database and forget what is known of it."""
+        self.ledger = Ledger()
+        self.database.close()
+
+    def delete(self) -> None:
+        """Remove the database, whatever it holds.
+
+        Raises:
+            OSError: The folder does not allow it.
+        """
+        self.ledger = Ledger()
+        self.database.delete()
+
+    def before_fork(self) -> None:
+        """Nothing: the database closes itself."""
+
+    def after_fork_in_child(self) -> None:
+        """Leave to the parent what it has, and what there is to say of it."""
+        self.ledger = Ledger()
+        self._reports.forget()
+
+    def _rebuild(self, why: str) -> None:
+        path = self.database.path
+        if path is None:
+            raise SpoolError(why)
+        before, self.ledger = self.ledger, Ledger()
+        try:
+            aside = rebuild(self.database, path, before.owed)
+            self.database.run(self._count)
+        except (OSError, SpoolError) as error:
+            self._reports.drop("damaged", before.events)
+            raise SpoolError(f"{why}, and a new file cannot be made: {error}") from error
+        self.ledger.adopt_claims(before)
+        saved = self.ledger.events
+        self._reports.drop("damaged", before.events - saved)
+        self._reports.note(
+            "spool_damaged",
+            f"a spool file was damaged ({why}) and is kept as {aside}; {saved} events were saved",
+        )
+
+    def _count(self, connection: sqlite3.Connection) -> None:
+        """Count a database that was opened just now; again, where a fork had closed it."""
+        ledger = self.ledger
+        if ledger.owed:
+            return
+        events, stored_bytes = queries.count(connection)
+        self._reports.drop("damaged", ledger.events - events)
+        ledger.counted = True
+        ledger.events, ledger.stored_bytes = events, stored_bytes
+
+    @contextmanager
+    def _transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
+        with self.database.transaction(connection):
+            self.ledger.pay(connection)
+            yield
+        self.ledger.owed.clear()
+
+    def _insert(
+        self,
+        connection: sqlite3.Connection,
+        rows: Sequence[Row],
+        max_bytes: int,
+        created_before_ns: int,
+    ) -> list[queries.Leaving]:
+        ledger = self.ledger
+        with self._transaction(connection):
+            queries.insert(connection, rows)
+            excess = ledger.stored_bytes + sum(row.stored_bytes for row in rows) - max_bytes
+            leaving = queries.leaving(connection, excess, created_before_ns, ledger.claimed_ids())
+            queries.delete(connection, [row.row_id for row in leaving])
+        return leaving
+
+    def _oldest(
+        self, connection: sqlite3.Connection, lane: str, max_events: int, max_bytes: int
+    ) -> dict[int, Row]:
+        chosen: dict[int, Row] = {}
+        with closing(queries.rows_of_lane(connection, lane)) as rows:
+            for row_id, stored in rows:
+                row = self.ledger.owed.get(row_id, stored)
+                if row is None:
+                    continue
+                max_events -= row.events
+                max_bytes -= row.body_bytes
+                if chosen and (max_events < 0 or max_bytes < 0):
+                    break
+                chosen[row_id] = row
+        return chosen
+
+    def _unclaimed(
+        self, connection: sqlite3.Connection, max_bytes: int
+    ) -> tuple[dict[int, Row], bool]:
+        claimed = self.ledger.claimed_ids()
+        chosen: dict[int, Row] = {}
+        with closing(queries.rows_oldest_first(connection)) as rows:
+            for row_id, row in rows:
+                if row_id in claimed:
+                    continue
+                if max_bytes <= 0:
+                    return chosen, False
+                chosen[row_id] = row
+                max_bytes -= row.stored_bytes
+        return chosen, True
+
+    def _settle_up(self, connection: sqlite3.Connection, besides: Iterable[int] = ()) -> None:
+        with self._transaction(connection):
+            queries.delete(connection, besides)
+
+    def _is_spent(self, connection: sqlite3.Connection) -> bool:
+        """Whether a new database is better than this one: it is empty, and large or in debt."""
+        if connection.in_transaction or not queries.is_empty(connection, self.ledger.owed):
+            return False
+        return bool(self.ledger.owed) or queries.file_bytes(connection) > _REPLACE_BYTES
