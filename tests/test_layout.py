@@ -1,0 +1,268 @@
+"""The shape of the package: who may import whom, what an import does, how tests are written."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "otel_cbtop_exporter"
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+NAME = "otel_cbtop_exporter"
+
+# What a module, or every module of a folder, may import of the package. The longest prefix
+# counts; the arrows go one way, from what the SDK calls down to what touches the outside.
+MAY_IMPORT = {
+    "errors": (),
+    "events": ("errors",),
+    "options": ("errors",),
+    "config": ("errors", "options"),
+    "health": ("events", "errors"),
+    "env": ("config", "options", "errors"),
+    "_sdk": (),
+    "testing": ("sinks.base", "events", "errors"),
+    "mapping": ("events", "_sdk", "mapping", "encoding.event_json"),
+    "encoding": ("events", "errors", "encoding"),
+    "sinks": ("sinks.base", "encoding", "config", "errors", "events"),
+    "sinks.base": ("events", "errors"),
+    "sinks.__init__": ("sinks", "config", "errors"),
+    "delivery": (
+        "delivery",
+        "sinks.base",
+        "config",
+        "events",
+        "errors",
+        "health",
+        "_sdk",
+    ),
+    "signal_delivery": (
+        "config",
+        "delivery.pipeline",
+        "env",
+        "errors",
+        "events",
+        "health",
+        "options",
+        "sinks",
+    ),
+    "exporters": ("_sdk", "events", "health", "mapping", "signal_delivery", "sinks.base"),
+    "streamer": (
+        "config",
+        "delivery.pipeline",
+        "encoding",
+        "env",
+        "errors",
+        "events",
+        "health",
+        "options",
+        "sinks",
+    ),
+    "__init__": (
+        "config",
+        "errors",
+        "events",
+        "exporters",
+        "health",
+        "sinks.base",
+        "streamer",
+    ),
+    "cli": (
+        "cli",
+        "config",
+        "delivery",
+        "encoding",
+        "env",
+        "errors",
+        "events",
+        "exporters",
+        "health",
+        "options",
+        "sinks",
+        "streamer",
+    ),
+}
+
+# A sink's own further files, and what several sinks write files with.
+SINK_PARTS = {
+    "jsonlines": ("append_file", "lines", "rotation", "shared_stream"),
+    "console": ("lines", "shared_stream"),
+    "influxdb": ("influxdb_",),
+    "kafka": ("kafka_",),
+}
+SINKS = tuple(SINK_PARTS)
+
+# What only one module may touch.
+DOORS = {
+    "sqlite3": ("delivery.",),
+    "influxdb_client": ("sinks.influxdb",),
+    "confluent_kafka": ("sinks.kafka",),
+    "click": ("cli",),
+    "rich": ("cli",),
+}
+
+
+def short(module):
+    return module.removeprefix(NAME).removeprefix(".") or "__init__"
+
+
+def imports(path):
+    """Yield every absolute import of a file, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+def is_within(name, prefixes):
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+def rule_for(name, path):
+    if name == "sinks" and path.name == "__init__.py":
+        return MAY_IMPORT["sinks.__init__"]
+    fitting = [key for key in MAY_IMPORT if is_within(name, (key,))]
+    assert fitting, f"{name} is in no row of the import table"
+    return MAY_IMPORT[max(fitting, key=len)]
+
+
+def is_part_of_its_sink(name, imported):
+    """sinks/kafka.py and sinks/kafka_x.py may import sinks/kafka_*.py, and so on."""
+    own = name.removeprefix("sinks.")
+    other = imported.removeprefix("sinks.")
+    for sink, parts in SINK_PARTS.items():
+        belongs = own == sink or own.startswith(parts)
+        if belongs and other not in SINKS and other.startswith(parts):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_import_only_what_their_row_allows(module):
+    """The import table holds."""
+    name = short(module)
+    allowed = rule_for(name, MODULES[module])
+    for imported in imports(MODULES[module]):
+        if not is_within(imported, (NAME,)):
+            continue
+        target = short(imported)
+        fine = is_within(target, allowed) or (
+            name.startswith("sinks.") and is_part_of_its_sink(name, target)
+        )
+        assert fine, f"{name} imports {target}; allowed: {', '.join(allowed)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_outside_things_are_touched_behind_one_door(module):
+    """Client libraries, SQLite and the terminal each have their place."""
+    name = short(module)
+    for imported in imports(MODULES[module]):
+        for library, doors in DOORS.items():
+            if is_within(imported, (library,)):
+                assert name.startswith(doors), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_private_names_of_opentelemetry_are_behind_one_door(module):
+    """What the SDK may rename is touched in _sdk.py alone, but for its incubating names."""
+    if short(module) == "_sdk":
+        return
+    for imported in imports(MODULES[module]):
+        if imported.startswith("opentelemetry.semconv._incubating"):
+            continue
+        private = imported.startswith("opentelemetry") and "._" in imported
+        assert not private, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_env_reads_the_environment(module):
+    """Every variable is an option of the configuration tree."""
+    if short(module) == "env":
+        return
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            read = (node.value.id, node.attr)
+            assert read not in {("os", "environ"), ("os", "getenv")}, f"{module} reads it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_are_short_and_say_what_belongs_in_them(module):
+    """A file holds one idea, has a docstring and names what it offers."""
+    text = MODULES[module].read_text()
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), f"{module} has no docstring"
+    assert len(text.splitlines()) <= 320, f"{module} is too long for one idea"
+    defines = any(isinstance(n, ast.FunctionDef | ast.ClassDef) for n in tree.body)
+    if defines:
+        names = {
+            t.id
+            for n in tree.body
+            if isinstance(n, ast.Assign)
+            for t in n.targets
+            if isinstance(t, ast.Name)
+        }
+        assert "__all__" in names, f"{module} has no __all__"
+
+
+def test_no_folder_of_loose_ends():
+    """No module that could hold anything."""
+    loose = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
+    assert not {name.rpartition(".")[2] for name in MODULES} & loose
+
+
+def test_importing_the_package_has_no_side_effect(tmp_path):
+    """No thread, no file, no client library, no handler, nothing printed."""
+    code = """
+import json, signal, sys, threading, os
+before = signal.getsignal(signal.SIGTERM)
+files = os.listdir(".")
+import otel_cbtop_exporter
+print(json.dumps({
+    "threads": threading.active_count(),
+    "clients": [m for m in ("influxdb_client", "confluent_kafka", "click", "rich") if m in sys.modules],
+    "handler": signal.getsignal(signal.SIGTERM) is before,
+    "files": os.listdir(".") == files,
+}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "OTEL_EXPORTER_CBTOP_SINK": "kafka"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(done.stdout) == {"threads": 1, "clients": [], "handler": True, "files": True}
+    assert done.stderr == ""
+
+
+def test_the_public_names_are_what_the_package_says():
+    """__all__ is sorted, complete, and every name of it exists."""
+    import otel_cbtop_exporter
+
+    assert set(otel_cbtop_exporter.__all__) <= set(vars(otel_cbtop_exporter))
+    public = {
+        name
+        for name, value in vars(otel_cbtop_exporter).items()
+        if not name.startswith("_") and not isinstance(value, type(sys))
+    }
+    assert public == set(otel_cbtop_exporter.__all__)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_every_test_states_its_rule(path):
+    """A test's docstring is one sentence on the rule under test."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"
