@@ -9,16 +9,11 @@ from typing import Any, get_args
 
 import click
 
-from otel_cbtop_exporter.config import (
-    ExporterConfig,
-    Options,
-    build,
-    is_secret,
-    option_types,
-)
+from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.env import SignalName, options_from_environment, variables
 from otel_cbtop_exporter.errors import ConfigError, SinkError
 from otel_cbtop_exporter.events import SCHEMA_VERSION
+from otel_cbtop_exporter.options import Options, build, is_secret, option_types
 from otel_cbtop_exporter.sinks import sink_factory
 
 __all__ = ["show_config", "show_schema"]

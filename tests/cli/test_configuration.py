@@ -1,0 +1,60 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from otel_cbtop_exporter.cli.app import app
+from otel_cbtop_exporter.env import variables
+from otel_cbtop_exporter.events import event_schema
+
+
+@pytest.fixture
+def config():
+    return lambda *arguments, **environ: CliRunner().invoke(
+        app, ["config", *arguments], env={f"OTEL_EXPORTER_CBTOP_{k}": v for k, v in environ.items()}
+    )
+
+
+def test_every_variable_is_shown_with_its_value_and_its_default(config):
+    """Every option has its line; one that was set shows the default beside it."""
+    result = config(SINK="console", JSONLINES_MODE="")
+    lines = [line.split() for line in result.output.splitlines()]
+    assert result.exit_code == 0
+    assert [line[0] for line in lines] == [variable for variable, _ in variables()]
+    assert lines[0][1:] == ["=", "console", "(default:", "jsonlines)"]
+    assert ["OTEL_EXPORTER_CBTOP_JSONLINES_MODE", "=", "0640", "(default)"] in lines
+
+
+def test_no_secret_is_shown(config):
+    """Tokens and the values of secret mappings are masked; the names of the latter are not."""
+    result = config(INFLUXDB_TOKEN="s3cret", KAFKA_CONFIG="sasl.password=s3cret")
+    assert "s3cret" not in result.output
+    assert "sasl.password=********" in result.output
+
+
+def test_a_signal_has_variables_of_its_own(config):
+    """With --signal the variables of that signal win."""
+    values = {"KAFKA_TOPIC": "all", "LOGS_KAFKA_TOPIC": "logs-only"}
+    assert "KAFKA_TOPIC                   = all" in config(**values).output.replace("=  ", "= ")
+    assert "= logs-only" in config("--signal", "logs", **values).output
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"TIMEOUT_MS": "soon"}, "error: OTEL_EXPORTER_CBTOP_TIMEOUT_MS is 'soon'"),
+        ({"SINKS": "console"}, "warning: OTEL_EXPORTER_CBTOP_SINKS is no variable"),
+        ({"SINK": "influxdb"}, "error: sink influxdb needs influxdb.url"),
+    ],
+    ids=["value", "name", "sink"],
+)
+def test_what_is_wrong_is_said_and_ends_with_status_1(config, environ, message):
+    """A wrong value, an unknown variable and a sink that lacks something end with status 1."""
+    result = config(**environ)
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_the_schema_is_the_one_that_events_have():
+    """`schema` prints the JSON Schema that the event type generates."""
+    assert json.loads(CliRunner().invoke(app, ["schema"]).output) == event_schema()

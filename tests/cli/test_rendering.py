@@ -1,0 +1,78 @@
+import pytest
+
+from otel_cbtop_exporter.cli.rendering import (
+    duration_text,
+    event_line,
+    make_console,
+    printable,
+    time_text,
+)
+from otel_cbtop_exporter.events import Event, event_from_sample
+from tests.cli.written import TRACE, log, metric, span
+
+
+def test_control_characters_are_shown_and_never_obeyed(capsys):
+    """Neither a terminal escape nor console markup in somebody's log reaches the terminal."""
+    make_console().print(event_line(log("\x1b[2J\x9b0m\r\n[bold]:smile:[/nothing]")))
+    assert "\\x1b[2J\\x9b0m\\r\\n[bold]:smile:[/nothing]" in capsys.readouterr().out
+
+
+def test_a_long_text_is_cut():
+    """A line stays a line, however long a body is."""
+    assert printable("x" * 300) == "x" * 199 + "…"
+
+
+@pytest.mark.parametrize(
+    ("timestamp_ns", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (-1, "1969-12-31T23:59:59.999Z"),
+        (1_795_479_678_123_456_789, "2026-11-24T00:21:18.123Z"),
+        (10**30, "1" + "0" * 30),
+    ],
+)
+def test_any_time_has_a_text(timestamp_ns, text):
+    """Times are UTC; a number that no calendar reaches is shown as it is."""
+    assert time_text(timestamp_ns) == text
+
+
+def test_a_duration_has_the_unit_that_suits_it():
+    """Microseconds, milliseconds and seconds are told apart by size."""
+    shown = [duration_text(ns) for ns in (900, 850_000, 12_340_000, 1_500_000_000)]
+    assert shown == ["1 us", "850 us", "12.3 ms", "1.50 s"]
+
+
+EVERY_SIGNAL = {
+    "span": (span("GET /", "a1", error=1), "span        shop  GET /  SERVER  10.0 ms  ERROR"),
+    "unended": (
+        Event("spans", {"span.name": "s"}, {"error": 0}, 0, signal="span"),
+        "span        s    never ended",
+    ),
+    "span_event": (
+        Event(
+            "span_events",
+            {"event.name": "exception", "exception.type": "KeyError"},
+            {"span_id": "a1"},
+            0,
+            signal="span_event",
+            attributes={"exception.message": "tea"},
+        ),
+        "span_event  exception  KeyError: tea",
+    ),
+    "span_link": (
+        Event("span_links", {}, {"linked_trace_id": TRACE}, 0, signal="span_link"),
+        f"span_link   link to trace {TRACE}",
+    ),
+    "log": (log("hi", severity="WARN"), f"log         shop  WARN  shop: hi  {TRACE}"),
+    "metric": (
+        metric("cpu.time", 0.123456789, cpu="1"),
+        "metric      shop  cpu.time  value=0.123457  s  {cpu=1}",
+    ),
+    "hand-made": (event_from_sample("qps", 5, {"host": "a"}), "event       qps  value=5  {host=a}"),
+}
+
+
+@pytest.mark.parametrize(("event", "text"), EVERY_SIGNAL.values(), ids=EVERY_SIGNAL)
+def test_every_kind_of_event_is_one_line(event, text):
+    """A line says when, what kind, whose, what, and which trace."""
+    assert event_line(event).plain.partition("Z  ")[2].startswith(text)

@@ -1,0 +1,73 @@
+import pytest
+from click.testing import CliRunner
+
+from otel_cbtop_exporter.cli.app import app
+from tests.cli import written
+from tests.cli.written import OTHER_TRACE, TRACE, exemplar, log, metric, span
+
+
+@pytest.fixture
+def run():
+    return lambda *arguments: CliRunner().invoke(app, ["trace", *arguments])
+
+
+def test_everything_of_a_trace_hangs_below_its_span(tmp_path, run):
+    """Children hang below parents, logs and exemplars below their spans, in any file order."""
+    file = written.write(
+        tmp_path / "e.jsonl",
+        exemplar("a3"),
+        log("priced", span_id="a1", at_ms=15),
+        span("GET /prices", "a3", parent="a2", at_ms=4),
+        span("GET", "a2", parent="a1", at_ms=2, kind="CLIENT"),
+        span("GET /orders", "a1", took_ms=20),
+        span("GET /other", "b1", trace=OTHER_TRACE),
+        metric("cpu"),
+    )
+    output = run(TRACE, file).output
+    heading, counts, *tree = output.splitlines()
+    assert heading == f"trace {TRACE}  shop  2026-11-24T00:21:18.000Z"
+    assert counts == "span: 3, log: 1, exemplar: 1"
+    assert tree == [
+        "└── GET /orders  SERVER  20.0 ms",
+        "    ├── GET  CLIENT  10.0 ms  +2.0 ms",
+        "    │   └── GET /prices  SERVER  10.0 ms  +4.0 ms",
+        "    │       └── exemplar of http.server.request.duration: 0.25  +20.0 ms",
+        "    └── INFO  shop: priced  +15.0 ms",
+    ]
+
+
+def test_what_has_no_span_in_the_files_is_shown_all_the_same(tmp_path, run):
+    """A span whose parent lies elsewhere, its own parent or none, and a log alone, are shown."""
+    file = written.write(
+        tmp_path / "e.jsonl",
+        span("remote child", "a1", parent="ffff"),
+        span("odd", "a2", parent="a2", at_ms=1),
+        log("alone", span_id="eeee", at_ms=2),
+    )
+    output = run(TRACE, file).output
+    assert all(f"── {name}" in output for name in ("remote child", "odd", "INFO  shop: alone"))
+
+
+def test_a_clock_behind_shows_a_negative_offset(tmp_path, run):
+    """An event before the first span is shown as earlier, not as an error."""
+    file = written.write(tmp_path / "e.jsonl", span("s", "a1"), log("l", span_id="a1", at_ms=-3))
+    assert "shop: l  -3.0 ms" in run(TRACE, file).output
+
+
+def test_the_first_digits_are_enough_where_they_fit_one_trace(tmp_path, run):
+    """A prefix finds its trace; one that fits two names both and shows none."""
+    file = written.write(
+        tmp_path / "e.jsonl", span("one", "a1"), span("two", "b1", trace=OTHER_TRACE)
+    )
+    assert "── one" in run(TRACE[:8], file).output
+    both = run("0af7", file)
+    assert both.exit_code == 1
+    assert f"2 traces begin like that: {OTHER_TRACE}, {TRACE}" in both.output
+
+
+@pytest.mark.parametrize("given", ["ffff", "0af"], ids=["unknown", "too short"])
+def test_an_id_that_nothing_has_is_an_error(tmp_path, run, given):
+    """Nothing found is status 1 with the id in the message."""
+    result = run(given, written.write(tmp_path / "e.jsonl", span("one", "a1")))
+    assert result.exit_code == 1
+    assert f"no event has the correlation id {given}" in result.output
