@@ -20,6 +20,7 @@ from otel_cbtop_exporter.exporters import (
 )
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.sinks.base import Encoded, Record, Rejection, Sink, WriteResult
+from otel_cbtop_exporter.streamer import EventBatch, EventStreamer
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -30,7 +31,9 @@ __all__ = [
     "ConfigError",
     "Encoded",
     "Event",
+    "EventBatch",
     "EventError",
+    "EventStreamer",
     "ExporterConfig",
     "MetricInfo",
     "Record",
