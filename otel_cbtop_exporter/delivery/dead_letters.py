@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from otel_cbtop_exporter.delivery.spool_checks import make_private_file, make_private_folder
+from otel_cbtop_exporter.delivery.spool_checks import make_private_file, make_shared_folder
 from otel_cbtop_exporter.sinks.base import Rejection
 
 try:
@@ -90,9 +90,7 @@ class DeadLetters:
         lines = [_encoder.encode(_letter(one, sink_name, now_ns)) + b"\n" for one in rejections]
         if not lines:
             return
-        if not self._path.parent.is_dir():
-            self._path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            make_private_folder(self._path.parent)
+        make_shared_folder(self._path.parent)
         descriptor = self._open_for(sum(map(len, lines)))
         try:
             _write_whole(descriptor, b"".join(lines))

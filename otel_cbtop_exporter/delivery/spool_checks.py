@@ -10,7 +10,12 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["make_private_file", "make_private_folder", "network_file_system"]
+__all__ = [
+    "make_private_file",
+    "make_private_folder",
+    "make_shared_folder",
+    "network_file_system",
+]
 
 # WAL needs memory that every process maps; a server on the other end cannot share it, and
 # locks over a network are not what SQLite and flock take them for.
@@ -26,7 +31,7 @@ def make_private_folder(path: Path) -> None:
     """Make a folder of mode 0700, or check the one that is there.
 
     Args:
-        path: Its parent must exist.
+        path: One that nobody but us has a use for; its parent must exist.
 
     Raises:
         OSError: It cannot be made, is a link, is no folder or belongs to another user.
@@ -34,12 +39,26 @@ def make_private_folder(path: Path) -> None:
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
-        found = path.lstat()
-        if not stat.S_ISDIR(found.st_mode):
-            raise OSError(f"{path} is a link or a file, a folder was expected") from None
-        _check_owner(path, found)
+        found = _check_folder(path, ())
         if stat.S_IMODE(found.st_mode) & 0o077:
             path.chmod(0o700)
+
+
+def make_shared_folder(path: Path) -> None:
+    """Make a folder of mode 0700, or check the one that is there, which others may use too.
+
+    Args:
+        path: Its mode is left alone where it exists: it may be `/var/spool`, and we root.
+
+    Raises:
+        OSError: It cannot be made, is a link, is no folder or belongs to another user who is
+            not root.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        _check_folder(path, (0,))
 
 
 def make_private_file(path: Path) -> None:
@@ -91,6 +110,14 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
     return found if found in _NETWORK_TYPES else None
 
 
-def _check_owner(path: Path, found: os.stat_result) -> None:
-    if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+def _check_folder(path: Path, other_users: tuple[int, ...]) -> os.stat_result:
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(f"{path} is a link or a file, a folder was expected")
+    _check_owner(path, found, other_users)
+    return found
+
+
+def _check_owner(path: Path, found: os.stat_result, other_users: tuple[int, ...] = ()) -> None:
+    if hasattr(os, "geteuid") and found.st_uid not in (os.geteuid(), *other_users):
         raise OSError(f"{path} belongs to user {found.st_uid}, not to us ({os.geteuid()})")

@@ -13,7 +13,11 @@ from pathlib import Path
 import msgspec
 
 from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
-from otel_cbtop_exporter.delivery.spool_checks import make_private_folder, network_file_system
+from otel_cbtop_exporter.delivery.spool_checks import (
+    make_private_folder,
+    make_shared_folder,
+    network_file_system,
+)
 from otel_cbtop_exporter.delivery.spool_owner import Owner, owner_names, published_bytes
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 
@@ -61,7 +65,6 @@ class SpoolFiles:
             OSError: The folder is not fit for it.
         """
         if self._own is None:
-            self._folder.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_place()
             owner = Owner.take_new(self._folder)
             self._own = _Held(owner, self._spool(owner))
@@ -133,7 +136,7 @@ class SpoolFiles:
         return self._make_spool(self._folder / f"{owner.name}.db", self._max_bytes)
 
     def _check_place(self) -> None:
-        make_private_folder(self._folder.parent)
+        make_shared_folder(self._folder.parent)
         make_private_folder(self._folder)
         network = network_file_system(self._folder)
         if network is not None:
