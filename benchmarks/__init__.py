@@ -1,0 +1,1 @@
+"""What the exporter costs, beside what a user would run instead; `make bench`."""

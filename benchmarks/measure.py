@@ -1,0 +1,160 @@
+"""How everything here is measured: the same data, the same run, interleaved rounds, minima.
+
+A shared machine makes the median 1.4 to 1.7 times the minimum, and differently from minute to
+minute; ratios of minima repeat. Both are reported.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured.
+
+    Attributes:
+        rounds: Of an interleaved comparison.
+        quick: A smoke run: everything runs once or twice on next to nothing, and the figures
+            mean nothing.
+    """
+
+    rounds: int = 60
+    quick: bool = False
+
+    def of(self, full: int, quick: int) -> int:
+        """Return a size."""
+        return quick if self.quick else full
+
+
+FULL = Scale()
+QUICK = Scale(rounds=2, quick=True)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that one call took, over all rounds, divided by the items in it."""
+
+    seconds: tuple[float, ...]
+    items: int
+
+    @property
+    def best_us(self) -> float:
+        return min(self.seconds) * 1e6 / self.items
+
+    @property
+    def median_us(self) -> float:
+        return statistics.median(self.seconds) * 1e6 / self.items
+
+    @property
+    def mean_us(self) -> float:
+        return statistics.fmean(self.seconds) * 1e6 / self.items
+
+    def __str__(self) -> str:
+        return f"{figure(self.best_us)} ({figure(self.median_us)})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of targets.
+
+    Attributes:
+        work: What was measured.
+        against: What it is compared with.
+        ours: A figure of ours, with its unit.
+        theirs: The same of what it is compared with.
+        measured: What `gate` and `goal` are about.
+        gate: Below it (above it, for `at_most`) the target is missed.
+        goal: What was aimed for.
+        at_most: Whether less is better.
+        unit: Behind `measured`.
+    """
+
+    work: str
+    against: str
+    ours: str
+    theirs: str
+    measured: float
+    gate: float
+    goal: float
+    at_most: bool = False
+    unit: str = "x"
+
+    @property
+    def verdict(self) -> str:
+        if self._reaches(self.goal):
+            return "goal met"
+        return "met" if self._reaches(self.gate) else "NOT MET"
+
+    def _reaches(self, target: float) -> bool:
+        return self.measured <= target if self.at_most else self.measured >= target
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a cost grows: one chart, one line for each name."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: dict[str, list[tuple[float, float]]]
+    log_x: bool = True
+
+
+@dataclass
+class Report:
+    """What one benchmark found."""
+
+    title: str
+    rows: list[Row] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    table: list[list[str]] = field(default_factory=list)
+
+
+def cheaper(
+    work: str, against: str, ours: Timing, theirs: Timing, *, gate: float, goal: float
+) -> Row:
+    """Compare by minima: how many times less ours takes."""
+    ratio = theirs.best_us / ours.best_us
+    return Row(work, against, f"{ours} us", f"{theirs} us", ratio, gate, goal)
+
+
+def interleaved(
+    works: Mapping[str, Callable[[Any], object]],
+    make: Callable[[], Any],
+    *,
+    items: int,
+    scale: Scale,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, Timing]:
+    """Time each work once a round, on data that is new in each round and the same for all.
+
+    Who comes first in a round also pays for touching the data first, so the order turns.
+    """
+    names = list(works)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(scale.rounds + 1):
+        data = make()
+        gc.collect()
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            begin = clock()
+            works[name](data)
+            taken = clock() - begin
+            if number:  # the first round fills caches
+                seconds[name].append(taken)
+    return {name: Timing(tuple(taken), items) for name, taken in seconds.items()}
+
+
+def figure(value: float) -> str:
+    """Print a figure with three digits."""
+    if value == 0:
+        return "0"
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f}"

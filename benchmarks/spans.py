@@ -1,0 +1,126 @@
+"""Spans: mapped and encoded, against OTLP and against points made by hand."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from line_protocol_parser import parse_line
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+from benchmarks import data, peers, points
+from benchmarks.measure import Report, Scale, cheaper, interleaved
+
+
+def run(scale: Scale) -> Report:
+    _same_content()
+    mapper, sink = peers.span_mapper(), peers.influxdb_sink()
+    timings = interleaved(
+        {
+            "json": lambda spans: peers.json_records(mapper.map(spans)),
+            "line": lambda spans: peers.line_records(sink, mapper.map(spans)),
+            "map": mapper.map,
+            "otlp": peers.otlp_spans,
+            "otlp_json": peers.otlp_json_spans,
+            "point": lambda spans: points.lines(points.span_points(spans)),
+        },
+        data.spans,
+        items=data.BATCH,
+        scale=scale,
+    )
+    ours, lines = timings["json"], timings["line"]
+    return Report(
+        "Spans, CPU per span",
+        rows=[
+            cheaper(
+                "spans to JSON events, map and encode",
+                "OTLP proto, encode and serialize",
+                ours,
+                timings["otlp"],
+                gate=15,
+                goal=22,
+            ),
+            cheaper(
+                "spans to JSON events, map and encode",
+                "OTLP JSON file exporter",
+                ours,
+                timings["otlp_json"],
+                gate=20,
+                goal=30,
+            ),
+            cheaper(
+                "spans to line protocol, map and encode",
+                "influxdb_client.Point, same content",
+                lines,
+                timings["point"],
+                gate=14,
+                goal=18,
+            ),
+        ],
+        notes=[
+            (
+                f"Spans with 10 attributes, one in twenty with an exception. Mapping alone takes "
+                f"{timings['map']} us a span. Line protocol is "
+                f"{timings['otlp'].best_us / lines.best_us:.1f} times cheaper than OTLP proto."
+            )
+        ],
+    )
+
+
+def _same_content() -> None:
+    """Every peer says the same of the same spans."""
+    spans = data.spans(100)
+    mapper = peers.span_mapper()
+    ours = [json.loads(record.body) for record in peers.json_records(mapper.map(spans))]
+    ours = [event for event in ours if event["measurement"] == "spans"]
+    proto = TracesData.FromString(peers.otlp_spans(spans))
+    binary = [
+        (
+            span.trace_id.hex(),
+            span.span_id.hex(),
+            span.name,
+            span.start_time_unix_nano,
+            {pair.key: _proto_value(pair.value) for pair in span.attributes},
+        )
+        for resource in proto.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+    text = [
+        (
+            span["traceId"],
+            span["spanId"],
+            span["name"],
+            int(span["startTimeUnixNano"]),
+            {pair["key"]: _json_value(pair["value"]) for pair in span["attributes"]},
+        )
+        for resource in json.loads(peers.otlp_json_spans(spans))["resourceSpans"]
+        for scope in resource["scopeSpans"]
+        for span in scope["spans"]
+    ]
+    mine = [
+        (
+            event["correlation_id"],
+            event["fields"]["span_id"],
+            event["tags"]["span.name"],
+            event["timestamp_ns"],
+            event["attributes"],
+        )
+        for event in ours
+    ]
+    assert mine == binary == text
+    lines = [
+        record.body.decode()
+        for record in peers.line_records(peers.influxdb_sink(), mapper.map(spans))
+    ]
+    by_hand = points.lines(points.span_points(spans))
+    assert list(map(parse_line, lines)) == list(map(parse_line, by_hand))
+
+
+def _proto_value(value: Any) -> Any:
+    return getattr(value, value.WhichOneof("value"))
+
+
+def _json_value(value: Any) -> Any:
+    ((kind, plain),) = value.items()
+    return int(plain) if kind == "intValue" else plain
