@@ -80,7 +80,8 @@ class Lines(NamedTuple):
 
 class _Head(NamedTuple):
     text: str
-    values_cut: int
+    values_cut: int | None
+    """None for a head of usual size."""
 
 
 class LineProtocolEncoder:
@@ -122,7 +123,7 @@ class LineProtocolEncoder:
             zip(events, heads, times_ns, strict=True)
         ):
             fields = self._fields(event, moved=time_ns != event.timestamp_ns)
-            if head.values_cut or not fields:
+            if head.values_cut is not None or not fields:
                 self._look_again(position, event, head, fields, refused)
             bodies.append(f"{head.text} {fields} {time_ns}".encode())
         return Lines(bodies, times_ns, refused)
@@ -131,7 +132,7 @@ class LineProtocolEncoder:
         self, position: int, event: Event, head: _Head, fields: str, refused: dict[int, Refusal]
     ) -> None:
         with self._lock:
-            self.tag_values_cut += head.values_cut
+            self.tag_values_cut += head.values_cut or 0
         if not fields:
             reason = f"{event.measurement!r} has no field that InfluxDB can carry"
             refused.setdefault(position, Refusal("no_field", reason))
@@ -237,12 +238,12 @@ class LineProtocolEncoder:
         hand_made = event.signal is None
         entries = [(name, role, "") for role, name in enumerate(_ADDED)]
         names = set(_ADDED)
-        clashing = False
+        # A tag and a field of one name cannot be queried; of ours, `line_protocol_text` keeps
+        # them apart.
+        clashing = hand_made and not event.fields.keys().isdisjoint(event.tags)
         for key in event.fields:
             name = field_name(str(key))
-            # A tag and a field of one name cannot be queried.
-            while name in names or (hand_made and name in event.tags):
-                clashing = clashing or name in event.tags
+            while name in names or (clashing and name in event.tags):
                 name += "_"
             names.add(name)
             integer = _is_integer(name) and not hand_made
@@ -268,7 +269,7 @@ def _render_head(measurement: str, tags: Mapping[str, str], trace_id: str | None
     head = _joined_head(measurement, tags, trace_id)
     size = len(head.encode())
     if size <= _MAX_HEAD_BYTES:
-        return _Head(head, 0)
+        return _Head(head, None)
     max_bytes = _MAX_HEAD_BYTES
     cut = dict(tags)
     while len(head.encode()) > _MAX_HEAD_BYTES and max_bytes > 16:

@@ -7,9 +7,9 @@ follows is read as a line of its own. Every rule here was found on a real 1.8.3 
 - A reserved key gets a trailing `_`, and so does that key with underscores behind it, so that
   two different keys never become one.
 - In names and tag values a line break and a tab become `\n`, `\r` and `\t`, other control
-  characters `\x00`, and a backslash that ends the text or stands before a space, a comma or an
-  equals sign becomes `/`: InfluxDB has no escape for it there, and with two in a row its
-  search for the end of the line loses count and swallows the next lines.
+  characters `\x00`, and a backslash that ends the text or stands before a space, a comma, an
+  equals sign or a quotation mark becomes `/`: InfluxDB has no escape for it there, and with two
+  in a row its search for the end of the line loses count and swallows the next lines.
 - A string field carries everything but NUL, which breaks readers and becomes U+FFFD.
 - Lone surrogates become U+FFFD, as everywhere.
 """
@@ -90,7 +90,7 @@ _BUCKET_FIELD = ("le_", "in_")
 
 _NOT_PLAIN = re.compile(r"[\x00-\x20\x7f,=\\]|[^\x00-\x7f]").search
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_UNSAFE_BACKSLASH = re.compile(r"\\(?=[ ,=]|\Z)")
+_UNSAFE_BACKSLASH = re.compile(r"\\(?=[ ,=\"]|\Z)")
 _NAMED_CONTROLS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 

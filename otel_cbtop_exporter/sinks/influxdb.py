@@ -89,7 +89,6 @@ class InfluxDBSink:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._client: Any = None
         self._pool: urllib3.PoolManager | None = None
         self._token: str | None = None
         self._closed = False
@@ -137,15 +136,15 @@ class InfluxDBSink:
         """Close the connections; a later write is kept."""
         with self._lock:
             self._closed = True
-            client, self._client, self._pool = self._client, None, None
-        if client is not None:
-            client.close()
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.clear()
 
     def after_fork_in_child(self) -> None:
         """Begin without connections, and with no memory of the parent's points."""
         # Never touched again, and never collected either: closing what is the parent's would
         # take locks that nobody can release any more.
-        self._inherited += [self._client, self._pool]
+        self._inherited.append(self._pool)
         self._begin()
         self._encoder.after_fork_in_child()
 
@@ -206,11 +205,10 @@ class InfluxDBSink:
             if self._closed:
                 raise ConnectionError("the sink is closed")
             if self._pool is None:
-                self._client = self._make_client()
-                self._pool = self._client.api_client.rest_client.pool_manager
+                self._pool = self._make_pool()
             return self._pool
 
-    def _make_client(self) -> Any:
+    def _make_pool(self) -> urllib3.PoolManager:
         # 250 ms and 25 MB, which only a process pays that writes to InfluxDB.
         from influxdb_client.client.influxdb_client import InfluxDBClient  # noqa: PLC0415
 
@@ -232,12 +230,16 @@ class InfluxDBSink:
             proxy_headers=proxy_headers,
         )
         logger.setLevel(level)
+        pool: urllib3.PoolManager = client.api_client.rest_client.pool_manager
+        # Only the pool is kept, which opens again by itself: at the end of the interpreter, or
+        # in a forked child, the client's own destructor would do harm.
+        client.close()  # type: ignore[no-untyped-call]  # the client is half typed
         if not options.verify_tls:
             _logger.warning(
                 "sink influxdb: influxdb.verify_tls is off, so anybody on the way can read the "
                 "token; name the server's authority in influxdb.ca_file instead"
             )
-        return client
+        return pool
 
     def _proxy(self) -> tuple[str | None, dict[str, str] | None]:
         """Return the proxy that the environment names for this host, and its login."""

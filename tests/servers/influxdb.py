@@ -114,19 +114,23 @@ class InfluxDB:
             headers={"Authorization": f"Token {self.token}"},
         )
         # What the server says is UTF-8 and exact; floats have the digits to be read back.
-        results = json.loads(response.data)
+        results = json.loads(response.data, parse_int=_integer)
         assert response.status == 200, results
         assert not any("error" in result for result in results["results"]), results
         return [s for result in results["results"] for s in result.get("series", [])]
 
-    def points(self, bucket, measurement):
-        """Read a measurement back: (tags, fields, time) of every point."""
-        name = measurement.replace("\\", "\\\\").replace('"', '\\"')
-        return [
-            (series.get("tags", {}), *_row(series["columns"], values))
-            for series in self.influxql(f'SELECT * FROM "{name}" GROUP BY *', bucket)
-            for values in series["values"]
-        ]
+    def points(self, bucket, *measurements):
+        """Read measurements back: (measurement, tags, fields, time) of every point."""
+        queries = [f"SELECT * FROM {_quoted(name)} GROUP BY *" for name in measurements]
+        found = []
+        for start in range(0, len(queries), 100):
+            for series in self.influxql("; ".join(queries[start : start + 100]), bucket):
+                for values in series["values"]:
+                    row = dict(zip(series["columns"], values, strict=True))
+                    time = row.pop("time")
+                    fields = {key: value for key, value in row.items() if value is not None}
+                    found.append((series["name"], series.get("tags", {}), fields, time))
+        return found
 
     def count(self, bucket, measurement, field):
         """Count the points of a measurement that have a field."""
@@ -156,10 +160,14 @@ class InfluxDB:
         return self.api("GET", f"/api/v2/orgs?{urlencode({'org': self.org})}")["orgs"][0]["id"]
 
 
-def _row(columns, values):
-    row = {key: value for key, value in zip(columns, values, strict=True) if value is not None}
-    time = row.pop("time")
-    return row, time
+def _integer(text):
+    return -0.0 if text == "-0" else int(text)
+
+
+def _quoted(name):
+    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n")):
+        name = name.replace(plain, escaped)
+    return f'"{name}"'
 
 
 def run_script(*arguments):

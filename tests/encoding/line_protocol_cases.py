@@ -1,0 +1,184 @@
+"""Events that try to break line protocol, and what a reader must find of each."""
+
+import json
+import re
+
+from hypothesis import strategies as st
+
+from otel_cbtop_exporter.encoding.event_json import encode_value
+from otel_cbtop_exporter.events import Event, TagSet
+
+# What line protocol, its parsers and the readers behind them trip over.
+_NASTY = list(
+    " ,=\"'\\#\n\r\t\x00\x01\x1f\x7f\x85\u2028\ufeff\ud800é漢😀:;{}[]()`$%&*!~^|<>/?@+-._0aZ"
+)
+_WORDS = [
+    "time",
+    "_time",
+    "_field",
+    "_start",
+    "value",
+    "count",
+    "le_5",
+    "a",
+    "\\",
+    "\\ ",
+    "#",
+    "",
+    "_",
+]
+texts = st.one_of(
+    st.text(st.sampled_from(_NASTY), max_size=12), st.sampled_from(_WORDS), st.text(max_size=20)
+)
+numbers = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(-(2**70), 2**70),
+    st.sampled_from([0.0, -0.0, 5e-324, 1.7976931348623157e308, 2**53 + 1, -(2**63), 2**63 - 1]),
+)
+values = st.one_of(numbers, st.booleans(), texts)
+attribute_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), numbers, texts, st.binary(max_size=8)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
+    max_leaves=5,
+)
+
+
+# Names that need nothing but the escapes of line protocol.
+plain_texts = st.text(
+    st.one_of(
+        st.sampled_from(" ,=\"'é漢😀:;aZ0"),
+        st.characters(exclude_categories=["C", "Zs", "Zl", "Zp"]),
+    ).filter(lambda character: character != "\\"),
+    max_size=12,
+)
+
+
+@st.composite
+def events(draw, names=texts):
+    """An event of any kind; the caller sets its time, and makes its measurement unique."""
+    tags = draw(st.dictionaries(names, names, max_size=4))
+    signal = draw(st.sampled_from([None, "span", "span_event", "log", "metric", "exemplar"]))
+    if signal in ("span", "log"):
+        fields = {"span_id": draw(texts), "error": draw(st.sampled_from([0, 1, True]))}
+        fields["duration_ns"] = draw(st.integers(-(2**63), 2**63 - 1))
+    elif signal == "metric":
+        fields = {"count": draw(st.integers(0, 2**63 - 1)), "sum": draw(numbers), "le_0.5": 3}
+    elif signal == "exemplar":
+        fields = {"value": draw(numbers), "span_id": draw(texts)}
+    elif signal == "span_event":
+        fields = {"span_id": draw(texts)}
+    else:
+        fields = draw(st.dictionaries(names, values, min_size=1, max_size=4))
+    return Event(
+        measurement=draw(names),
+        tags=TagSet(tags) if draw(st.booleans()) else tags,
+        fields=fields,
+        timestamp_ns=0,
+        correlation_id=draw(st.one_of(st.none(), texts)),
+        signal=signal,
+        attributes=draw(st.one_of(st.none(), st.dictionaries(texts, attribute_values, max_size=3))),
+    )
+
+
+def expected_name(text):
+    """Say what a measurement, a key or a tag value reads back as."""
+    text = _without_surrogates(text)
+    text = text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    text = re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\x{ord(m.group()):02x}", text)
+    return re.sub(r"\\([ ,=\"])", r"/\1", re.sub(r"\\$", "/", text))
+
+
+def expected_measurement(text):
+    return expected_name(f"_{text}" if re.match(r"_*(#|$)", text) else text)
+
+
+_RESERVED = {"", "time", "_time", "_start", "_stop", "_value", "_field", "_measurement"}
+_TAGS = set(
+    [
+        "attributes",
+        "body",
+        "correlation_id",
+        "count",
+        "duration_ns",
+        "error",
+        "linked_span_id",
+        "linked_trace_id",
+        "linked_trace_state",
+        "max",
+        "metric",
+        "min",
+        "observed_timestamp_ns",
+        "original_timestamp_ns",
+        "otel.dropped_attributes_count",
+        "otel.dropped_events_count",
+        "otel.dropped_links_count",
+        "parent_span_id",
+        "scale",
+        "schema_version",
+        "severity_number",
+        "span_id",
+        "start_time_ns",
+        "status_message",
+        "sum",
+        "trace_id_prefix",
+        "trace_state",
+        "value",
+        "zero_count",
+    ]
+)
+_ADDED = {"attributes", "correlation_id", "metric", "original_timestamp_ns"}
+_FIELDS = _ADDED | {"schema_version"}
+
+
+def expected_tags(event):
+    found = {"schema_version": "1"}
+    for key, value in event.tags.items():
+        if value:
+            is_reserved = key.rstrip("_") in _RESERVED | _TAGS or key.startswith(("le_", "in_"))
+            name = expected_name(key + "_" * is_reserved)
+            while name in found:
+                name += "_"
+            found[name] = expected_name(value)
+    return found
+
+
+def expected_fields(event):
+    """Say which fields a reader finds; numbers as floats but for our own integers."""
+    found = {}
+    integers = {"count", "duration_ns", "error", "le_0.5"} if event.signal else set()
+    clashing = event.signal is None and not event.fields.keys().isdisjoint(event.tags)
+    for key, value in event.fields.items():
+        name = expected_name(key + "_" * (key.rstrip("_") in _RESERVED | _FIELDS))
+        while name in found or name in _ADDED or (clashing and name in event.tags):
+            name += "_"
+        if isinstance(value, str):
+            found[name] = _without_surrogates(value).replace("\x00", "\ufffd")
+        elif name in integers:
+            found[name] = int(value)
+        else:
+            found[name] = value if isinstance(value, bool) else float(value)
+    if event.correlation_id:
+        found["correlation_id"] = _without_surrogates(event.correlation_id).replace(
+            "\x00", "\ufffd"
+        )
+    if event.attributes:
+        found["attributes"] = encode_value(event.attributes).decode()
+    return found
+
+
+def same(found, expected):
+    """Compare bit-exactly, with the kinds of values that JSON tells apart."""
+    if isinstance(expected, bool) or isinstance(found, bool):
+        return found is expected
+    if isinstance(expected, float) and not isinstance(found, str):
+        return float(found).hex() == expected.hex()
+    return type(found) is type(expected) and found == expected
+
+
+def read_json(data):
+    """Read InfluxDB's JSON without losing the sign of -0."""
+    return json.loads(data, parse_int=lambda text: -0.0 if text == "-0" else int(text))
+
+
+def _without_surrogates(text):
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,79 @@
+"""What is written is what a real InfluxDB gives back, whatever names and texts hold."""
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from otel_cbtop_exporter.config import InfluxDBConfig
+from otel_cbtop_exporter.sinks.influxdb import InfluxDBSink
+from tests.encoding.line_protocol_cases import (
+    events,
+    expected_fields,
+    expected_measurement,
+    expected_tags,
+    same,
+)
+from tests.servers.influxdb import influxdb, influxdb1, influxdb2  # noqa: F401
+
+pytestmark = pytest.mark.influxdb
+
+CASES = 10_000
+BATCH = 500
+BASE_NS = 1_700_000_000_000_000_000
+
+
+def _many_events(count):
+    """Let hypothesis make events; each gets a time and a measurement of its own."""
+    made = []
+
+    @settings(
+        max_examples=count,
+        phases=[Phase.generate],
+        database=None,
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(events())
+    def make(event):
+        position = len(made)
+        made.append(
+            msgspec.structs.replace(
+                event,
+                # Types of one name are fixed by the first point, so no two share a measurement.
+                measurement=f"{event.measurement[:-1]}{position}{event.measurement[-1:]}",
+                timestamp_ns=BASE_NS + position,
+            )
+        )
+
+    while len(made) < count:
+        make()
+    return made[:count]
+
+
+@pytest.mark.timeout(600)
+def test_ten_thousand_events_read_back_equal(influxdb):  # noqa: F811
+    """Every event reads back with its measurement, tags, fields, types and time, bit-exact."""
+    made = _many_events(CASES)
+    for start in range(0, CASES, BATCH):
+        batch = made[start : start + BATCH]
+        bucket = influxdb.new_bucket()
+        sink = InfluxDBSink(InfluxDBConfig(**influxdb.options(bucket)))
+        encoded = sink.encode(batch)
+        refused = {rejection.record.timestamp_ns for rejection in encoded.rejected}
+        assert {r.reason for r in encoded.rejected} <= {"no_field"}
+        written = [event for event in batch if event.timestamp_ns not in refused]
+        result = sink.write(encoded.records, 30)
+        sink.close(1)
+        assert (result.rejected, result.kept) == ([], ()) or not result.error, result
+        names = [expected_measurement(event.measurement) for event in written]
+        found = {time: rest for *rest, time in influxdb.points(bucket, *names)}
+        assert len(found) == len(written)
+        for event in written:
+            name, tags, fields = found[event.timestamp_ns]
+            assert name == expected_measurement(event.measurement), event
+            assert tags == expected_tags(event), event
+            expected = expected_fields(event)
+            assert fields.keys() == expected.keys(), event
+            for key, value in expected.items():
+                assert same(fields[key], value), (key, value, fields[key], event)
