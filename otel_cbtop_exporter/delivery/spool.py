@@ -96,9 +96,7 @@ class Spool:
             SpoolError: The place cannot be read.
         """
         with self._held():
-            if self._store.ledger.counted and not self._store.ledger.events:
-                return []
-            return self._store.run(queries.lanes)
+            return [] if self._store.is_known_empty() else self._store.run(queries.lanes)
 
     def claim(self, lane: str, max_events: int, max_bytes: int) -> Claim | None:
         """Hand out the oldest records of a lane; they stay in the spool until they are settled.
@@ -121,6 +119,8 @@ class Spool:
                 self.evict(self.max_bytes, self._time_ns())
         while True:
             with self._held():
+                if self._store.is_known_empty():
+                    return None
                 rows = self._store.claim(lane, max_events, max_bytes)
             if not rows:
                 return None

@@ -108,6 +108,10 @@ class RowStore:
         for row in rows.values():
             self.ledger.subtract(row.events, row.stored_bytes)
 
+    def is_known_empty(self) -> bool:
+        """Whether there is nothing, as far as that can be said without opening the database."""
+        return self.ledger.counted and not self.ledger.events
+
     def close(self) -> None:
         """Close the database and forget what is known of it."""
         self.ledger = Ledger()
@@ -119,8 +123,9 @@ class RowStore:
         Raises:
             OSError: The folder does not allow it.
         """
-        self.ledger = Ledger()
         self.database.delete()
+        self.ledger = Ledger()
+        self.ledger.counted = True  # so that looking for records does not make it anew
 
     def before_fork(self) -> None:
         """Nothing: the database closes itself."""

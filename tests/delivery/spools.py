@@ -1,0 +1,68 @@
+"""Spools, and what was said by them."""
+
+from otel_cbtop_exporter.delivery.spool import Spool
+from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder
+from otel_cbtop_exporter.sinks.base import Record
+
+MANY = 1_000_000
+
+
+class Told:
+    """Collects what a spool says: `dropped` by reason, `causes` of notices."""
+
+    def __init__(self):
+        self.dropped = {}
+        self.notices = []
+
+    def drop(self, reason, events):
+        self.dropped[reason] = self.dropped.get(reason, 0) + events
+
+    def note(self, cause, message):
+        self.notices.append((cause, message))
+
+    @property
+    def causes(self):
+        return {cause for cause, _ in self.notices}
+
+
+def numbered(first, count, lane="lane"):
+    """Make records whose bodies are their numbers."""
+    return [Record(b"%d" % n, lane=lane) for n in range(first, first + count)]
+
+
+def incompressible(count, size, seed=0, lane="lane"):
+    """Make records that zstd cannot shrink."""
+    import random
+
+    rng = random.Random(seed)
+    return [Record(rng.randbytes(size), lane=lane) for _ in range(count)]
+
+
+def make_spool(path=None, told=None, **options):
+    told = told or Told()
+    return Spool(path, on_dropped=told.drop, on_notice=told.note, **options)
+
+
+def make_folder(path, told=None, destination="somewhere", **options):
+    told = told or Told()
+    return SpoolFolder(
+        path, "kafka", destination, on_dropped=told.drop, on_notice=told.note, **options
+    )
+
+
+def bodies(records):
+    return [record.body for record in records]
+
+
+def empty(place):
+    """Claim and settle everything, as the drain thread does; return the records in order."""
+    taken = []
+    while spools := place.spools():
+        lanes = [(spool, lane) for spool in spools for lane in spool.lanes()]
+        if not lanes:
+            break
+        spool, lane = lanes[0]
+        claim = spool.claim(lane, MANY, MANY)
+        taken += claim.records
+        claim.spool.settle(claim)
+    return taken

@@ -1,0 +1,356 @@
+"""The promises of a spool, in memory and in a file."""
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from otel_cbtop_exporter.delivery.spool import SpoolError
+from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS, migrate
+from otel_cbtop_exporter.sinks.base import Record
+from tests.delivery.spools import MANY, Told, bodies, empty, incompressible, make_spool, numbered
+
+SECOND = 1_000_000_000
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+@pytest.fixture(params=["memory", "file"])
+def spool(request, tmp_path, told):
+    spool = make_spool(None if request.param == "memory" else tmp_path / "spool.db", told)
+    yield spool
+    spool.close()
+
+
+def test_records_of_a_lane_are_claimed_in_the_order_in_which_they_were_appended(spool):
+    """Over batches, and whatever other lanes do in between."""
+    for start in range(0, 30, 3):
+        spool.append(numbered(start, 3, "a") + numbered(start, 3, "b"), start)
+    for lane in ("a", "b"):
+        claim = spool.claim(lane, MANY, MANY)
+        assert bodies(claim.records) == [b"%d" % n for n in range(30)]
+
+
+def test_a_record_comes_back_as_it_was(spool):
+    """Every field of a record survives the spool."""
+    record = Record(b"\x00\xff", b"\xfe", "lane \N{SNOWMAN}", 7, (("name", b"\xfd"),))
+    spool.append([record], 0)
+    assert spool.claim(record.lane, 1, 1).records == [record]
+
+
+def test_lanes_come_oldest_first(spool):
+    """The lane whose head has waited longest is named first."""
+    for lane in ("c", "a", "b", "a", "c"):
+        spool.append(numbered(0, 1, lane), 0)
+    assert spool.lanes() == ["c", "a", "b"]
+    spool.settle(spool.claim("c", 1, MANY))
+    assert spool.lanes() == ["a", "b", "c"]
+
+
+def test_a_claim_takes_whole_rows_up_to_its_limits(spool):
+    """By events and by bytes, but always one row."""
+    for start in range(0, 40, 10):
+        spool.append(numbered(10 + start, 10), 0)
+    assert len(spool.claim("lane", 1, MANY).records) == 10
+    assert len(spool.claim("lane", 29, MANY).records) == 20
+    assert len(spool.claim("lane", 30, MANY).records) == 30
+    assert len(spool.claim("lane", MANY, 59).records) == 20
+    assert len(spool.claim("lane", MANY, 1).records) == 10
+
+
+def test_a_huge_batch_is_claimed_in_parts(spool):
+    """What one append brought does not have to be sent at once."""
+    spool.append(numbered(0, 10_000), 0)
+    assert len(spool.claim("lane", 1, MANY).records) == 2_000
+    assert len(empty(spool)) == 10_000
+
+
+def test_a_claim_does_not_remove(spool):
+    """Records stay until they are settled."""
+    spool.append(numbered(0, 3), 0)
+    assert spool.claim("lane", 3, MANY).records == spool.claim("lane", 3, MANY).records
+    assert spool.stats().events_spooled == 3
+
+
+def test_what_a_claim_kept_stays_where_it_was(spool):
+    """Kept records stay in front of what came later, in their order."""
+    for start in (0, 3, 6):
+        spool.append(numbered(start, 3), 0)
+    claim = spool.claim("lane", 6, MANY)
+    spool.settle(claim, [claim.records[4], claim.records[1]])
+    assert bodies(empty(spool)) == [b"1", b"4", b"6", b"7", b"8"]
+
+
+def test_a_batch_kept_whole_changes_nothing(spool):
+    """An outage does not write to the disk."""
+    spool.append(numbered(0, 3), 5)
+    claim = spool.claim("lane", 3, MANY)
+    before = spool.stats()
+    spool.settle(claim, claim.records)
+    assert spool.stats() == before
+    assert spool.claim("lane", 3, MANY).records == claim.records
+
+
+def test_equal_records_are_kept_as_often_as_they_were(spool):
+    """Two equal records are two records."""
+    spool.append([Record(b"same", lane="lane")] * 3, 0)
+    claim = spool.claim("lane", 3, MANY)
+    spool.settle(claim, claim.records[:2])
+    assert len(empty(spool)) == 2
+
+
+def test_settling_what_was_not_claimed_is_refused(spool):
+    """A record from elsewhere is an error of the caller, and nothing is changed."""
+    spool.append(numbered(0, 2), 0)
+    claim = spool.claim("lane", 2, MANY)
+    with pytest.raises(ValueError, match="not of this claim"):
+        spool.settle(claim, [Record(b"other", lane="lane")])
+    assert spool.stats().events_spooled == 2
+
+
+def test_settling_twice_does_nothing(spool):
+    """Not even where SQLite has given the row's id to a new row."""
+    spool.append(numbered(0, 1), 0)
+    claim = spool.claim("lane", 1, MANY)
+    spool.settle(claim)
+    spool.append(numbered(1, 1), 0)
+    spool.settle(claim)
+    assert bodies(empty(spool)) == [b"1"]
+
+
+def test_a_record_leaves_only_by_settle_or_counted(spool, told):
+    """What overflow took and what was claimed are together what was appended."""
+    spool.max_bytes = 64 * 1024
+    for seed in range(40):
+        spool.append(incompressible(4, 1_000, seed), 0)
+        assert spool.stats().spool_bytes <= spool.max_bytes
+    left = spool.stats().events_spooled
+    assert told.dropped == {"spool_full": 160 - left}
+    assert empty(spool) == [r for s in range(40) for r in incompressible(4, 1_000, s)][-left:]
+
+
+def test_claimed_rows_are_not_evicted(spool, told):
+    """What is on its way would be counted as dropped and as delivered."""
+    spool.append(incompressible(1, 10_000), 0)
+    claim = spool.claim("lane", 1, MANY)
+    spool.append(incompressible(1, 10_000, 1), 0)
+    spool.evict(0, 0)
+    assert told.dropped == {"spool_full": 1}
+    spool.settle(claim, claim.records)
+    assert empty(spool) == incompressible(1, 10_000)
+
+
+def test_a_batch_larger_than_the_spool_is_counted(spool, told):
+    """It cannot stay, and it is not forgotten."""
+    spool.max_bytes = 10_000
+    spool.append(incompressible(30, 1_000), 0)
+    assert told.dropped == {"spool_full": 30}
+    assert spool.stats().events_spooled == 0
+
+
+@pytest.mark.parametrize("path", [None, "spool.db"])
+def test_old_records_leave_as_expired(tmp_path, told, path):
+    """With a limit of age, at an append and at a claim."""
+    now = [100 * SECOND]
+    spool = make_spool(
+        path and tmp_path / path, told, max_age_ms=10_000, time_ns=lambda: now[0]
+    )
+    spool.append(numbered(0, 2), 85 * SECOND)
+    spool.append(numbered(2, 3), 95 * SECOND)
+    assert told.dropped == {}
+    spool.append(numbered(5, 1), 100 * SECOND)
+    assert told.dropped == {"expired": 2}
+    now[0] = 106 * SECOND
+    assert bodies(spool.claim("lane", MANY, MANY).records) == [b"5"]
+    assert told.dropped == {"expired": 5}
+    spool.delete()
+
+
+def test_a_clock_set_back_changes_neither_order_nor_content(tmp_path, told):
+    """Rows are ordered by when they came, and age never removes what is younger."""
+    spool = make_spool(tmp_path / "spool.db", told, max_age_ms=10_000, time_ns=lambda: 1_001 * SECOND)
+    for n, second in enumerate((1_000, 10, 11, 1_001)):
+        spool.append(numbered(n, 1), second * SECOND)
+    assert bodies(empty(spool)) == [b"0", b"1", b"2", b"3"]
+    assert told.dropped == {}
+    spool.close()
+
+
+def test_stats_say_what_waits(spool):
+    """Events, compressed bytes and the age of the head; nothing when nothing waits."""
+    assert (spool.stats().events_spooled, spool.stats().oldest_ns) == (0, None)
+    spool.append(incompressible(2, 5_000), 11)
+    spool.append(numbered(0, 1), 12)
+    stats = spool.stats()
+    assert (stats.events_spooled, stats.oldest_ns) == (3, 11)
+    assert 10_000 < stats.spool_bytes < 11_000
+    empty(spool)
+    assert (spool.stats().events_spooled, spool.stats().spool_bytes) == (0, 0)
+
+
+def test_a_closed_file_is_opened_again_with_all_it_held(tmp_path):
+    """Another spool on the same file finds sums, order and what was kept."""
+    spool = make_spool(tmp_path / "spool.db")
+    spool.append(numbered(0, 5), 9)
+    claim = spool.claim("lane", 5, MANY)
+    spool.settle(claim, claim.records[3:])
+    stats = spool.stats()
+    spool.close()
+    again = make_spool(tmp_path / "spool.db")
+    again.open()
+    assert again.stats() == stats
+    assert bodies(empty(again)) == [b"3", b"4"]
+    again.close()
+
+
+def test_a_memory_spool_counts_what_its_end_drops(told):
+    """Nothing disappears uncounted, not even at shutdown."""
+    spool = make_spool(None, told)
+    spool.append(numbered(0, 5), 0)
+    spool.close()
+    assert told.dropped == {"shutdown": 5}
+
+
+def test_a_lane_that_is_not_unicode_is_a_spool_error(spool):
+    """Whatever cannot be stored is told to the caller as every other failure."""
+    with pytest.raises(SpoolError):
+        spool.append([Record(b"x", lane="\ud800")], 0)
+
+
+def pages(path):
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("PRAGMA page_count").fetchone()[0]
+
+
+def test_space_is_given_back_after_a_peak(tmp_path):
+    """A file that has grown is replaced once it is empty, and the spool goes on."""
+    path = tmp_path / "spool.db"
+    spool = make_spool(path)
+    for seed in range(24):
+        spool.append(incompressible(1, 1_000_000, seed), 0)
+    while claim := spool.claim("lane", 1, 1):
+        spool.settle(claim)
+    assert not path.exists()
+    assert not list(tmp_path.iterdir())
+    spool.append(numbered(0, 1), 0)
+    spool.close()
+    assert pages(path) < 10
+
+
+def test_freed_pages_do_not_count_as_full(tmp_path, told):
+    """The limit is on what waits: a file that is half empty has room."""
+    spool = make_spool(tmp_path / "spool.db", told, max_bytes=4_000_000)
+    for seed in range(30):
+        spool.append(incompressible(1, 900_000, seed), 0)
+        spool.append(incompressible(1, 900_000, seed + 100), 0)
+        spool.settle(spool.claim("lane", 1, 1))
+        spool.settle(spool.claim("lane", 1, 1))
+    assert told.dropped == {}
+    spool.close()
+    assert pages(tmp_path / "spool.db") * 4096 < 8_000_000
+
+
+def steps(spool, call):
+    """Count SQLite's virtual machine instructions in hundreds: a measure without a clock."""
+    count = 0
+
+    def tick():
+        nonlocal count
+        count += 1
+
+    connection = spool._store.database._connection
+    connection.set_progress_handler(tick, 100)
+    call()
+    connection.set_progress_handler(None, 0)
+    return count
+
+
+def test_claim_lanes_and_append_cost_the_same_in_a_full_spool(tmp_path):
+    """They do not walk through what waits."""
+    spool = make_spool(tmp_path / "spool.db")
+    spool.append(numbered(0, 1, "a") + numbered(0, 1, "b"), 0)
+    calls = [
+        lambda: spool.claim("a", 1, 1),
+        spool.lanes,
+        lambda: spool.append(numbered(0, 1, "a"), 0),
+        spool.stats,
+    ]
+    small = [steps(spool, call) for call in calls]
+    with spool._store.database.transaction(spool._store.database._connection):
+        for n in range(3_000):
+            spool.append(numbered(n, 1, "ab"[n % 2]), 0)
+    assert [steps(spool, call) for call in calls] == pytest.approx(small, abs=2)
+    spool.close()
+
+
+@pytest.mark.parametrize("version", range(len(MIGRATIONS) + 1))
+def test_a_spool_of_an_earlier_schema_is_read(tmp_path, version):
+    """Whatever version wrote the file, its rows are claimed."""
+    path = tmp_path / "spool.db"
+    new = make_spool(tmp_path / "new.db")
+    new.append(numbered(0, 3, "a"), 4)
+    new.append(numbered(3, 3, "b"), 5)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        migrate(connection, MIGRATIONS[:version])
+        if version:
+            rows = new._store.unclaimed(MANY)[0].values()
+            connection.executemany(
+                "INSERT INTO batches (lane, events, bytes, created_ns, body) VALUES (?, ?, ?, ?, ?)",
+                rows,
+            )
+    new.close()
+    old = make_spool(path)
+    old.open()
+    assert len(empty(old)) == (6 if version else 0)
+    old.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+
+
+def test_a_migration_and_its_record_are_one_transaction():
+    """A step that fails leaves the version before it, and the steps before it."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        with pytest.raises(sqlite3.OperationalError):
+            migrate(connection, ["CREATE TABLE a (x)", "CREATE TABLE a (x)", "CREATE TABLE b (x)"])
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("a",)]
+
+
+def test_a_newer_schema_is_left_alone(tmp_path):
+    """A file of a later version of the package is not touched, and the reason is told."""
+    path = tmp_path / "spool.db"
+    path.touch(mode=0o600)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+        connection.execute("PRAGMA journal_mode = WAL")
+    before = path.read_bytes()
+    spool = make_spool(path)
+    with pytest.raises(SpoolError, match="schema version"):
+        spool.append(numbered(0, 1), 0)
+    assert path.read_bytes() == before
+
+
+def test_a_failed_settle_sends_records_twice_at_worst(tmp_path, told):
+    """While the disk refuses, settled records are gone for later claims; then for good."""
+    path = tmp_path / "spool.db"
+    spool = make_spool(path, told)
+    spool.append(numbered(0, 2), 0)
+    spool.append(numbered(2, 2), 0)
+    spool.append(numbered(4, 2), 0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # nobody else may write, as if the disk were full
+        claim = spool.claim("lane", 4, MANY)
+        spool.settle(claim, claim.records[3:])
+        assert told.causes == {"spool_settle"}
+        assert spool.stats().events_spooled == 3
+        assert bodies(spool.claim("lane", MANY, MANY).records) == [b"3", b"4", b"5"]
+        other.execute("ROLLBACK")
+    spool.append(numbered(6, 1), 0)
+    spool.close()
+    again = make_spool(path)
+    again.open()
+    assert bodies(empty(again)) == [b"3", b"4", b"5", b"6"]
+    again.close()
