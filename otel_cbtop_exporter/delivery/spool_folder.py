@@ -247,8 +247,9 @@ class SpoolFolder:
             or not self._back_to_disk(_HAND_OVER_BYTES, now_ns)
         ):
             return False
-        self._share(now_ns)
         try:
+            self._files.own()
+            self._share(now_ns)  # it may leave a file that was removed for a new one
             self._files.own().append_rows(rows, now_ns)
         except (OSError, SpoolError) as error:
             self._fall_back(error)

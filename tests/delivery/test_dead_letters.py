@@ -1,0 +1,148 @@
+"""What was refused for good is kept, readable, private and bounded."""
+
+import json
+import multiprocessing
+import os
+import resource
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from otel_cbtop_exporter.delivery.dead_letters import DeadLetters
+from otel_cbtop_exporter.sinks.base import Record, Rejection
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "folder" / "dead-letters.jsonl"
+
+
+def rejections(count, size=10, start=0):
+    return [
+        Rejection(Record(b"%d" % n + b"x" * size), "invalid", "why")
+        for n in range(start, start + count)
+    ]
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_dead_letter_says_what_when_where_and_why(path):
+    """Everything that is needed to find the fault, and to send the record by hand."""
+    record = Record(b"spans x=1", b"key", "bucket", 5, (("name", b"value"),))
+    DeadLetters(path).write([Rejection(record, "invalid", "the server's words")], "influxdb", 7)
+    assert lines(path) == [
+        {
+            "time_ns": 7,
+            "sink": "influxdb",
+            "reason": "invalid",
+            "detail": "the server's words",
+            "lane": "bucket",
+            "timestamp_ns": 5,
+            "body": "spans x=1",
+            "key": "key",
+            "headers": [["name", "dmFsdWU="]],
+        }
+    ]
+
+
+def test_what_is_not_text_is_base64(path):
+    """Framed or damaged bytes are kept exactly; odd words of a server do not stop the letter."""
+    rejection = Rejection(Record(b"\xff\x00", b"\xfe"), "invalid", "bad \ud800 words")
+    DeadLetters(path).write([rejection], "kafka", 7)
+    (line,) = lines(path)
+    assert (line["body_base64"], line["key_base64"]) == ("/wA=", "/g==")
+    assert "body" not in line
+    assert line["detail"] == "bad ? words"
+
+
+def test_letters_are_appended(path):
+    """Also by another writer, later; and nothing is written for nothing."""
+    DeadLetters(path).write([], "kafka", 1)
+    assert not path.exists()
+    DeadLetters(path).write(rejections(2), "kafka", 1)
+    DeadLetters(path).write(rejections(2, start=2), "kafka", 1)
+    assert [line["body"][0] for line in lines(path)] == ["0", "1", "2", "3"]
+
+
+def test_the_file_is_private(path):
+    """0600 in a folder of 0700, whatever the umask: bodies hold attribute values."""
+    before = os.umask(0)
+    try:
+        DeadLetters(path).write(rejections(1), "kafka", 1)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_link_is_refused(tmp_path, path):
+    """Nobody can make us write into another file."""
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="link"):
+        DeadLetters(path).write(rejections(1), "kafka", 1)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_file_is_bounded(path):
+    """A full one takes the place of the older one; there are never more than two."""
+    letters = DeadLetters(path, max_bytes=2_000)
+    for n in range(100):
+        letters.write(rejections(1, start=n), "kafka", 1)
+        assert path.stat().st_size <= 2_000
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, path.name + ".1"]
+    numbers = [int(line["body"].strip("x")) for p in (path.with_name(path.name + ".1"), path) for line in lines(p)]
+    assert numbers == list(range(100))[-len(numbers) :]
+
+
+def _write_many(path, start):
+    letters = DeadLetters(path, max_bytes=40_000)
+    for n in range(start, start + 100):
+        letters.write(rejections(1, size=100, start=n), "kafka", 1)
+
+
+def test_processes_write_whole_lines_into_one_file(path):
+    """Four that write and rotate at once tear nothing and lose nothing but the oldest file."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_write_many, args=(path, n * 100)) for n in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    found = lines(path) + lines(path.with_name(path.name + ".1"))
+    numbers = [int(line["body"].strip("x")) for line in found]
+    assert len(numbers) == len(set(numbers)) > 150
+
+
+def test_a_full_disk_leaves_whole_lines(path):
+    """What does not fit is told to the caller, and the file ends with a whole line."""
+    code = """
+import resource, sys
+from pathlib import Path
+from otel_cbtop_exporter.delivery.dead_letters import DeadLetters
+from tests.delivery.test_dead_letters import rejections
+letters = DeadLetters(Path(sys.argv[1]))
+letters.write(rejections(3), "kafka", 1)
+size = Path(sys.argv[1]).stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, resource.RLIM_INFINITY))
+for _ in range(2):
+    try:
+        letters.write(rejections(3), "kafka", 1)
+    except OSError:
+        pass
+    else:
+        sys.exit("it was written")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+letters.write(rejections(2, start=3), "kafka", 1)
+"""
+    assert resource.RLIM_INFINITY
+    subprocess.run(
+        [sys.executable, "-c", code, str(path)], check=True, cwd=Path(__file__).parents[2]
+    )
+    assert [line["body"][0] for line in lines(path)] == ["0", "1", "2", "3", "4"]

@@ -1,0 +1,410 @@
+"""The folder that processes share: who owns what, its limit, and its privacy."""
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from otel_cbtop_exporter.config import SpoolConfig
+from otel_cbtop_exporter.delivery.spool import Spool
+from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder, make_spool
+from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS
+from tests.delivery.spools import (
+    MANY,
+    Told,
+    bodies,
+    empty,
+    incompressible,
+    make_folder,
+    numbered,
+)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "spool"
+
+
+def leave(path, *batches, **options):
+    """Do what a process does that ends with records in its spool."""
+    folder = make_folder(path, **options)
+    for batch in batches:
+        folder.append(batch, 0)
+    folder.close()
+    return folder.folder
+
+
+def test_making_one_touches_nothing(path):
+    """Neither the disk nor the memory, before the first record."""
+    folder = make_folder(path)
+    assert folder.spools() == []
+    assert folder.stats().events_spooled == 0
+    assert folder.adopt() == 0
+    folder.close()
+    assert not path.exists()
+
+
+def test_configuration_says_where_records_wait(tmp_path):
+    """Without a path in memory, with one in that folder, absolute from the beginning."""
+    options = {"on_dropped": None, "on_notice": None}
+    memory = make_spool(SpoolConfig(), "kafka", "x", **options)
+    assert isinstance(memory, Spool)
+    assert memory.max_bytes == 64 * 1024 * 1024
+    disk = make_spool(SpoolConfig(path="relative"), "kafka", "x", **options)
+    assert isinstance(disk, SpoolFolder)
+    assert disk.folder.parent == Path.cwd() / "relative"
+
+
+def test_what_a_dead_process_left_is_claimed_in_order_and_removed(path):
+    """First what the dead left, the oldest process first, then our own."""
+    at = leave(path, numbered(0, 2), numbered(2, 2))
+    leave(path, numbered(4, 2))
+    folder = make_folder(path)
+    folder.append(numbered(6, 2), 0)
+    assert folder.adopt() == 2
+    assert folder.stats().events_spooled == 8
+    assert bodies(empty(folder)) == [b"%d" % n for n in range(8)]
+    folder.close()
+    assert list(at.iterdir()) == []
+
+
+def test_what_a_dead_process_left_is_claimed_by_one_live_one(path):
+    """Two that look for it share it, and neither takes what the other has."""
+    for n in range(3):
+        leave(path, numbered(n, 1))
+    one, two = make_folder(path), make_folder(path)
+    one.append(numbered(10, 1), 0)
+    two.append(numbered(20, 1), 0)
+    assert one.adopt() == 3
+    assert two.adopt() == 0
+    one.close()
+    assert two.adopt() == 4
+    assert bodies(empty(two)) == [b"0", b"1", b"2", b"10", b"20"]
+    two.close()
+
+
+def test_many_dead_are_taken_over_a_few_at_a_time(path):
+    """A thousand crashes must not be a thousand open files."""
+    for n in range(12):
+        leave(path, numbered(n, 1))
+    folder = make_folder(path)
+    assert folder.adopt() == 8
+    assert folder.adopt() == 0
+    first = empty(folder)
+    assert folder.adopt() == 4
+    assert bodies(first + empty(folder)) == [b"%d" % n for n in range(12)]
+    folder.close()
+
+
+def test_nothing_of_another_destination_is_touched(path):
+    """It is reported, and stays byte for byte what it was."""
+    other = leave(path, numbered(0, 3), destination="elsewhere")
+    before = {file: file.read_bytes() for file in other.iterdir()}
+    folder = make_folder(path)
+    folder.append(numbered(0, 1), 0)
+    assert folder.adopt() == 0
+    assert folder.foreign() == [other]
+    assert len(empty(folder)) == 1
+    folder.close()
+    assert {file: file.read_bytes() for file in other.iterdir()} == before
+
+
+def test_a_newer_file_of_a_dead_process_is_left_alone(path, told):
+    """What a later version of the package wrote waits for that version."""
+    at = leave(path, numbered(0, 3))
+    (file,) = at.glob("*.db")
+    data = bytearray(file.read_bytes())
+    data[60:64] = (len(MIGRATIONS) + 1).to_bytes(4, "big")  # user_version
+    file.write_bytes(data)
+    folder = make_folder(path, told)
+    assert folder.adopt() == 0
+    assert told.causes == {"spool_adopt"}
+    folder.close()
+    assert file.read_bytes() == bytes(data)
+
+
+def test_a_file_without_an_owner_is_taken_over(path):
+    """A restored backup is as good as what a dead process left."""
+    at = leave(path, numbered(0, 3))
+    for file in at.glob("*.lock"):
+        file.unlink()
+    folder = make_folder(path)
+    assert folder.adopt() == 1
+    assert len(empty(folder)) == 3
+    folder.close()
+    assert list(at.iterdir()) == []
+
+
+def test_an_owner_that_died_before_its_first_record_leaves_nothing(path):
+    """An owner file alone is removed."""
+    at = leave(path, numbered(0, 1))
+    empty_handed = make_folder(path)
+    empty_handed.adopt()
+    empty(empty_handed)
+    (at / "1-2-x.lock").touch(mode=0o600)
+    assert empty_handed.adopt() == 0
+    assert list(at.iterdir()) == []
+
+
+def test_folders_and_files_are_private(path):
+    """0700 and 0600 whatever the umask, WAL and all."""
+    before = os.umask(0)
+    try:
+        folder = make_folder(path)
+        folder.append(numbered(0, 1), 0)
+    finally:
+        os.umask(before)
+    modes = {p: stat.S_IMODE(p.lstat().st_mode) for p in [path, *path.rglob("*")]}
+    assert len(modes) == 6
+    assert {mode for p, mode in modes.items() if p.is_dir()} == {0o700}
+    assert {mode for p, mode in modes.items() if p.is_file()} == {0o600}
+    empty(folder)
+    folder.close()
+
+
+def test_an_open_folder_of_the_destination_is_closed_to_others(path):
+    """One that a careless script has opened is made private again."""
+    at = leave(path, numbered(0, 1))
+    at.chmod(0o755)
+    folder = make_folder(path)
+    folder.append(numbered(0, 1), 0)
+    assert stat.S_IMODE(at.stat().st_mode) == 0o700
+    folder.close()
+
+
+def test_the_mode_of_a_folder_that_others_use_is_left_alone(path):
+    """The spool's path may be /var/spool, and we may be root."""
+    path.mkdir()
+    path.chmod(0o755)
+    leave(path, numbered(0, 1))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+
+
+def assert_refused(folder, told, word):
+    folder.append(numbered(0, 2), 0)
+    assert told.causes == {"spool_in_memory"}
+    assert word in told.notices[0][1]
+    assert len(empty(folder)) == 2
+    folder.close()
+
+
+def test_a_link_in_place_of_the_folder_is_refused(tmp_path, path, told):
+    """Records wait in memory instead, and that is said."""
+    (tmp_path / "real").mkdir()
+    path.symlink_to(tmp_path / "real")
+    assert_refused(make_folder(path, told), told, "is a link")
+    assert list((tmp_path / "real").iterdir()) == []
+
+
+def test_a_link_in_place_of_the_folder_of_the_destination_is_refused(tmp_path, path, told):
+    """Likewise one level below."""
+    folder = make_folder(path, told)
+    path.mkdir()
+    (tmp_path / "real").mkdir()
+    folder.folder.symlink_to(tmp_path / "real")
+    assert_refused(folder, told, "is a link")
+    assert list((tmp_path / "real").iterdir()) == []
+
+
+def test_a_link_in_place_of_a_spool_file_is_not_followed(tmp_path, path, told):
+    """Not when it is to be taken over, nor its owner file."""
+    at = leave(path, numbered(0, 1))
+    (file,) = at.glob("*.db")
+    file.rename(tmp_path / "elsewhere.db")
+    file.symlink_to(tmp_path / "elsewhere.db")
+    folder = make_folder(path, told)
+    assert folder.adopt() == 0
+    assert "spool_adopt" in told.causes
+    folder.close()
+    assert (tmp_path / "elsewhere.db").exists()
+
+
+def test_a_folder_that_cannot_be_made_means_memory(tmp_path, told):
+    """Because a file is in its place, here."""
+    (tmp_path / "file").touch()
+    assert_refused(make_folder(tmp_path / "file", told), told, "expected")
+
+
+def test_a_missing_folder_above_is_made(tmp_path):
+    """A path of which nothing exists yet is a path all the same."""
+    leave(tmp_path / "a" / "b" / "c", numbered(0, 1))
+    assert len(list((tmp_path / "a" / "b" / "c").iterdir())) == 1
+
+
+def test_the_files_of_a_folder_together_stay_within_the_limit(path, told):
+    """Two processes' worth of owners, each evicting its own oldest, within what they may."""
+    clock = Clock()
+    options = {"max_bytes": 400_000, "monotonic": clock}
+    one, two = make_folder(path, told, **options), make_folder(path, told, **options)
+    for seed in range(60):
+        for folder in (one, two):
+            folder.append(incompressible(1, 10_000, seed), 0)
+            clock.now += 3
+    total = one.stats().spool_bytes + two.stats().spool_bytes
+    assert 350_000 < total <= 420_000  # the one appends after the other has looked
+    assert abs(one.stats().events_spooled - two.stats().events_spooled) <= 1
+    left = one.stats().events_spooled + two.stats().events_spooled
+    assert told.dropped == {"spool_full": 120 - left}
+    empty(one)
+    empty(two)
+    one.close()
+    two.close()
+
+
+def test_a_dead_destination_does_not_starve_ours(path, told):
+    """A fair share is ours, however full the folder is."""
+    clock = Clock()
+    other = make_folder(path, destination="elsewhere", max_bytes=400_000, monotonic=clock)
+    for seed in range(39):
+        other.append(incompressible(1, 10_000, seed), 0)
+        clock.now += 3
+    folder = make_folder(path, told, max_bytes=400_000, monotonic=clock)
+    for seed in range(30):
+        folder.append(incompressible(1, 10_000, seed), 0)
+        clock.now += 3
+    assert 190_000 < folder.stats().spool_bytes <= 210_000
+    folder.close()
+    other.close()
+
+
+def test_what_the_dead_left_leaves_first_when_there_is_too_much(path, told):
+    """The oldest are theirs."""
+    clock = Clock()
+    leave(path, *(incompressible(1, 10_000, seed) for seed in range(20)))
+    folder = make_folder(path, told, max_bytes=300_000, monotonic=clock)
+    assert folder.adopt() == 1
+    for seed in range(20, 40):
+        folder.append(incompressible(1, 10_000, seed), 0)
+        clock.now += 3
+    folder.spools()
+    kept = empty(folder)
+    assert 25 <= len(kept) <= 30
+    assert bodies(kept) == [incompressible(1, 10_000, n)[0].body for n in range(40)][-len(kept) :]
+    assert told.dropped == {"spool_full": 40 - len(kept)}
+    folder.close()
+
+
+def test_an_idle_process_evicts_what_became_too_much(path, told):
+    """Looking for what to send is enough; it needs no append."""
+    clock = Clock()
+    one = make_folder(path, told, max_bytes=400_000, monotonic=clock)
+    for seed in range(39):
+        one.append(incompressible(1, 10_000, seed), 0)
+    one.spools()
+    two = make_folder(path, max_bytes=400_000, monotonic=clock)
+    two.append(incompressible(1, 10_000), 0)
+    clock.now += 3
+    two.append(incompressible(1, 10_000), 0)
+    one.spools()
+    assert one.stats().spool_bytes <= 400_000 - 10_000
+    assert told.dropped["spool_full"] >= 1
+    one.close()
+    two.close()
+
+
+def test_a_file_that_was_removed_is_left_for_a_new_one(path, told):
+    """What is in it is still sent, and what comes after it survives the process."""
+    clock = Clock()
+    folder = make_folder(path, told, monotonic=clock)
+    folder.append(numbered(0, 2), 0)
+    for file in folder.folder.iterdir():
+        file.unlink()
+    clock.now += 3
+    folder.append(numbered(2, 2), 0)
+    assert told.causes == {"spool_removed"}
+    assert bodies(empty(folder)) == [b"0", b"1", b"2", b"3"]
+    folder.append(numbered(4, 2), 0)
+    folder.close()
+    again = make_folder(path)
+    assert again.adopt() == 1
+    assert bodies(empty(again)) == [b"4", b"5"]
+    again.close()
+
+
+def test_a_removed_file_that_is_never_sent_is_counted(path, told):
+    """When the process ends, what only it could read is dropped."""
+    folder = make_folder(path, told)
+    folder.append(numbered(0, 2), 0)
+    for file in folder.folder.iterdir():
+        file.unlink()
+    folder.close()
+    assert told.dropped == {"shutdown": 2}
+
+
+def test_closing_twice_is_closing_once(path):
+    """And what comes later begins anew."""
+    folder = make_folder(path)
+    folder.append(numbered(0, 1), 0)
+    folder.close()
+    folder.close()
+    folder.append(numbered(1, 1), 0)
+    assert folder.adopt() == 1
+    assert bodies(empty(folder)) == [b"0", b"1"]
+    folder.close()
+
+
+def test_no_descriptor_is_left(path):
+    """Neither of a spool that was emptied, nor of one that was taken over."""
+    before = len(os.listdir("/dev/fd"))
+    leave(path, numbered(0, 1))
+    folder = make_folder(path)
+    folder.append(numbered(1, 1), 0)
+    folder.adopt()
+    claim = folder.spools()[0].claim("lane", MANY, MANY)
+    claim.spool.settle(claim)
+    folder.close()
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_full_synchronous_is_asked_of_sqlite(path):
+    """The option that survives a power cut reaches the database."""
+    for word, number in (("normal", 1), ("full", 2)):
+        folder = make_folder(path, synchronous=word)
+        folder.append(numbered(0, 1), 0)
+        (spool,) = folder.spools()
+        connection = spool._store.database._connection
+        assert connection.execute("PRAGMA synchronous").fetchone() == (number,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA secure_delete").fetchone() == (0,)
+        empty(folder)
+        folder.close()
+
+
+def test_without_flock_records_wait_in_memory(path):
+    """Where the system has no flock (Windows), the modules import and the spool still works."""
+    import subprocess
+
+    code = """
+import sys
+import random, opentelemetry.sdk.trace, opentelemetry.sdk.metrics, opentelemetry.sdk._logs
+sys.modules["fcntl"] = None
+import os
+del os.register_at_fork, os.geteuid, os.O_NOFOLLOW, os.O_CLOEXEC
+from pathlib import Path
+from otel_cbtop_exporter.delivery import dead_letters
+from tests.delivery.spools import *
+told = Told()
+folder = make_folder(Path(sys.argv[1]), told)
+folder.append(numbered(0, 3), 0)
+assert told.causes == {"spool_in_memory"}, told.notices
+assert len(empty(folder)) == 3
+folder.close()
+"""
+    subprocess.run(
+        [sys.executable, "-c", code, str(path)], check=True, cwd=Path(__file__).parents[2]
+    )
