@@ -1,0 +1,203 @@
+"""Spool files that are not what they were: at every page, cut short, and in their bodies."""
+
+import random
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from otel_cbtop_exporter.delivery.spool import SpoolError
+from tests.delivery.spools import (
+    MANY,
+    Told,
+    empty,
+    incompressible,
+    make_folder,
+    make_spool,
+    numbered,
+)
+
+PAGE = 4096
+BATCHES = [incompressible(2, 3_000, seed, lane="ab"[seed % 2]) for seed in range(12)]
+APPENDED = [record for batch in BATCHES for record in batch]
+
+
+def filled(path):
+    """Make a small closed file; return its pages."""
+    spool = make_spool(path)
+    for batch in BATCHES:
+        spool.append(batch, 0)
+    spool.close()
+    return path.stat().st_size // PAGE
+
+
+def damage(path, page, how):
+    with path.open("r+b") as file:
+        file.seek(page * PAGE)
+        data = bytearray(file.read(PAGE))
+        if how == "zeros":
+            data = bytearray(PAGE)
+        elif how == "noise":
+            data = random.Random(page).randbytes(PAGE)
+        elif how == "flip":
+            for n in random.Random(page).sample(range(PAGE), 16):
+                data[n] ^= 0xFF
+        file.seek(page * PAGE)
+        file.write(data)
+
+
+def drain(spool):
+    return [record for lane in sorted(spool.lanes()) for record in claims(spool, lane)]
+
+
+def claims(spool, lane):
+    taken = []
+    while claim := spool.claim(lane, 1, MANY):
+        taken += claim.records
+        spool.settle(claim)
+    return taken
+
+
+PAGES = 30
+
+
+@pytest.mark.parametrize("how", ["zeros", "noise", "flip"])
+@pytest.mark.parametrize("page", range(PAGES))
+def test_a_damaged_page_costs_what_was_on_it_and_nothing_else(tmp_path, page, how):
+    """What can be read is delivered unchanged, and the spool goes on taking records."""
+    path = tmp_path / "spool.db"
+    pages = filled(path)
+    assert 20 < pages <= PAGES
+    damage(path, page % pages, how)
+    told = Told()
+    spool = make_spool(path, told)
+    try:
+        spool.open()
+    except SpoolError as error:  # a page that says it is of a later version
+        assert "schema version" in str(error)  # noqa: PT017
+        return
+    got = drain(spool)
+    spool.append(numbered(0, 3, "new"), 0)
+    assert drain(spool) == numbered(0, 3, "new")
+    spool.close()
+    assert set(got) <= set(APPENDED)
+    assert len(set(got)) == len(got)
+    if page % pages > 1:  # beyond the header and the root of the table
+        assert len(got) >= len(APPENDED) - 8
+    if len(got) < len(APPENDED):
+        assert told.dropped.get("damaged") or "spool_damaged" in told.causes
+
+
+@pytest.mark.parametrize("page", range(PAGES))
+def test_damage_under_an_open_spool_is_counted_to_the_record(tmp_path, page):
+    """What was delivered and what was counted are together what was appended."""
+    path = tmp_path / "spool.db"
+    pages = filled(path)
+    told = Told()
+    spool = make_spool(path, told)
+    spool.open()
+    spool._store.database.close()  # as a fork does; the sums are known
+    damage(path, page % pages, "noise")
+    got = drain(spool)
+    spool.append(numbered(0, 3, "new"), 0)
+    got += drain(spool)
+    assert len(set(got)) == len(got)
+    assert len(got) + sum(told.dropped.values()) == len(APPENDED) + 3
+    spool.close()
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, PAGE, PAGE + 1, 5 * PAGE])
+def test_a_file_cut_short_is_survived(tmp_path, length):
+    """Whatever length is left; an empty file is a new one."""
+    path = tmp_path / "spool.db"
+    filled(path)
+    with path.open("r+b") as file:
+        file.truncate(length)
+    told = Told()
+    spool = make_spool(path, told)
+    spool.append(numbered(0, 3, "new"), 0)
+    got = drain(spool)
+    assert set(numbered(0, 3, "new")) <= set(got) <= {*APPENDED, *numbered(0, 3, "new")}
+    spool.close()
+    assert length <= 1 or "spool_damaged" in told.causes  # SQLite takes a byte for nothing
+
+
+def test_a_damaged_file_is_kept_aside(tmp_path):
+    """Byte for byte where it was no database at all, named in the notice."""
+    path = tmp_path / "spool.db"
+    path.write_bytes(b"this is no database" * 1_000)
+    path.chmod(0o600)
+    told = Told()
+    spool = make_spool(path, told)
+    spool.append(numbered(0, 1), 0)
+    (aside,) = tmp_path.glob("spool.db.damaged-*")
+    assert aside.read_bytes() == b"this is no database" * 1_000
+    assert aside.stat().st_mode & 0o777 == 0o600
+    assert str(aside) in told.notices[0][1]
+    spool.close()
+
+
+def test_only_the_newest_damaged_files_are_kept(tmp_path):
+    """A failing disk does not fill up with what it has damaged."""
+    path = tmp_path / "spool.db"
+    for n in range(6):
+        path.write_bytes(b"%d is no database" % n * 1_000)
+        path.chmod(0o600)
+        spool = make_spool(path)
+        spool.append(numbered(0, 1), 0)
+        spool.delete()
+    kept = sorted(p.read_bytes()[:1] for p in tmp_path.iterdir())
+    assert kept == [b"3", b"4", b"5"]
+
+
+def test_a_body_that_was_changed_is_noticed(tmp_path):
+    """SQLite does not see it, the checksum does; its neighbours are delivered."""
+    path = tmp_path / "spool.db"
+    filled(path)
+    with closing(sqlite3.connect(path)) as connection:
+        (body,) = connection.execute("SELECT body FROM batches WHERE id = 3").fetchone()
+        changed = bytearray(body)
+        changed[len(changed) // 2] ^= 1
+        connection.execute("UPDATE batches SET body = ? WHERE id = 3", (bytes(changed),))
+        connection.commit()
+    told = Told()
+    spool = make_spool(path, told)
+    got = drain(spool)
+    assert set(got) == set(APPENDED) - set(BATCHES[2])
+    assert told.dropped == {"damaged": 2}
+    assert spool.stats().events_spooled == 0
+    spool.close()
+
+
+def test_a_claim_is_settled_in_the_file_that_took_the_damaged_ones_place(tmp_path):
+    """Rows keep their ids, so what was delivered meanwhile is not sent again."""
+    path = tmp_path / "spool.db"
+    pages = filled(path)
+    told = Told()
+    spool = make_spool(path, told)
+    claim = spool.claim("a", 1, MANY)
+    spool._store.database.close()
+    damage(path, pages - 1, "noise")
+    damage(path, 2, "noise")
+    spool.settle(claim, claim.records[1:])
+    got = drain(spool)
+    assert claim.records[0] not in got
+    assert len(got) + 1 + told.dropped.get("damaged", 0) == len(APPENDED)
+    spool.close()
+
+
+def test_a_damaged_file_of_a_dead_process_is_taken_over(tmp_path):
+    """What can be read of it is sent, and its files are removed but for what is set aside."""
+    folder = make_folder(tmp_path)
+    for batch in BATCHES:
+        folder.append(batch, 0)
+    folder.close()
+    (file,) = folder.folder.glob("*.db")
+    damage(file, file.stat().st_size // PAGE - 2, "zeros")
+    told = Told()
+    again = make_folder(tmp_path, told)
+    assert again.adopt() == 1
+    got = empty(again)
+    assert len(APPENDED) - 8 <= len(got) <= len(APPENDED)
+    again.close()
+    assert all(".damaged-" in p.name for p in again.folder.iterdir())

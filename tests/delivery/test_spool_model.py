@@ -1,0 +1,178 @@
+"""The spool against a list: whatever is done, in whatever order, processes die and take over."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from otel_cbtop_exporter.sinks.base import Record
+from tests.delivery.spools import Told, make_folder, make_spool
+
+LANES = st.sampled_from(["a", "b", "c"])
+
+
+class Machine(RuleBasedStateMachine):
+    """Rules that every place keeps; `model` is what waits, by lane, oldest first."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = Told()
+        self.model = {}
+        self.number = 0
+        self.claims = []
+        self.folder = Path(tempfile.mkdtemp(prefix="spool-model-"))
+
+    def teardown(self):
+        self.place.close()
+        shutil.rmtree(self.folder)
+
+    def waiting(self):
+        return sum(len(lane) for lane in self.model.values())
+
+    @rule(lanes=st.lists(LANES, min_size=1, max_size=6), clock=st.integers(0, 10))
+    def append(self, lanes, clock):
+        """Records of any lanes, at any time of a clock that may go back."""
+        batch = []
+        for lane in lanes:
+            batch.append(Record(b"%d" % self.number, lane=lane))
+            self.number += 1
+        self.place.append(batch, clock)
+        for record in batch:
+            self.model.setdefault(record.lane, []).append(record)
+
+    def claim(self, lane, events):
+        for spool in self.place.spools():
+            claim = spool.claim(lane, events, 1_000_000)
+            if claim is not None:
+                return claim
+        return None
+
+    @rule(lane=LANES, events=st.integers(1, 8), data=st.data())
+    def claim_and_settle(self, lane, events, data):
+        """The oldest of a lane come out in order; what is kept stays in front."""
+        claim = self.claim(lane, events)
+        if claim is None:
+            assert not self.model.get(lane)
+            return
+        waiting = self.model[lane]
+        assert claim.records == waiting[: len(claim.records)]
+        kept = [r for r in claim.records if data.draw(st.booleans(), label="kept")]
+        claim.spool.settle(claim, kept)
+        claim.spool.settle(claim)  # again: nothing
+        self.model[lane] = kept + waiting[len(claim.records) :]
+
+    @rule(lane=LANES)
+    def claim_and_forget(self, lane):
+        """A claim that is never settled changes nothing."""
+        self.claim(lane, 3)
+
+    @invariant()
+    def counts_agree(self):
+        """Stats and lanes are those of the list."""
+        if not hasattr(self, "place"):
+            return
+        assert self.place.stats().events_spooled == self.waiting()
+        lanes = {lane for spool in self.place.spools() for lane in spool.lanes()}
+        assert lanes == {lane for lane, records in self.model.items() if records}
+
+
+class MemoryMachine(Machine):
+    @initialize()
+    def make(self):
+        self.place = make_spool(None, self.told)
+
+
+class OverflowMachine(Machine):
+    """With a limit: what is gone is the oldest, and it is counted."""
+
+    @initialize(in_file=st.booleans(), rows=st.integers(1, 6))
+    def make(self, in_file, rows):
+        path = self.folder / "spool.db" if in_file else None
+        self.place = make_spool(path, self.told, max_bytes=rows * 150)
+        self.order = []
+
+    @rule(lanes=st.lists(LANES, min_size=1, max_size=6), clock=st.integers(0, 10))
+    def append(self, lanes, clock):
+        """As before; then the list loses what the spool says that it dropped."""
+        for spool in self.place.spools():
+            for lane in "abc":
+                spool._store.ledger.end_claim(lane)
+        dropped = self.told.dropped.get("spool_full", 0)
+        before = self.number
+        super().append(lanes, clock)
+        # Rows of one batch go by lane, in the order in which the lanes came.
+        batch_order = sorted(range(before, self.number), key=lambda n: lanes.index(lanes[n - before]))
+        self.order += batch_order
+        gone = self.told.dropped.get("spool_full", 0) - dropped
+        live = {int(r.body) for lane in self.model.values() for r in lane}
+        oldest = [n for n in self.order if n in live][:gone]
+        for lane, records in self.model.items():
+            self.model[lane] = [r for r in records if int(r.body) not in oldest]
+        assert self.place.stats().spool_bytes <= self.place.max_bytes
+
+
+class FolderMachine(Machine):
+    """On disk: processes end, are killed, and are taken over."""
+
+    @initialize()
+    def make(self):
+        self.live = self.folder / "live"
+        self.place = make_folder(self.live, self.told)
+
+    def begin(self, path):
+        self.live = path
+        self.place = make_folder(path, self.told)
+        while self.place.adopt():
+            pass
+
+    @rule()
+    def end_and_take_over(self):
+        """A process ends with what it has on disk, the next one delivers it, in order."""
+        self.place.close()
+        self.begin(self.live)
+
+    @rule()
+    def crash_and_take_over(self):
+        """What the disk holds of a killed process, WAL and all, is the whole truth."""
+        copy = self.folder / f"copy-{self.number}-{len(list(self.folder.iterdir()))}"
+        if self.live.exists():
+            shutil.copytree(self.live, copy)
+        self.place.close()
+        self.begin(copy)
+
+    @precondition(lambda self: self.waiting() > 0)
+    @rule()
+    def fork_closes_and_reopens(self):
+        """What a fork does to the parent changes nothing for it."""
+        for spool in self.place.spools():
+            spool._store.database.before_fork()
+
+    @rule()
+    def adopt(self):
+        """Looking for the dead when there are none changes nothing."""
+        assert self.place.adopt() == 0
+
+    def teardown(self):
+        super().teardown()
+        assert self.told.dropped == {}
+
+
+_settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestMemory = MemoryMachine.TestCase
+TestMemory.__doc__ = "A spool in memory does what a list does."
+TestMemory.settings = _settings
+TestOverflow = OverflowMachine.TestCase
+TestOverflow.__doc__ = "A full spool loses its oldest rows, and counts them."
+TestOverflow.settings = _settings
+TestFolder = FolderMachine.TestCase
+TestFolder.__doc__ = "Spools in a folder, over crashes and take-overs, do what a list does."
+TestFolder.settings = _settings
