@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-__all__ = ["HealthCounters", "RateLimitedLog", "SinkHealth"]
+__all__ = ["HealthCounters", "RateLimitedLog", "SinkHealth", "combined"]
 
 _LOG_INTERVAL_SECONDS = 60.0
 _ERROR_LENGTH = 300
@@ -45,6 +46,29 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
     spool_bytes: int = 0
     oldest_spooled_ns: int | None = None
     last_error: str = ""
+
+
+def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
+    """Return the health of several sinks together: sums, and the worst of the rest."""
+    if len(healths) == 1:
+        return healths[0]
+    dropped: Counter[str] = Counter()
+    for health in healths:
+        dropped.update(health.events_dropped)
+    writes = [h.last_write_ns for h in healths if h.last_write_ns is not None]
+    oldest = [h.oldest_spooled_ns for h in healths if h.oldest_spooled_ns is not None]
+    return SinkHealth(
+        connected=bool(healths) and all(h.connected for h in healths),
+        last_write_ns=min(writes, default=None),
+        events_written=sum(h.events_written for h in healths),
+        write_errors=sum(h.write_errors for h in healths),
+        events_rejected=sum(h.events_rejected for h in healths),
+        events_dropped=dict(dropped),
+        events_spooled=sum(h.events_spooled for h in healths),
+        spool_bytes=sum(h.spool_bytes for h in healths),
+        oldest_spooled_ns=min(oldest, default=None),
+        last_error="; ".join(h.last_error for h in healths if h.last_error),
+    )
 
 
 class HealthCounters:

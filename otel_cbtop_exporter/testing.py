@@ -135,7 +135,12 @@ class RecordingSink:
         if callable(answer):  # outside the lock, so that an answer may wait for a test
             answer = answer(records)
         with self._lock:
-            result = WriteResult(delivered=records) if answer is None else answer
+            if answer is not None:
+                result = answer
+            elif self.closes:
+                result = WriteResult(kept=records, error="the sink is closed", error_type="closed")
+            else:
+                result = WriteResult(delivered=records)
             self.delivered.extend(result.delivered)
         return result
 

@@ -116,13 +116,15 @@ class Pipeline:
             True if the records were delivered or are in the spool; False if some were
             dropped, or every one of them was rejected.
         """
+        if not events:
+            return True
         deadline = self._clock.monotonic() + timeout_seconds
         if self._closed:
             self._outcomes.drop("shutdown", len(events), "the exporter was shut down before")
             return False
         records = self._encode(events)
         if not records:
-            return not events
+            return False
         return self._spool(records) if self._spooled else self._send(records, deadline)
 
     def force_flush(self, timeout_seconds: float) -> bool:

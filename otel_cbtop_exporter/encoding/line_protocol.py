@@ -10,31 +10,26 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from otel_cbtop_exporter.encoding.event_json import encode_value
+from otel_cbtop_exporter.encoding.line_protocol_head import Head, render_head
 from otel_cbtop_exporter.encoding.line_protocol_text import (
     INTEGER_FIELDS,
-    TRACE_ID_TAG,
-    cut_text,
     field_name,
     key_text,
-    measurement_text,
     string_text,
-    tag_name,
 )
 from otel_cbtop_exporter.encoding.unique_points import UniquePoints
-from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, MetricInfo, TagSet
+from otel_cbtop_exporter.events import Event, MetricInfo, TagSet
 
 __all__ = ["LineProtocolEncoder", "Lines", "Refusal"]
 
 _BY_TRACE = frozenset({"span", "span_event", "span_link", "log"})
 
-# The server's own limit for measurement, tags and one field key together is 65,535 bytes.
-_MAX_HEAD_BYTES = 60_000
 _MAX_TIME_NS = 9_223_372_036_854_775_806
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
@@ -76,12 +71,6 @@ class Lines(NamedTuple):
     bodies: list[bytes]
     times_ns: list[int]
     refused: dict[int, Refusal]
-
-
-class _Head(NamedTuple):
-    text: str
-    values_cut: int | None
-    """None for a head of usual size."""
 
 
 class LineProtocolEncoder:
@@ -129,7 +118,7 @@ class LineProtocolEncoder:
         return Lines(bodies, times_ns, refused)
 
     def _look_again(
-        self, position: int, event: Event, head: _Head, fields: str, refused: dict[int, Refusal]
+        self, position: int, event: Event, head: Head, fields: str, refused: dict[int, Refusal]
     ) -> None:
         with self._lock:
             self.tag_values_cut += head.values_cut or 0
@@ -141,7 +130,7 @@ class LineProtocolEncoder:
             refused.setdefault(position, Refusal("too_large", reason))
 
     def _take_times(
-        self, events: Sequence[Event], heads: list[_Head], refused: dict[int, Refusal]
+        self, events: Sequence[Event], heads: list[Head], refused: dict[int, Refusal]
     ) -> list[int]:
         times_ns: list[int] = []
         with self._lock:
@@ -165,7 +154,7 @@ class LineProtocolEncoder:
                 times_ns.append(time_ns)
         return times_ns
 
-    def _head(self, event: Event) -> _Head:
+    def _head(self, event: Event) -> Head:
         """Return measurement and tags, from the tag set's own cache where it has one."""
         tags = event.tags
         key: Any = event.measurement
@@ -174,13 +163,13 @@ class LineProtocolEncoder:
             trace_id = event.correlation_id[: self._trace_digits]
             key = (key, trace_id)
         if type(tags) is not TagSet:
-            return _render_head(event.measurement, tags, trace_id)
-        heads: dict[Any, _Head] | None = tags.rendered.get(LineProtocolEncoder)
+            return render_head(event.measurement, tags, trace_id)
+        heads: dict[Any, Head] | None = tags.rendered.get(LineProtocolEncoder)
         if heads is None:
             heads = tags.rendered.setdefault(LineProtocolEncoder, {})
         head = heads.get(key)
         if head is None:
-            head = heads[key] = _render_head(event.measurement, tags, trace_id)
+            head = heads[key] = render_head(event.measurement, tags, trace_id)
         return head
 
     def _fields(self, event: Event, *, moved: bool) -> str:
@@ -263,34 +252,6 @@ class LineProtocolEncoder:
                 self._metrics.clear()
             self._metrics[id(metric)] = (metric, text)
         return text
-
-
-def _render_head(measurement: str, tags: Mapping[str, str], trace_id: str | None) -> _Head:
-    head = _joined_head(measurement, tags, trace_id)
-    size = len(head.encode())
-    if size <= _MAX_HEAD_BYTES:
-        return _Head(head, None)
-    max_bytes = _MAX_HEAD_BYTES
-    cut = dict(tags)
-    while len(head.encode()) > _MAX_HEAD_BYTES and max_bytes > 16:
-        max_bytes //= 2
-        cut = {key: cut_text(value, max_bytes) for key, value in tags.items()}
-        head = _joined_head(measurement, cut, trace_id)
-    return _Head(head, sum(cut[key] != tags[key] for key in tags))
-
-
-def _joined_head(measurement: str, tags: Mapping[str, str], trace_id: str | None) -> str:
-    named = {"schema_version": str(SCHEMA_VERSION)}
-    if trace_id:
-        named[TRACE_ID_TAG] = trace_id
-    for key, value in tags.items():
-        if value:
-            name = tag_name(key)
-            while name in named:  # two keys that differ in nothing but control characters
-                name += "_"
-            named[name] = value
-    pairs = (f"{key_text(name)}={key_text(named[name])}" for name in sorted(named))
-    return f"{measurement_text(measurement)},{','.join(pairs)}"
 
 
 def _is_integer(name: str) -> bool:

@@ -1,0 +1,55 @@
+"""The head of a line of line protocol: the measurement and its tags, cut to what fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from otel_cbtop_exporter.encoding.line_protocol_text import (
+    TRACE_ID_TAG,
+    cut_text,
+    key_text,
+    measurement_text,
+    tag_name,
+)
+from otel_cbtop_exporter.events import SCHEMA_VERSION
+
+__all__ = ["Head", "render_head"]
+
+# The server's own limit for measurement, tags and one field key together is 65,535 bytes.
+_MAX_HEAD_BYTES = 60_000
+
+
+class Head(NamedTuple):
+    text: str
+    values_cut: int | None
+    """None for a head of usual size."""
+
+
+def render_head(measurement: str, tags: Mapping[str, str], trace_id: str | None) -> Head:
+    """Return the head; oversized tag values are cut at a character, and counted."""
+    head = _joined_head(measurement, tags, trace_id)
+    size = len(head.encode())
+    if size <= _MAX_HEAD_BYTES:
+        return Head(head, None)
+    max_bytes = _MAX_HEAD_BYTES
+    cut = dict(tags)
+    while len(head.encode()) > _MAX_HEAD_BYTES and max_bytes > 16:
+        max_bytes //= 2
+        cut = {key: cut_text(value, max_bytes) for key, value in tags.items()}
+        head = _joined_head(measurement, cut, trace_id)
+    return Head(head, sum(cut[key] != tags[key] for key in tags))
+
+
+def _joined_head(measurement: str, tags: Mapping[str, str], trace_id: str | None) -> str:
+    named = {"schema_version": str(SCHEMA_VERSION)}
+    if trace_id:
+        named[TRACE_ID_TAG] = trace_id
+    for key, value in tags.items():
+        if value:
+            name = tag_name(key)
+            while name in named:  # two keys that differ in nothing but control characters
+                name += "_"
+            named[name] = value
+    pairs = (f"{key_text(name)}={key_text(named[name])}" for name in sorted(named))
+    return f"{measurement_text(measurement)},{','.join(pairs)}"

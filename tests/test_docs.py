@@ -1,0 +1,76 @@
+"""Documentation is compared with the code: variables, commands, links and examples."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from otel_cbtop_exporter.env import FALLBACKS, PREFIX, variables
+from tests.docs_tables import GENERATED, ROOT, filled
+
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("file", GENERATED)
+def test_generated_parts_are_up_to_date(file):
+    """Every variable with its default and meaning, every example; `python -m tests.docs_tables`."""
+    text = (ROOT / file).read_text()
+    assert filled(text, GENERATED[file]) == text
+
+
+def test_every_variable_is_in_the_readme():
+    """An option that nobody can read about does not exist."""
+    for variable, _ in variables():
+        assert f"`{variable}`" in README
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_variable_that_is_named_exists(path):
+    """A document names no variable of ours that is not read."""
+    known = {variable for variable, _ in variables()} | set(FALLBACKS)
+    signals = {
+        v.replace(PREFIX, PREFIX + s, 1) for v in known for s in ("TRACES_", "METRICS_", "LOGS_")
+    }
+    for named in re.findall(rf"{PREFIX}[A-Z0-9_]+|INFLUXDB_V2_[A-Z_]+", path.read_text()):
+        if named != PREFIX and not named.endswith("_"):
+            assert named in known | signals, named
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path):
+    """A relative link names a file of the project."""
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_every_command_of_the_readme_exists():
+    """`otel-cbtop X` in the README is a command."""
+    from otel_cbtop_exporter.cli.app import app
+
+    named = set(re.findall(r"^otel-cbtop (\w+)", README, re.MULTILINE))
+    assert named
+    assert named <= set(app.commands)
+
+
+def test_every_make_verb_of_the_readme_exists():
+    """`make X` in the README is a target."""
+    makefile = (ROOT / "Makefile").read_text()
+    for verb in re.findall(r"make ([a-z-]+)[ `\n]", README):
+        assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_every_python_example_runs(code, tmp_path):
+    """Examples run as they stand, and import from the package's root alone."""
+    assert not re.search(r"from otel_cbtop_exporter\.", code)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("*.jsonl")), done.stderr
