@@ -1,0 +1,228 @@
+"""Forks: while other threads are inside SQLite, and who has what afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from otel_cbtop_exporter.delivery.spool import SpoolError
+from tests.delivery.spools import MANY, Told, bodies, empty, make_folder, make_spool, numbered
+
+CHILD_SECONDS = 60
+
+
+def in_child(function):
+    """Run in a forked child; fail where it raises, says False, or hangs."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if function() in (None, True) else 2
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + CHILD_SECONDS
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            assert status == 0, "the child failed"
+            return
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the child hangs")
+
+
+# Python 3.12 warns of every fork beside other threads; that is what is tested here.
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+def test_a_fork_while_another_thread_appends_neither_hangs_nor_loses_a_record(tmp_path, kind):
+    """A hundred forks beside two busy threads; parent and children lose nothing."""
+    told = Told()
+    place = make_spool(None, told) if kind == "memory" else make_folder(tmp_path, told)
+    stop = threading.Event()
+    counts = [0, 0]
+
+    def append(index):
+        while not stop.is_set():
+            place.append(numbered(counts[index], 5, f"lane{index}"), 0)
+            counts[index] += 5
+
+    threads = [threading.Thread(target=append, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+
+    def child():
+        place.append(numbered(0, 4, "child"), 0)
+        if kind == "memory":
+            return bodies(empty(place)) == [b"0", b"1", b"2", b"3"]
+        place.close()
+        return None
+
+    try:
+        for _ in range(100):
+            in_child(child)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    if kind == "folder":
+        children = 0
+        while children < 100 and (adopted := place.adopt()):
+            children += adopted
+            for _ in range(adopted):
+                spool = place.spools()[0]
+                claim = spool.claim("child", MANY, MANY)
+                assert bodies(claim.records) == [b"0", b"1", b"2", b"3"]
+                spool.settle(claim)
+            place.spools()
+        assert children == 100
+    got = empty(place)
+    for index, count in enumerate(counts):
+        assert bodies(r for r in got if r.lane == f"lane{index}") == [b"%d" % n for n in range(count)]
+    assert told.dropped == {}
+    place.close()
+
+
+def test_a_memory_spool_stays_the_parents(tmp_path):
+    """The child begins with an empty one, and counts nothing of the parent's as dropped."""
+    told = Told()
+    spool = make_spool(None, told)
+    spool.append(numbered(0, 5), 0)
+
+    def child():
+        assert spool.stats().events_spooled == 0
+        assert spool.lanes() == []
+        spool.append(numbered(7, 2), 0)
+        assert bodies(empty(spool)) == [b"7", b"8"]
+        spool.close()
+        assert told.dropped == {}
+
+    in_child(child)
+    assert bodies(empty(spool)) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_the_file_of_the_parent_is_not_the_childs(tmp_path):
+    """A spool on a file refuses every call in a child, and leaves the file alone."""
+    spool = make_spool(tmp_path / "spool.db")
+    spool.append(numbered(0, 5), 0)
+
+    def child():
+        with pytest.raises(SpoolError, match="forked"):
+            spool.append(numbered(0, 1), 0)
+        spool.close()
+
+    in_child(child)
+    assert len(empty(spool)) == 5
+    spool.close()
+
+
+def test_a_child_has_a_file_of_its_own(tmp_path):
+    """And leaves the parent's lock alone: while the parent lives, nobody takes its file."""
+    place = make_folder(tmp_path)
+    place.append(numbered(0, 2), 0)
+
+    def child():
+        assert place.stats().events_spooled == 0
+        place.append(numbered(10, 2), 0)
+        assert place.adopt() == 0  # the parent lives
+        assert len(list(place.folder.glob("*.db"))) == 2
+        place.close()
+
+    in_child(child)
+    assert len(list(place.folder.glob("*.lock"))) == 2
+    place.append(numbered(2, 2), 0)
+    assert place.adopt() == 1
+    assert bodies(empty(place)) == [b"10", b"11", b"0", b"1", b"2", b"3"]
+    place.close()
+    assert list(place.folder.iterdir()) == []
+
+
+def test_the_child_does_not_hold_the_lock_of_a_dead_parent(tmp_path):
+    """When the parent dies, its file is free, however many children live on."""
+    place = make_folder(tmp_path)
+    reads, writes = os.pipe()
+
+    def middle():
+        place.append(numbered(0, 3), 0)
+        grandchild = os.fork()
+        if grandchild == 0:
+            os.close(writes)
+            os.read(reads, 1)  # until the test is over
+            os._exit(0)
+
+    try:
+        in_child(middle)
+        assert place.adopt() == 1
+        assert len(empty(place)) == 3
+        place.close()
+    finally:
+        os.close(writes)
+        os.close(reads)
+
+
+def test_what_was_taken_over_stays_with_the_parent(tmp_path):
+    """A fork does not give the dead's file to two."""
+    dead = make_folder(tmp_path)
+    dead.append(numbered(0, 2), 0)
+    dead.close()
+    place = make_folder(tmp_path)
+    assert place.adopt() == 1
+
+    def child():
+        assert place.adopt() == 0
+        assert place.spools() == []
+
+    in_child(child)
+    assert len(empty(place)) == 2
+    place.close()
+
+
+FORKS_IN_C = """
+import ctypes, os, sys, threading
+from pathlib import Path
+from otel_cbtop_exporter.delivery.process_lock import process_lock
+from tests.delivery.spools import *
+place = make_folder(Path(sys.argv[1]))
+memory = make_spool()
+place.append(numbered(0, 2), 0)
+memory.append(numbered(0, 2), 0)
+held, release = threading.Event(), threading.Event()
+
+def hold():
+    with process_lock():
+        held.set()
+        release.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child = ctypes.PyDLL(None).fork()
+if child == 0:
+    ctypes.pythonapi.PyOS_AfterFork_Child()
+    place.append(numbered(5, 1), 0)
+    memory.append(numbered(5, 1), 0)
+    good = bodies(empty(memory)) == bodies(empty(place)) == [b"5"]
+    place.close()
+    os._exit(0 if good else 1)
+status = os.waitpid(child, 0)[1]
+release.set()
+thread.join()
+good = len(empty(place)) == len(empty(memory)) == 2
+place.close()
+sys.exit(0 if good and status == 0 else 1)
+"""
+
+
+def test_a_fork_in_c_does_not_hang(tmp_path):
+    """uWSGI runs only what Python runs in the child, with the lock in whatever state it is."""
+    subprocess.run(
+        [sys.executable, "-c", FORKS_IN_C, str(tmp_path)],
+        check=True,
+        timeout=CHILD_SECONDS,
+        cwd=Path(__file__).parents[2],
+    )
