@@ -1,0 +1,283 @@
+"""A disk that is full, or says no in another way, and takes records again later."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.delivery.spools import Told, bodies, empty, incompressible, make_folder, numbered
+
+ROOT = Path(__file__).parents[2]
+
+# Runs in a process of its own, because a quota is a process's. `squeeze` leaves next to no
+# space, `relax` gives it back; both are defined before, for a quota and for a small disk.
+SCENARIO = """
+told = Told()
+now = [0.0]
+folder = make_folder(path, told, monotonic=lambda: now[0])
+
+def append(first, last):
+    for n in range(first, last):
+        now[0] += 2
+        folder.append([Record(b"%d " % n + incompressible(1, 2_000, n)[0].body, lane="l")], 0)
+
+def numbers(records):
+    return [int(r.body.split(b" ")[0]) for r in records]
+
+append(0, 50)
+squeeze()
+append(50, 150)
+assert "spool_in_memory" in told.causes, told.notices
+assert folder.stats().events_spooled == 150
+assert told.dropped == {}, told.dropped
+if len(sys.argv) > 2 and sys.argv[2] == "drain":
+    # The sink is back while the disk is still full: everything leaves, in order, once.
+    assert numbers(empty(folder)) == list(range(150))
+    assert folder.stats().events_spooled == 0
+    append(150, 160)
+    assert numbers(empty(folder)) == list(range(150, 160))
+    relax()
+    append(160, 170)
+    folder.close()
+    again = make_folder(path, told)
+    again.adopt()
+    assert numbers(empty(again)) == list(range(160, 170))
+    again.close()
+else:
+    relax()
+    append(150, 200)
+    assert "spool_on_disk" in told.causes, told.notices
+    folder.close()  # nothing is in memory alone any more
+    again = make_folder(path, told)
+    assert again.adopt() == 1
+    assert numbers(empty(again)) == list(range(200))
+    again.close()
+assert told.dropped == {}, told.dropped
+assert not [p for p in folder.folder.iterdir()], list(folder.folder.iterdir())
+"""
+
+HEAD = """
+import os, resource, sys
+from pathlib import Path
+from otel_cbtop_exporter.sinks.base import Record
+from tests.delivery.spools import *
+path = Path(sys.argv[1])
+"""
+
+QUOTA = """
+def squeeze():
+    used = max(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (used + 10_000, resource.RLIM_INFINITY))
+
+def relax():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+"""
+
+SMALL_DISK = """
+ballast = path.parent / "ballast"
+
+def squeeze():
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4_096))
+        except OSError:
+            pass
+
+def relax():
+    ballast.unlink()
+"""
+
+
+def run(command, code, *arguments):
+    subprocess.run(
+        [*command, sys.executable, "-c", HEAD + code + SCENARIO, *map(str, arguments)],
+        check=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+
+
+def in_small_disk(folder):
+    """Return the command that mounts a small file system and runs what follows, if it may."""
+    mount = f'mount -t tmpfs -o size=4m none "{folder}" && exec "$@"'
+    for unshare in (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]):
+        command = [*unshare, "sh", "-c", mount, "sh"]
+        if shutil.which("unshare") and not subprocess.run([*command, "true"], check=False, stderr=-3).returncode:
+            return command
+    return None
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("sink", ["away", "drain"])
+def test_a_quota_then_space_again_loses_nothing(tmp_path, sink):
+    """RLIMIT_FSIZE is an I/O error to SQLite: records wait in memory and go back, in order."""
+    run([], QUOTA, tmp_path / "spool", sink)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("sink", ["away", "drain"])
+def test_a_full_disk_then_space_again_loses_nothing(tmp_path, sink):
+    """A small file system is filled; where none can be mounted, a quota stands for it."""
+    command = in_small_disk(tmp_path)
+    if command is None:
+        run([], QUOTA, tmp_path / "spool", sink)
+    else:
+        run(command, SMALL_DISK, tmp_path / "spool", sink)
+
+
+@pytest.fixture
+def refusing(tmp_path):
+    """A place where no folder can be made, until it is mended: a file stands there."""
+    path = tmp_path / "spool"
+    path.touch()
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def test_while_the_disk_says_no_records_are_in_memory_and_go_back_in_order(refusing):
+    """Said once it begins and once it ends; the disk is asked again after a second."""
+    told = Told()
+    now = [0.0]
+    folder = make_folder(refusing, told, monotonic=lambda: now[0])
+    folder.append(numbered(0, 2), 0)
+    assert told.causes == {"spool_in_memory"}
+    refusing.unlink()
+    now[0] = 0.5
+    folder.append(numbered(2, 2), 0)
+    assert not refusing.exists()
+    now[0] = 1.0
+    folder.append(numbered(4, 2), 0)
+    assert told.notices[-1][0] == "spool_on_disk"
+    folder.close()
+    again = make_folder(refusing)
+    assert again.adopt() == 1
+    assert bodies(empty(again)) == [b"%d" % n for n in range(6)]
+    again.close()
+
+
+def test_what_is_being_sent_stays_in_memory_and_is_next(refusing):
+    """A claim is not pulled away from under its sender when the rest goes back to the disk."""
+    now = [0.0]
+    folder = make_folder(refusing, monotonic=lambda: now[0])
+    folder.append(numbered(0, 2), 0)
+    folder.append(numbered(2, 2), 0)
+    (memory,) = folder.spools()
+    claim = memory.claim("lane", 2, 100)
+    refusing.unlink()
+    now[0] = 1.0
+    folder.append(numbered(4, 2), 0)
+    assert memory.stats().events_spooled == 2
+    claim.spool.settle(claim, claim.records[1:])
+    assert bodies(empty(folder)) == [b"1", b"2", b"3", b"4", b"5"]
+    folder.close()
+
+
+def test_much_in_memory_goes_back_a_part_at_a_time(refusing):
+    """No append takes long over it, and the order stays."""
+    now = [0.0]
+    folder = make_folder(refusing, monotonic=lambda: now[0])
+    sent = []
+    for seed in range(24):
+        sent += incompressible(1, 1_000_000, seed)
+        folder.append(sent[-1:], 0)
+    refusing.unlink()
+    now[0] = 1.0
+    places = []
+    for seed in range(24, 30):
+        sent += incompressible(1, 1_000, seed)
+        folder.append(sent[-1:], 0)
+        places.append(len(folder.spools()))
+    assert places == [2, 2, 1, 1, 1, 1]
+    assert empty(folder) == sent
+    folder.close()
+
+
+def test_memory_overflows_counted(refusing):
+    """When the disk never comes back, the oldest leave, and the rest is counted at the end."""
+    told = Told()
+    folder = make_folder(refusing, told, max_bytes=100_000)
+    for seed in range(20):
+        folder.append(incompressible(1, 10_000, seed), 0)
+    left = folder.stats().events_spooled
+    assert told.dropped == {"spool_full": 20 - left}
+    folder.close()
+    assert told.dropped == {"spool_full": 20 - left, "shutdown": left}
+
+
+def test_memory_is_put_on_disk_at_the_end_if_it_can_be(refusing):
+    """Shutdown asks the disk once more."""
+    folder = make_folder(refusing)
+    folder.append(numbered(0, 3), 0)
+    refusing.unlink()
+    folder.close()
+    again = make_folder(refusing)
+    assert again.adopt() == 1
+    assert len(empty(again)) == 3
+    again.close()
+
+
+MEMORY_FLAT = """
+import resource, sys
+from pathlib import Path
+from tests.delivery.spools import *
+folder = make_folder(Path(sys.argv[1]))
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def fill(first, count):
+    for seed in range(first, first + count):
+        folder.append(incompressible(100, 1_000, seed), 0)
+        for spool in folder.spools():  # a sink that is away
+            claim = spool.claim("lane", 1_000, MANY)
+            spool.settle(claim, claim.records)
+fill(0, 200)
+before = peak()
+fill(200, 1_000)
+grown = peak() - before
+assert grown < 16 * 1024 * 1024, f"{grown} bytes for 100 MB"
+again = folder.stats()
+assert again.events_spooled == 120_000
+folder.close()
+late = make_folder(Path(sys.argv[1]))
+before = peak()
+late.adopt()
+assert late.stats() == again
+(spool,) = late.spools()
+spool.claim("lane", 1_000, MANY)
+assert peak() - before < 16 * 1024 * 1024
+late.close()
+"""
+
+
+@pytest.mark.faults
+def test_memory_is_flat_during_an_outage_with_the_spool_on_disk(tmp_path):
+    """A hundred megabytes on disk take no memory, neither while they come nor at take-over."""
+    subprocess.run(
+        [sys.executable, "-c", MEMORY_FLAT, str(tmp_path)], check=True, cwd=ROOT, timeout=170
+    )
+
+
+def test_a_folder_without_permission_means_memory(tmp_path):
+    """A read-only folder is said, and records wait in memory; run as a user, even if we are root."""
+    code = """
+import os, sys
+from pathlib import Path
+from tests.delivery.spools import *
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65_534)
+    os.setuid(65_534)
+told = Told()
+folder = make_folder(Path(sys.argv[1]) / "locked" / "spool", told)
+folder.append(numbered(0, 3), 0)
+assert told.causes == {"spool_in_memory"}, told.notices
+assert len(empty(folder)) == 3
+folder.close()
+"""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    assert os.access(tmp_path, os.R_OK)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT)
