@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo check test test-fast test-long bench clean
+.PHONY: setup demo check servers test test-fast test-long bench clean
 .DEFAULT_GOAL := setup
 
 # One stamp file a set of dependencies, so that a second call costs nothing.
@@ -35,7 +35,14 @@ check: $(VENV)/.setup-tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layout.py
 
-test: $(VENV)/.setup-tests
+# Builds the real servers once; later calls answer at once and touch no network. A server that
+# runs already is named by CBTOP_TEST_INFLUXDB_URL and so on, and is not built.
+servers:
+	@test -n "$(CBTOP_TEST_INFLUXDB_URL)" || bash tests/servers/influxdb.sh install 2
+	@test -n "$(CBTOP_TEST_INFLUXDB1_URL)" || bash tests/servers/influxdb.sh install 1
+	@test -n "$(CBTOP_TEST_KAFKA)" || bash tests/servers/kafka/kafka.sh install
+
+test: $(VENV)/.setup-tests servers
 	$(BIN)/python -m pytest -m "not long"
 
 test-fast: $(VENV)/.setup-tests

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from otel_cbtop_exporter.encoding.event_json import encode_value
-from otel_cbtop_exporter.encoding.line_protocol_head import Head, render_head
+from otel_cbtop_exporter.encoding.line_protocol_head import MAX_HEAD_BYTES, Head, render_head
 from otel_cbtop_exporter.encoding.line_protocol_text import (
     INTEGER_FIELDS,
     field_name,
@@ -125,8 +125,8 @@ class LineProtocolEncoder:
         if not fields:
             reason = f"{event.measurement!r} has no field that InfluxDB can carry"
             refused.setdefault(position, Refusal("no_field", reason))
-        elif len(head.text.encode()) > _MAX_HEAD_BYTES:
-            reason = f"the tag keys of {event.measurement[:100]!r} are over {_MAX_HEAD_BYTES} bytes"
+        elif len(head.text.encode()) > MAX_HEAD_BYTES:
+            reason = f"the tag keys of {event.measurement[:100]!r} are over {MAX_HEAD_BYTES} bytes"
             refused.setdefault(position, Refusal("too_large", reason))
 
     def _take_times(

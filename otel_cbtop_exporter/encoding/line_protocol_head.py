@@ -14,27 +14,28 @@ from otel_cbtop_exporter.encoding.line_protocol_text import (
 )
 from otel_cbtop_exporter.events import SCHEMA_VERSION
 
-__all__ = ["Head", "render_head"]
+__all__ = ["MAX_HEAD_BYTES", "Head", "render_head"]
 
 # The server's own limit for measurement, tags and one field key together is 65,535 bytes.
-_MAX_HEAD_BYTES = 60_000
+MAX_HEAD_BYTES = 60_000
 
 
 class Head(NamedTuple):
+    """Measurement and tags as text; `values_cut` is None for a head of usual size."""
+
     text: str
     values_cut: int | None
-    """None for a head of usual size."""
 
 
 def render_head(measurement: str, tags: Mapping[str, str], trace_id: str | None) -> Head:
     """Return the head; oversized tag values are cut at a character, and counted."""
     head = _joined_head(measurement, tags, trace_id)
     size = len(head.encode())
-    if size <= _MAX_HEAD_BYTES:
+    if size <= MAX_HEAD_BYTES:
         return Head(head, None)
-    max_bytes = _MAX_HEAD_BYTES
+    max_bytes = MAX_HEAD_BYTES
     cut = dict(tags)
-    while len(head.encode()) > _MAX_HEAD_BYTES and max_bytes > 16:
+    while len(head.encode()) > MAX_HEAD_BYTES and max_bytes > 16:
         max_bytes //= 2
         cut = {key: cut_text(value, max_bytes) for key, value in tags.items()}
         head = _joined_head(measurement, cut, trace_id)

@@ -96,7 +96,11 @@ def test_the_file_is_bounded(path):
         letters.write(rejections(1, start=n), "kafka", 1)
         assert path.stat().st_size <= 2_000
     assert sorted(p.name for p in path.parent.iterdir()) == [path.name, path.name + ".1"]
-    numbers = [int(line["body"].strip("x")) for p in (path.with_name(path.name + ".1"), path) for line in lines(p)]
+    numbers = [
+        int(line["body"].strip("x"))
+        for p in (path.with_name(path.name + ".1"), path)
+        for line in lines(p)
+    ]
     assert numbers == list(range(100))[-len(numbers) :]
 
 

@@ -155,9 +155,7 @@ def test_a_batch_larger_than_the_spool_is_counted(spool, told):
 def test_old_records_leave_as_expired(tmp_path, told, path):
     """With a limit of age, at an append and at a claim."""
     now = [100 * SECOND]
-    spool = make_spool(
-        path and tmp_path / path, told, max_age_ms=10_000, time_ns=lambda: now[0]
-    )
+    spool = make_spool(path and tmp_path / path, told, max_age_ms=10_000, time_ns=lambda: now[0])
     spool.append(numbered(0, 2), 85 * SECOND)
     spool.append(numbered(2, 3), 95 * SECOND)
     assert told.dropped == {}
@@ -171,7 +169,9 @@ def test_old_records_leave_as_expired(tmp_path, told, path):
 
 def test_a_clock_set_back_changes_neither_order_nor_content(tmp_path, told):
     """Rows are ordered by when they came, and age never removes what is younger."""
-    spool = make_spool(tmp_path / "spool.db", told, max_age_ms=10_000, time_ns=lambda: 1_001 * SECOND)
+    spool = make_spool(
+        tmp_path / "spool.db", told, max_age_ms=10_000, time_ns=lambda: 1_001 * SECOND
+    )
     for n, second in enumerate((1_000, 10, 11, 1_001)):
         spool.append(numbered(n, 1), second * SECOND)
     assert bodies(empty(spool)) == [b"0", b"1", b"2", b"3"]

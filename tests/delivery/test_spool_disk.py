@@ -106,7 +106,10 @@ def in_small_disk(folder):
     mount = f'mount -t tmpfs -o size=4m none "{folder}" && exec "$@"'
     for unshare in (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]):
         command = [*unshare, "sh", "-c", mount, "sh"]
-        if shutil.which("unshare") and not subprocess.run([*command, "true"], check=False, stderr=-3).returncode:
+        if (
+            shutil.which("unshare")
+            and not subprocess.run([*command, "true"], check=False, stderr=-3).returncode
+        ):
             return command
     return None
 

@@ -360,7 +360,7 @@ def test_closing_twice_is_closing_once(path):
 
 def test_no_descriptor_is_left(path):
     """Neither of a spool that was emptied, nor of one that was taken over."""
-    before = len(os.listdir("/dev/fd"))
+    before = len(list(Path("/dev/fd").iterdir()))
     leave(path, numbered(0, 1))
     folder = make_folder(path)
     folder.append(numbered(1, 1), 0)
@@ -368,7 +368,7 @@ def test_no_descriptor_is_left(path):
     claim = folder.spools()[0].claim("lane", MANY, MANY)
     claim.spool.settle(claim)
     folder.close()
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(list(Path("/dev/fd").iterdir())) == before
 
 
 def test_full_synchronous_is_asked_of_sqlite(path):

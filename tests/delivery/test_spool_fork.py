@@ -83,7 +83,9 @@ def test_a_fork_while_another_thread_appends_neither_hangs_nor_loses_a_record(tm
         assert children == 100
     got = empty(place)
     for index, count in enumerate(counts):
-        assert bodies(r for r in got if r.lane == f"lane{index}") == [b"%d" % n for n in range(count)]
+        assert bodies(r for r in got if r.lane == f"lane{index}") == [
+            b"%d" % n for n in range(count)
+        ]
     assert told.dropped == {}
     place.close()
 

@@ -110,7 +110,9 @@ class OverflowMachine(Machine):
         before = self.number
         super().append(lanes, clock)
         # Rows of one batch go by lane, in the order in which the lanes came.
-        batch_order = sorted(range(before, self.number), key=lambda n: lanes.index(lanes[n - before]))
+        batch_order = sorted(
+            range(before, self.number), key=lambda n: lanes.index(lanes[n - before])
+        )
         self.order += batch_order
         gone = self.told.dropped.get("spool_full", 0) - dropped
         live = {int(r.body) for lane in self.model.values() for r in lane}

@@ -1,0 +1,343 @@
+"""What accepting a batch means, sharing, shutdown, and the counters of all of it."""
+
+import itertools
+import threading
+import time
+
+import pytest
+
+from otel_cbtop_exporter.config import ExporterConfig
+from otel_cbtop_exporter.delivery import pipeline as pipeline_module
+from otel_cbtop_exporter.delivery.pipeline import Pipeline, acquire
+from otel_cbtop_exporter.events import event_from_sample
+from otel_cbtop_exporter.sinks.base import Encoded, Rejection, WriteResult
+from otel_cbtop_exporter.testing import FakeClock, RecordingSink
+from tests.delivery.records import away, busy
+
+QUICK = {"initial_delay_ms": 1, "max_delay_ms": 5}
+LONG = 20.0
+
+
+def events(count, start=0):
+    return [
+        event_from_sample("m", start + n, {"host": "a"}, timestamp_ns=n + 1) for n in range(count)
+    ]
+
+
+def values(sink):
+    return [event["fields"]["value"] for event in sink.events]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Build pipelines, and release them at the end."""
+    made = []
+
+    def build(sink, *, clock=None, **options):
+        options.setdefault("retry", QUICK)
+        extra = {"clock": clock, "jitter": lambda: 0.5} if clock else {}
+        made.append(Pipeline(sink, ExporterConfig(**options), **extra))
+        return made[-1]
+
+    yield build
+    for one in made:
+        if not one.closed:
+            one.release(0.0)
+
+
+def test_a_local_sink_is_written_on_the_callers_thread(make):
+    """Without a spool path a local sink has the records when submit returns."""
+    sink = RecordingSink(local=True)
+    assert make(sink).submit(events(3), 5.0)
+    assert values(sink) == [0, 1, 2]
+
+
+def test_a_remote_sink_never_holds_the_caller(make):
+    """A batch for a remote sink that hangs is accepted at once, and waits in the spool."""
+    release = threading.Event()
+
+    def hang(batch):
+        release.wait(LONG)
+        return WriteResult(delivered=batch)
+
+    pipeline = make(RecordingSink(hang))
+    assert pipeline.submit(events(3), 5.0)
+    assert pipeline.health().events_spooled == 3
+    release.set()
+    assert pipeline.force_flush(LONG)
+    assert pipeline.health().events_written == 3
+
+
+def test_direct_delivery_answers_the_truth(make):
+    """With delivery=direct submit returns False for what was not delivered, and counts it."""
+    clock = FakeClock()
+    pipeline = make(RecordingSink(*[away] * 4), clock=clock, delivery="direct", retry={})
+    assert not pipeline.submit(events(3), 60.0)
+    assert pipeline.submit(events(2), 60.0)
+    health = pipeline.health()
+    assert health.events_dropped == {"ConnectionRefusedError": 3}
+    assert (health.events_written, health.events_spooled) == (2, 0)
+
+
+def test_a_direct_batch_that_times_out_is_counted_so(make):
+    """With no time left nothing is written, and the reason is the timeout."""
+    pipeline = make(RecordingSink(), clock=FakeClock(), delivery="direct")
+    assert not pipeline.submit(events(3), 0.0)
+    assert pipeline.health().events_dropped == {"timeout": 3}
+
+
+def test_a_local_sink_with_a_spool_path_is_spooled(make, tmp_path):
+    """With a spool path a local sink's records survive a sink that says no."""
+    pipeline = make(RecordingSink(away, local=True), spool={"path": str(tmp_path / "spool")})
+    assert pipeline.submit(events(3), 5.0)
+    assert pipeline.force_flush(LONG)
+    assert pipeline.health().events_written == 3
+
+
+def test_events_are_encoded_once(make):
+    """However often a batch is tried, its events are encoded once."""
+    sink = RecordingSink(away, away, away)
+    calls = []
+    encode = sink.encode
+    sink.encode = lambda batch: calls.append(len(batch)) or encode(batch)
+    pipeline = make(sink)
+    pipeline.submit(events(3), 5.0)
+    assert pipeline.force_flush(LONG)
+    assert calls == [3]
+
+
+def test_what_cannot_be_encoded_is_counted_and_takes_nothing_along(make, caplog):
+    """Events that a sink cannot carry are rejected; the others arrive."""
+    sink = RecordingSink(local=True)
+    encode = sink.encode
+
+    def refuse_first(batch):
+        records = encode(batch).records
+        return Encoded(records=records[1:], rejected=[Rejection(records[0], "no_field", "secret")])
+
+    sink.encode = refuse_first
+    pipeline = make(sink)
+    assert pipeline.submit(events(3), 5.0)
+    assert not pipeline.submit(events(1), 5.0)
+    health = pipeline.health()
+    assert (health.events_rejected, health.events_written) == (2, 2)
+    assert "secret" not in caplog.text
+    assert "no_field" in caplog.text
+
+
+def test_an_encoder_that_raises_does_not_reach_the_application(make):
+    """An exception in encode drops the batch, counted under its name."""
+    sink = RecordingSink()
+
+    def explode(batch):
+        raise LookupError
+
+    sink.encode = explode
+    pipeline = make(sink)
+    assert not pipeline.submit(events(3), 5.0)
+    assert pipeline.health().events_dropped == {"LookupError": 3}
+
+
+def test_an_empty_batch_is_nothing(make):
+    """Submitting no event succeeds and starts nothing."""
+    assert make(RecordingSink()).submit([], 5.0)
+
+
+def test_rejected_records_are_kept_with_their_reason(make, tmp_path):
+    """With a spool path what is refused for good is in the dead letters."""
+    sink = RecordingSink(
+        lambda batch: WriteResult(
+            delivered=batch[1:], rejected=[Rejection(batch[0], "invalid", "type conflict")]
+        )
+    )
+    pipeline = make(sink, spool={"path": str(tmp_path)})
+    pipeline.submit(events(3), 5.0)
+    assert pipeline.force_flush(LONG)
+    letters = (tmp_path / "dead-letters.jsonl").read_text()
+    assert '"reason":"invalid"' in letters
+    assert '"detail":"type conflict"' in letters
+    assert letters.count("\n") == 1
+
+
+def test_no_thread_before_the_first_batch(make):
+    """Making a pipeline starts nothing, so that servers may fork afterwards."""
+    before = threading.active_count()
+    make(RecordingSink())
+    assert threading.active_count() == before
+
+
+def test_counters_are_exact_under_threads(make):
+    """Eight threads submit; every event is written or counted, none twice."""
+    sink = RecordingSink(*itertools.chain.from_iterable([[away, None, away]] * 100), local=True)
+    sink.answers = [answer for answer in sink.answers if answer]
+    pipeline = make(sink, retry={"max_retries": 0})
+    threads = [
+        threading.Thread(target=lambda: [pipeline.submit(events(5), 5.0) for _ in range(50)])
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    health = pipeline.health()
+    assert health.events_written + sum(health.events_dropped.values()) == 8 * 50 * 5
+    assert health.events_written == len(sink.delivered)
+
+
+def test_equal_keys_share_one_pipeline():
+    """Who asks with the same key gets the same pipeline, and one sink is made."""
+    made = []
+
+    def make_sink():
+        made.append(RecordingSink())
+        return made[-1]
+
+    one = acquire("k", make_sink, ExporterConfig())
+    two = acquire("k", make_sink, ExporterConfig())
+    other = acquire("other", make_sink, ExporterConfig())
+    assert one is two
+    assert one is not other
+    assert len(made) == 2
+    for pipeline in (one, two, other):
+        pipeline.release(1.0)
+
+
+def test_the_last_holder_closes():
+    """The sink is closed once, when the last holder releases; a new holder gets a new one."""
+    sinks = [RecordingSink(local=True), RecordingSink(local=True)]
+    left = iter(sinks)
+    one = acquire("k", lambda: next(left), ExporterConfig())
+    acquire("k", lambda: next(left), ExporterConfig())
+    one.release(1.0)
+    assert one.submit(events(1), 1.0)
+    assert sinks[0].closes == 0
+    one.release(1.0)
+    assert sinks[0].closes == 1
+    new = acquire("k", lambda: next(left), ExporterConfig())
+    assert new is not one
+    new.release(1.0)
+
+
+def test_release_delivers_what_waits(make):
+    """At shutdown everything that the sink takes is delivered first."""
+    sink = RecordingSink(away)
+    pipeline = make(sink)
+    for n in range(20):
+        pipeline.submit(events(10, start=10 * n), 5.0)
+    pipeline.release(LONG)
+    assert values(sink) == list(range(200))
+    assert sink.closes == 1
+
+
+def test_after_the_shutdown_batches_are_refused_and_counted(make):
+    """submit after the last release returns False and counts under `shutdown`."""
+    pipeline = make(RecordingSink())
+    pipeline.release(1.0)
+    assert not pipeline.submit(events(3), 5.0)
+    assert pipeline.health().events_dropped == {"shutdown": 3}
+
+
+def test_what_memory_could_not_deliver_is_counted_and_logged(make, caplog):
+    """With the sink away to the end, a spool in memory counts what it held, and says why."""
+    pipeline = make(RecordingSink(*[busy(60.0)] * 100))
+    pipeline.submit(events(7), 5.0)
+    pipeline.release(LONG)
+    assert pipeline.health().events_dropped == {"shutdown": 7}
+    assert "7 events were dropped (shutdown): 429 Too Many Requests" in caplog.text
+
+
+def test_what_is_on_disk_waits_for_the_next_process(make, tmp_path):
+    """A spool on disk loses nothing at a shutdown with the sink away, and the next one sends it."""
+    first = make(RecordingSink(*[busy(60.0)] * 100), spool={"path": str(tmp_path)})
+    first.submit(events(7), 5.0)
+    first.release(LONG)
+    assert first.health().events_dropped == {}
+    sink = RecordingSink()
+    second = make(sink, spool={"path": str(tmp_path)})
+    second.submit(events(1, start=7), 5.0)
+    assert second.force_flush(LONG)
+    assert values(sink) == list(range(8))
+
+
+def test_a_sink_that_hangs_does_not_hold_the_shutdown(make):
+    """release ends within its time though a write never returns, and the sink is not touched."""
+    release = threading.Event()
+
+    def hang(batch):
+        release.wait(LONG)
+        return WriteResult(kept=batch)
+
+    sink = RecordingSink(hang)
+    pipeline = make(sink)
+    pipeline.submit(events(1), 5.0)
+    began = time.monotonic()
+    pipeline.release(0.5)
+    assert time.monotonic() - began < LONG / 2
+    assert sink.closes == 0
+    release.set()
+
+
+def test_dead_backends_share_one_budget(make):
+    """Several pipelines with their backends away end within 3 s together, each with a share."""
+    sinks = [RecordingSink(*[away] * 100_000) for _ in range(3)]
+    pipelines = [make(sink) for sink in sinks]
+    pipeline_module._away_budget.renew()
+    for pipeline in pipelines:
+        pipeline.submit(events(1), 5.0)
+    shares = []
+    for pipeline in pipelines:
+        shares.append(pipeline_module._away_budget.share())
+        pipeline.release(60.0)
+    assert all(share > 0.5 for share in shares)
+    assert pipeline_module._away_budget.left_seconds < 0.5
+    for pipeline in pipelines:
+        assert pipeline.health().events_dropped == {"shutdown": 1}
+
+
+def test_shutdown_ends_the_retries_of_a_direct_send(make):
+    """A batch that waits to be tried again on another thread is given up at the shutdown."""
+    pipeline = make(RecordingSink(*[busy(30.0)] * 10, local=True), retry={"max_retries": 9})
+    results = []
+    thread = threading.Thread(target=lambda: results.append(pipeline.submit(events(2), 60.0)))
+    thread.start()
+    deadline = time.monotonic() + LONG
+    while not pipeline.health().write_errors:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    pipeline.release(1.0)
+    thread.join(LONG)
+    assert results == [False]
+    assert pipeline.health().events_dropped == {"429": 2}
+
+
+def test_force_flush_flushes_the_sink(make):
+    """force_flush reaches the sink's own flush."""
+    sink = RecordingSink(local=True)
+    assert make(sink).force_flush(1.0)
+    assert sink.flushes == 1
+
+
+def test_force_flush_tells_when_something_waits(make):
+    """A flush that could not deliver everything returns False."""
+    pipeline = make(RecordingSink(*[busy(60.0)] * 10))
+    pipeline.submit(events(1), 5.0)
+    assert not pipeline.force_flush(0.2)
+
+
+def test_lanes_do_not_hold_up_each_other(make):
+    """A refused lane waits while another lane of the same sink is delivered."""
+
+    def only_metrics(batch):
+        return WriteResult(delivered=batch) if batch[0].lane == "m" else away(batch)
+
+    sink = RecordingSink(*[only_metrics] * 1_000, lane=lambda event: event.measurement)
+    pipeline = make(sink)
+    pipeline.submit([event_from_sample("logs", 1), *events(2), event_from_sample("logs", 2)], 5.0)
+    deadline = time.monotonic() + LONG
+    while len(sink.delivered) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    assert pipeline.health().events_spooled == 2
+    sink.answers.clear()
+    assert pipeline.force_flush(LONG)
+    assert len(sink.delivered) == 4

@@ -1,0 +1,119 @@
+"""Counters, health, and the log about losses."""
+
+import logging
+import threading
+
+from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth, combined
+from otel_cbtop_exporter.testing import FakeClock
+
+
+def test_before_the_first_write_nothing_is_known():
+    """A new pipeline is not connected, and everything is zero."""
+    assert HealthCounters().snapshot() == SinkHealth()
+
+
+def test_every_outcome_is_counted():
+    """Written, rejected and dropped events are counted apart, dropped ones by reason."""
+    counters = HealthCounters()
+    counters.written(3, 111)
+    counters.written(2, 222)
+    counters.rejected(4)
+    counters.dropped("overflow", 5)
+    counters.dropped("overflow", 6)
+    counters.dropped("shutdown", 7)
+    health = counters.snapshot(events_spooled=8, spool_bytes=9, oldest_spooled_ns=10)
+    assert health == SinkHealth(
+        connected=True,
+        last_write_ns=222,
+        events_written=5,
+        events_rejected=4,
+        events_dropped={"overflow": 11, "shutdown": 7},
+        events_spooled=8,
+        spool_bytes=9,
+        oldest_spooled_ns=10,
+    )
+
+
+def test_connected_says_how_the_last_write_ended():
+    """A failure that did not reach the destination disconnects; the next success connects."""
+    counters = HealthCounters()
+    counters.written(1, 1)
+    counters.failed("away", connected=False)
+    assert not counters.snapshot().connected
+    counters.written(1, 2)
+    assert counters.snapshot().connected
+    counters.failed("422", connected=True)
+    assert counters.snapshot().connected
+    assert counters.snapshot().write_errors == 2
+
+
+def test_the_last_error_is_kept_and_bounded():
+    """last_error is the latest one, at most 300 characters of it."""
+    counters = HealthCounters()
+    counters.failed("first", connected=False)
+    counters.failed("x" * 1_000, connected=False)
+    counters.written(1, 1)
+    assert counters.snapshot().last_error == "x" * 300
+
+
+def test_a_snapshot_does_not_change():
+    """What health() returned stays as it was while counting goes on."""
+    counters = HealthCounters()
+    counters.dropped("overflow", 1)
+    before = counters.snapshot()
+    counters.dropped("overflow", 1)
+    assert before.events_dropped == {"overflow": 1}
+
+
+def test_counters_are_exact_under_threads():
+    """Eight threads count at once and nothing is missing."""
+    counters = HealthCounters()
+
+    def work():
+        for _ in range(2_000):
+            counters.written(1, 1)
+            counters.rejected(1)
+            counters.dropped("overflow", 1)
+            counters.failed("x", connected=False)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    health = counters.snapshot()
+    assert health.events_written == health.events_rejected == health.write_errors == 16_000
+    assert health.events_dropped == {"overflow": 16_000}
+
+
+def test_sinks_together_are_as_well_as_the_worst():
+    """Several sinks add up, and are connected only if all are."""
+    one = SinkHealth(connected=True, last_write_ns=5, events_written=3, events_dropped={"a": 1})
+    two = SinkHealth(events_written=4, events_dropped={"a": 2, "b": 3}, last_error="away")
+    both = combined([one, two])
+    assert (both.connected, both.events_written, both.last_error) == (False, 7, "away")
+    assert both.events_dropped == {"a": 3, "b": 3}
+    assert combined([one]) == one
+
+
+def test_a_cause_is_logged_once_a_minute(caplog):
+    """A second message of a cause within a minute is held back, and told of with the next."""
+    clock = FakeClock()
+    log = RateLimitedLog(logging.getLogger("otel_cbtop_exporter"), clock.monotonic)
+    for _ in range(5):
+        log.log(logging.WARNING, "away", "the sink is away")
+    log.log(logging.ERROR, "full", "the disk is full")
+    clock.advance(60)
+    log.log(logging.WARNING, "away", "the sink is away")
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("WARNING", "the sink is away"),
+        ("ERROR", "the disk is full"),
+        ("WARNING", "the sink is away (4 more of this kind since the last message)"),
+    ]
+
+
+def test_messages_are_not_format_strings(caplog):
+    """A message with percent signs is logged as it is."""
+    log = RateLimitedLog(logging.getLogger("otel_cbtop_exporter"))
+    log.log(logging.WARNING, "x", "100%s full %d")
+    assert [record.getMessage() for record in caplog.records] == ["100%s full %d"]

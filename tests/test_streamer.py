@@ -1,0 +1,251 @@
+"""Hand-made events in batches, without OpenTelemetry."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from otel_cbtop_exporter.config import RetryConfig
+from otel_cbtop_exporter.errors import ConfigError, EventError, SinkError
+from otel_cbtop_exporter.events import Event, decode_event, event_from_sample
+from otel_cbtop_exporter.streamer import EventBatch, EventStreamer
+from otel_cbtop_exporter.testing import RecordingSink
+from tests.delivery.records import away, busy
+
+
+def sample(value):
+    return event_from_sample("gpu.load", value, {"host": "a"}, timestamp_ns=1_000 + value)
+
+
+def values(sink):
+    return [event["fields"]["value"] for event in sink.events]
+
+
+def test_a_complete_batch_is_handed_over():
+    """The event that completes a batch delivers it; the others wait."""
+    sink = RecordingSink(local=True)
+    streamer = EventStreamer(sink, batch_size=3)
+    assert all(streamer.send(sample(n)) for n in range(5))
+    assert values(sink) == [0, 1, 2]
+    assert (streamer.pending_count, streamer.events_written) == (2, 3)
+    streamer.shutdown()
+
+
+def test_flush_hands_over_what_waits():
+    """flush delivers an incomplete batch and says whether everything arrived."""
+    sink = RecordingSink()
+    streamer = EventStreamer(sink)
+    streamer.send(sample(1))
+    assert streamer.flush()
+    assert values(sink) == [1]
+    assert streamer.pending_count == 0
+    streamer.shutdown()
+
+
+def test_flush_tells_when_something_waits():
+    """flush returns False while the sink is away, and pending_count says how much waits."""
+    streamer = EventStreamer(RecordingSink(*[busy(60.0)] * 100))
+    streamer.send(sample(1))
+    assert not streamer.flush(0.1)
+    assert streamer.pending_count == 1
+    assert not streamer.is_healthy()
+    streamer.shutdown()
+
+
+def test_a_context_manager_shuts_down():
+    """Leaving the block delivers everything and closes the sink, once."""
+    sink = RecordingSink(away)
+    with EventStreamer(sink, retry=RetryConfig(initial_delay_ms=1)) as streamer:
+        streamer.send(sample(1))
+        assert streamer.is_healthy()
+    streamer.shutdown()
+    assert (values(sink), sink.closes) == ([1], 1)
+    assert not streamer.is_healthy()
+
+
+def test_after_shutdown_events_are_refused_and_counted():
+    """send after shutdown returns False and counts the event."""
+    streamer = EventStreamer(RecordingSink(local=True))
+    streamer.shutdown()
+    assert not streamer.send(sample(1))
+    assert streamer.health().events_dropped == {"shutdown": 1}
+
+
+def test_many_threads_lose_nothing():
+    """Events from eight threads all arrive, each once, each thread's in order."""
+    sink = RecordingSink()
+    streamer = EventStreamer(sink, batch_size=7)
+
+    def work(thread):
+        for n in range(500):
+            streamer.send(event_from_sample("m", n, {"thread": str(thread)}))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    streamer.shutdown(30.0)
+    assert streamer.events_written == 4_000
+    for thread in range(8):
+        arrived = [e["fields"]["value"] for e in sink.events if e["tags"]["thread"] == str(thread)]
+        assert arrived == list(range(500))
+
+
+def test_what_waits_behind_a_sink_that_hangs_is_counted():
+    """shutdown keeps its time while a write hangs, and no event disappears uncounted."""
+    entered, release = threading.Event(), threading.Event()
+
+    def hang(batch):
+        entered.set()
+        release.wait(20)
+        return away(batch)
+
+    streamer = EventStreamer(
+        RecordingSink(hang, local=True), batch_size=2, retry={"max_retries": 0}
+    )
+    streamer.send(sample(0))
+    thread = threading.Thread(target=streamer.send, args=(sample(1),))
+    thread.start()
+    entered.wait(20)
+    streamer.send(sample(2))
+    began = time.monotonic()
+    streamer.shutdown(0.1)
+    assert time.monotonic() - began < 10
+    release.set()
+    thread.join(20)
+    assert sum(streamer.health().events_dropped.values()) == 3
+
+
+def test_a_sink_by_name(tmp_path):
+    """A sink's name and its options are enough."""
+    path = tmp_path / "events.jsonl"
+    with EventStreamer("jsonlines", jsonlines={"path": str(path)}) as streamer:
+        streamer.send(sample(1))
+    assert decode_event(path.read_text()).fields == {"value": 1}
+
+
+def test_the_environment_is_below_the_arguments(tmp_path, monkeypatch):
+    """Options that are not given are read from the environment."""
+    monkeypatch.setenv("OTEL_EXPORTER_CBTOP_JSONLINES_PATH", str(tmp_path / "from-env.jsonl"))
+    with EventStreamer("jsonlines") as streamer:
+        streamer.send(sample(1))
+    assert (tmp_path / "from-env.jsonl").exists()
+
+
+def test_wrong_arguments_are_named():
+    """A wrong argument is an error at construction that names it."""
+    with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
+        EventStreamer(RecordingSink(), batch_size=0)
+    with pytest.raises(ConfigError, match="retry.max_retries"):
+        EventStreamer(RecordingSink(), retry={"max_retries": -1})
+    with pytest.raises(ConfigError, match="sink"):
+        EventStreamer("influx")
+    with pytest.raises(SinkError, match="influxdb.url"):
+        EventStreamer("influxdb")
+
+
+def test_a_spool_path_keeps_events_for_the_next_process(tmp_path):
+    """With spool= events survive a shutdown with the sink away."""
+    spool = {"path": str(tmp_path)}
+    with EventStreamer(RecordingSink(*[busy(60.0)] * 100), spool=spool) as streamer:
+        streamer.send(sample(1))
+    sink = RecordingSink()
+    with EventStreamer(sink, spool=spool) as streamer:
+        streamer.send(sample(2))
+    assert values(sink) == [1, 2]
+
+
+def test_correlation_ids_are_unique_over_threads_and_forks():
+    """Each id is `cbtop-<pid>-<n>`, and no two are equal, in children neither."""
+    script = """
+import os, threading
+from otel_cbtop_exporter.streamer import EventStreamer
+ids = []
+def work():
+    ids.extend(EventStreamer.generate_correlation_id() for _ in range(1000))
+threads = [threading.Thread(target=work) for _ in range(4)]
+[t.start() for t in threads]; [t.join() for t in threads]
+read, write = os.pipe()
+pid = os.fork()
+work()
+if pid == 0:
+    os.write(write, "\\n".join(ids[-1000:]).encode())
+    os._exit(0)
+os.close(write)
+child = b""
+while part := os.read(read, 65536):
+    child += part
+os.waitpid(pid, 0)
+print("\\n".join(ids + child.decode().split()))
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    ids = done.stdout.split()
+    assert len(ids) == len(set(ids)) == 6_000
+    prefix, pid, number = ids[0].split("-")
+    assert prefix == "cbtop"
+    assert pid.isdigit()
+    assert number.isdigit()
+    assert EventStreamer.generate_correlation_id().split("-")[1] == str(os.getpid())
+
+
+def test_a_child_does_not_send_the_parents_batch():
+    """An incomplete batch is the parent's; a forked child begins with an empty one."""
+    script = """
+import os
+from otel_cbtop_exporter.events import event_from_sample
+from otel_cbtop_exporter.streamer import EventStreamer
+from otel_cbtop_exporter.testing import RecordingSink
+sink = RecordingSink(local=True)
+streamer = EventStreamer(sink)
+streamer.send(event_from_sample("m", 1))
+pid = os.fork()
+streamer.send(event_from_sample("m", 2))
+streamer.shutdown()
+found = [event["fields"]["value"] for event in sink.events]
+if pid == 0:
+    os._exit(0 if found == [2] else 1)
+assert os.waitpid(pid, 0)[1] == 0
+assert found == [1, 2], found
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_batch_knows_when_and_which_it_is():
+    """Batches have an id of their own, the time they were made, and a length."""
+    one, two = EventBatch(), EventBatch([sample(1)])
+    one.add(sample(1))
+    one.add(sample(2))
+    assert one.batch_id != two.batch_id
+    assert one.created_ns <= two.created_ns <= time.time_ns()
+    assert (len(one), len(two)) == (2, 1)
+
+
+def test_a_batch_as_json_lines():
+    """One JSON object a line, each an event."""
+    batch = EventBatch([sample(1), sample(2)])
+    lines = batch.to_json_lines().split("\n")
+    assert [json.loads(line)["fields"]["value"] for line in lines] == [1, 2]
+
+
+def test_a_batch_as_line_protocol():
+    """One point a line, in order."""
+    lines = EventBatch([sample(1), sample(2)]).to_influx_batch().split("\n")
+    assert [line.rsplit(" ", 1)[1] for line in lines] == ["1001", "1002"]
+    assert all(line.startswith("gpu.load,") for line in lines)
+
+
+def test_a_batch_names_what_has_no_line():
+    """An event that a format cannot carry is an error that names it, and not a lost line."""
+    batch = EventBatch([Event("m", {}, {"value": float("nan")}, 1)])
+    with pytest.raises(EventError):
+        batch.to_influx_batch()
+    with pytest.raises(EventError):
+        batch.to_json_lines()
