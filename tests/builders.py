@@ -54,7 +54,8 @@ def context(trace_id=TRACE_ID, span_id=SPAN_ID, state=None):
 
 
 def bounded(attributes, dropped=0):
-    made = BoundedAttributes(attributes=attributes or {})
+    made = BoundedAttributes()
+    made._dict = dict(attributes or {})  # older SDKs would drop maps and mixed lists
     made.dropped = dropped
     return made
 
