@@ -193,7 +193,8 @@ class KafkaClient:
             return len(self._producer)
 
     def _purged(self, reports: list[Report], deadline: float) -> list[Report]:
-        if None in reports:
+        # Not `None in reports`: comparing a KafkaError with None raises.
+        if any(report is None for report in reports):
             self._producer.purge(blocking=False)
             self._flush(max(0.0, deadline - time.monotonic()))
         return list(reports)  # a late report changes nothing any more

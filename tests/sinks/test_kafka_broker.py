@@ -1,0 +1,279 @@
+"""The Kafka sink against a real broker that works: what arrives, and what is refused."""
+
+import time
+
+import pytest
+
+from otel_cbtop_exporter.config import KafkaConfig
+from otel_cbtop_exporter.encoding.event_json import encode_event
+from otel_cbtop_exporter.events import Event, TagSet, decode_event
+from otel_cbtop_exporter.sinks import kafka
+from otel_cbtop_exporter.sinks.kafka import KafkaSink
+from tests.servers.kafka_broker import broker  # noqa: F401  a fixture
+from tests.sinks.conformance import SinkConformance
+from tests.sinks.kafka_data import encoded, java_partition, kafka_sink, send, span, spans
+
+pytestmark = pytest.mark.kafka
+
+HOUR_NS = 3_600_000_000_000
+
+
+@pytest.fixture
+def sink_for(broker):  # noqa: F811  the fixture
+    """Make sinks that are closed with the test."""
+    made = []
+
+    def make(topic, **options):
+        made.append(kafka_sink(broker.bootstrap, topic, **options))
+        return made[-1]
+
+    yield make
+    for sink in made:
+        sink.close(10)
+
+
+class TestConformance(SinkConformance):
+    """The suite that every sink passes."""
+
+    @pytest.fixture
+    def sink(self, broker):  # noqa: F811  the fixture
+        self.broker = broker
+        self.topic = broker.new_topic()
+        sink = kafka_sink(broker.bootstrap, self.topic)
+        yield sink
+        sink.close(10)
+
+    def arrived(self, sink):
+        return [message.value() for message in self.broker.read_all(self.topic)]
+
+
+def values(broker, topic):  # noqa: F811
+    return [message.value() for message in broker.read_all(topic)]
+
+
+def test_a_message_is_the_event(broker, sink_for):  # noqa: F811
+    """Value, key, headers and time of a message are those of its record."""
+    topic = broker.new_topic()
+    sink = sink_for(topic, event_headers=True, headers={"env": "test"})
+    event = span(timestamp_ns=time.time_ns() - HOUR_NS)
+    (record,) = encoded(sink, [event])
+    assert sink.write([record], 30).delivered == [record]
+    (message,) = broker.read_all(topic)
+    decoded = decode_event(message.value())
+    assert (decoded, dict(decoded.tags)) == (decode_event(encode_event(event)), dict(event.tags))
+    assert message.key() == event.correlation_id.encode()
+    assert tuple(message.headers()) == record.headers
+    assert message.timestamp()[1] == event.timestamp_ns // 1_000_000
+
+
+def test_keys_meet_those_of_java_clients(broker, sink_for):  # noqa: F811
+    """Each key is in the partition where the Java client's partitioner puts it."""
+    topic = broker.new_topic(partitions=7)
+    sink = sink_for(topic)
+    series = [
+        Event(
+            measurement=f"metric.{number}",
+            tags=TagSet({"route": f"/{number}", "ü": "ö"}),
+            fields={"value": number},
+            timestamp_ns=1,
+            signal="metric",
+        )
+        for number in range(200)
+    ]
+    sent = send(sink, encoded(sink, series + spans(800)))
+    assert len(sent.delivered) == 1000
+    read = broker.read(topic)
+    table = [(message.key(), number) for number, messages in read.items() for message in messages]
+    assert len(table) == 1000
+    assert len({key for key, _ in table}) == 400
+    assert all(messages for messages in read.values())
+    assert table == [(key, java_partition(key, 7)) for key, _ in table]
+
+
+def test_a_trace_is_in_order(broker, sink_for):  # noqa: F811
+    """The records of one key stay in the order in which they were written, over many writes."""
+    topic = broker.new_topic(partitions=3)
+    sink = sink_for(topic)
+    records = encoded(sink, [span(n, trace=f"{n % 5:032x}") for n in range(3000)])
+    for start in range(0, 3000, 100):
+        assert len(sink.write(records[start : start + 100], 30).delivered) == 100
+    by_key = {}
+    for message in broker.read_all(topic):
+        by_key.setdefault(message.key(), []).append(message.value())
+    wanted = {}
+    for record in records:
+        wanted.setdefault(record.key, []).append(record.body)
+    assert by_key == wanted
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
+def test_every_compression(broker, sink_for, compression):  # noqa: F811
+    """What a topic holds reads back equal, whatever the batches are compressed with."""
+    topic = broker.new_topic()
+    sink = sink_for(topic, compression=compression)
+    records = encoded(sink, spans(500))
+    assert len(sink.write(records, 30).delivered) == 500
+    assert values(broker, topic) == [record.body for record in records]
+
+
+@pytest.mark.parametrize("acks", ["1", "0"])
+def test_fewer_acknowledgements(broker, sink_for, acks):  # noqa: F811
+    """Idempotence, which wants all of them, is off where fewer are asked for."""
+    topic = broker.new_topic()
+    sink = sink_for(topic, acks=acks)
+    assert len(sink.write(encoded(sink, spans(5)), 30).delivered) == 5
+    assert len(values(broker, topic)) == 5
+
+
+@pytest.mark.parametrize("limit", [20_000, 100_000])
+def test_one_message_over_the_limit_is_rejected_alone(broker, sink_for, limit):  # noqa: F811
+    """Neighbours arrive, those of its produce batch too, and exactly that one is rejected."""
+    topic = broker.new_topic(max_message_bytes=limit)
+    sink = sink_for(topic, compression="none")
+    events = spans(300)
+    events[150] = span(150, size=2 * limit)
+    records = encoded(sink, events)
+    sent = send(sink, records)
+    assert [(r.record, r.reason) for r in sent.rejected] == [(records[150], "too_large")]
+    assert "MSG_SIZE_TOO_LARGE" in sent.rejected[0].detail
+    assert sent.kept == []
+    good = [record.body for record in records if record is not records[150]]
+    assert sorted(values(broker, topic)) == sorted(good)
+
+
+def test_a_message_over_the_clients_limit_is_rejected_alone(broker, sink_for):  # noqa: F811
+    """What librdkafka itself refuses has the same outcome as what the broker refuses."""
+    topic = broker.new_topic()
+    sink = sink_for(topic, config={"message.max.bytes": "10000"})
+    events = spans(30)
+    events[10] = span(10, size=20_000)
+    records = encoded(sink, events)
+    sent = send(sink, records)
+    assert [(r.record, r.reason) for r in sent.rejected] == [(records[10], "too_large")]
+    assert len(values(broker, topic)) == 29
+
+
+def test_a_batch_of_large_good_messages_arrives(broker, sink_for):  # noqa: F811
+    """A topic's limit smaller than librdkafka's batches costs tries and no record."""
+    topic = broker.new_topic(max_message_bytes=5_000)
+    sink = sink_for(topic, compression="none")
+    records = encoded(sink, [span(n, size=3_000) for n in range(60)])
+    sent = send(sink, records)
+    assert (len(sent.delivered), sent.rejected, sent.kept) == (60, [], [])
+    assert sorted(values(broker, topic)) == sorted(record.body for record in records)
+
+
+def test_a_time_a_day_ahead(broker, sink_for):  # noqa: F811
+    """The event and its neighbours arrive; its exact time is in the value."""
+    topic = broker.new_topic()
+    sink = sink_for(topic)
+    events = spans(20)
+    events[7] = span(7, timestamp_ns=time.time_ns() + 24 * HOUR_NS)
+    before_ms = time.time_ns() // 1_000_000
+    assert len(sink.write(encoded(sink, events), 30).delivered) == 20
+    after_ms = time.time_ns() // 1_000_000
+    ahead = broker.read_all(topic)[7]
+    assert before_ms <= ahead.timestamp()[1] <= after_ms
+    assert decode_event(ahead.value()).timestamp_ns == events[7].timestamp_ns
+
+
+@pytest.mark.parametrize("timestamp_ns", [0, -5 * HOUR_NS, 1])
+def test_a_time_at_or_before_the_epoch(broker, sink_for, timestamp_ns):  # noqa: F811
+    """Kafka has no such time; the message says the first millisecond, the value the truth."""
+    topic = broker.new_topic()
+    sink = sink_for(topic)
+    assert len(sink.write(encoded(sink, [span(timestamp_ns=timestamp_ns)]), 30).delivered) == 1
+    (message,) = broker.read_all(topic)
+    assert message.timestamp()[1] == 1
+    assert decode_event(message.value()).timestamp_ns == timestamp_ns
+
+
+def test_a_time_that_the_topic_refuses_is_rejected_alone(broker, sink_for):  # noqa: F811
+    """A record older than the topic takes goes for good, and its neighbours arrive."""
+    topic = broker.new_topic(message_timestamp_before_max_ms=HOUR_NS // 1_000_000)
+    sink = sink_for(topic)
+    events = spans(40)
+    events[11] = span(11, timestamp_ns=time.time_ns() - 2 * HOUR_NS)
+    records = encoded(sink, events)
+    sent = send(sink, records)
+    assert [(r.record, r.reason) for r in sent.rejected] == [(records[11], "invalid")]
+    assert "INVALID_TIMESTAMP" in sent.rejected[0].detail
+    assert len(values(broker, topic)) == 39
+
+
+def test_a_wrong_clock_costs_no_record(broker, sink_for, monkeypatch):  # noqa: F811
+    """With this machine's clock hours ahead records are kept, until somebody mends it."""
+    topic = broker.new_topic()
+    sink = sink_for(topic)
+    now_ns = time.time_ns
+    monkeypatch.setattr(kafka.time, "time_ns", lambda: now_ns() + 5 * HOUR_NS)
+    records = encoded(sink, spans(10))
+    wrong = send(sink, records, seconds=2)
+    assert (wrong.kept, wrong.rejected, wrong.error_type) == (records, [], "INVALID_TIMESTAMP")
+    assert "clock" in wrong.error
+    monkeypatch.undo()
+    assert sink.write(records, 30).delivered == records
+
+
+def test_a_compacted_topic_takes_what_has_a_key(broker, sink_for):  # noqa: F811
+    """A log without a trace has no key and is refused there, its neighbours arrive."""
+    topic = broker.new_topic(cleanup_policy="compact")
+    sink = sink_for(topic)
+    log = Event(
+        measurement="logs", tags={}, fields={"body": "x"}, timestamp_ns=time.time_ns(), signal="log"
+    )
+    records = encoded(sink, [*spans(10), log, *spans(10, start=10)])
+    sent = send(sink, records)
+    assert [(r.record, r.reason) for r in sent.rejected] == [(records[10], "invalid")]
+    assert len(sent.delivered) == 20
+
+
+def test_a_full_queue_is_served(broker, sink_for):  # noqa: F811
+    """More records than librdkafka's queue takes are delivered in one write."""
+    topic = broker.new_topic()
+    sink = sink_for(topic, config={"queue.buffering.max.messages": "100"})
+    records = encoded(sink, spans(1500))
+    assert len(sink.write(records, 30).delivered) == 1500
+    assert values(broker, topic) == [record.body for record in records]
+
+
+def test_statistics_say_how_the_connection_is(broker, sink_for):  # noqa: F811
+    """The essentials of librdkafka's statistics can be read beside the writes."""
+    topic = broker.new_topic()
+    sink = sink_for(topic, config={"statistics.interval.ms": "50"})
+    assert sink.statistics() == {}
+    deadline = time.monotonic() + 20
+    while sink.statistics().get("messages_sent", 0) < 20:
+        assert time.monotonic() < deadline, sink.statistics()
+        sink.write(encoded(sink, spans(10)), 30)
+        time.sleep(0.05)
+    statistics = sink.statistics()
+    assert statistics["brokers_up"] == statistics["brokers_known"] == 1
+    assert statistics["bytes_sent"] > statistics["messages_sent"]
+    assert statistics["round_trip_p99_us"] > 0
+
+
+def test_idle_statistics_are_served(broker, sink_for, monkeypatch):  # noqa: F811
+    """What librdkafka says while nobody writes does not pile up unread."""
+    from otel_cbtop_exporter.sinks import kafka_client
+
+    monkeypatch.setattr(kafka_client, "_SERVE_SECONDS", 0.05)
+    sink = sink_for(broker.new_topic(), config={"statistics.interval.ms": "50"})
+    sink.write(encoded(sink, spans(1)), 30)
+    deadline = time.monotonic() + 20
+    while not sink.statistics():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_properties_of_the_file_win(broker, tmp_path):  # noqa: F811
+    """The file's lines are over kafka.config, comments and blank lines are none of them."""
+    topic = broker.new_topic()
+    path = tmp_path / "kafka.properties"
+    path.write_text(f"# a comment=1\n\n bootstrap.servers = {broker.bootstrap} \nacks=1\n")
+    options = KafkaConfig(
+        config_file=str(path), topic=topic, config={"bootstrap.servers": "127.0.0.1:1"}
+    )
+    sink = KafkaSink(options)
+    assert len(sink.write(encoded(sink, spans(3)), 30).delivered) == 3
+    sink.close(10)

@@ -1,0 +1,174 @@
+"""The Kafka sink while its broker is away, hung, killed, or has no topic: nothing is lost."""
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from tests.servers.kafka_broker import start_broker
+from tests.sinks.kafka_data import encoded, kafka_sink, send, spans
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    """A broker that is broken and mended, and makes no topic by itself."""
+    folder = tmp_path_factory.mktemp("kafka") / "broker"
+    with start_broker(folder, "auto.create.topics.enable=false") as started:
+        yield started
+
+
+@pytest.fixture
+def sink_for(broker):
+    made = []
+
+    def make(topic, **options):
+        made.append(kafka_sink(broker.bootstrap, topic, **options))
+        return made[-1]
+
+    yield make
+    for sink in made:
+        sink.close(10)
+
+
+def values(broker, topic):
+    return [message.value() for message in broker.read_all(topic)]
+
+
+def test_a_missing_topic_is_kept_until_somebody_makes_it(broker, sink_for):
+    """Without auto-creation the answer comes soon, says what to do, and nothing is lost."""
+    sink = sink_for("made.later")
+    records = encoded(sink, spans(50))
+    missing = sink.write(records, 20)
+    assert missing.kept == records
+    assert missing.error_type in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC")
+    assert "made.later does not exist: create it" in missing.error
+    broker.make_topic("made.later")
+    assert send(sink, missing.kept).delivered == records
+    assert values(broker, "made.later") == [record.body for record in records]
+
+
+def test_a_missing_topic_holds_up_no_other(broker, sink_for):
+    """A topic is a lane: another one is written at once after it was refused."""
+    good = broker.new_topic()
+    sink = sink_for(good)
+    missing_records = encoded(sink_for("not.there"), spans(5))
+    good_records = encoded(sink_for(good), spans(5))
+    sent = send(sink, [*missing_records, *good_records], seconds=4)
+    assert (sent.delivered, sent.kept) == (good_records, missing_records)
+
+
+def test_a_broker_that_is_away_at_the_start(broker, sink_for):
+    """Records are kept with a cause that names what to mend, and delivered when it is back."""
+    topic = broker.new_topic()
+    broker.stop()
+    try:
+        sink = sink_for(topic)
+        records = encoded(sink, spans(50))
+        away = sink.write(records, 1)
+        assert away.kept == records
+        assert "no broker answers" in away.error
+        assert "kafka.bootstrap_servers" in away.error
+    finally:
+        broker.restart()
+    assert send(sink, away.kept).delivered == records
+    assert values(broker, topic) == [record.body for record in records]
+
+
+def test_a_hung_broker_is_answered_for_in_time(broker, sink_for):
+    """A write ends within its timeout, keeps what it does not know of, and all of it arrives."""
+    topic = broker.new_topic()
+    sink = sink_for(topic)
+    records = encoded(sink, spans(300))
+    assert len(sink.write(records[:100], 30).delivered) == 100
+    with broker.hung():
+        started = time.monotonic()
+        hung = sink.write(records[100:], 1.5)
+        assert time.monotonic() - started < 1.5 + 0.5
+        assert hung.kept == records[100:]
+        assert "did not answer in time" in hung.error
+    sent = send(sink, hung.kept)
+    assert sent.delivered == records[100:]
+    # What the broker read before it hung may come twice: at least once.
+    assert set(values(broker, topic)) == {record.body for record in records}
+
+
+def test_a_broker_killed_twice_under_load_loses_nothing(broker, sink_for):
+    """Every record is delivered, in order of its key, whatever the broker's crashes undo."""
+    topic = broker.new_topic(partitions=3)
+    sink = sink_for(topic)
+    batches = [encoded(sink, spans(500, start=500 * n)) for n in range(120)]
+    outcomes = Counter()
+    progress = threading.Semaphore(0)
+
+    def load():
+        for batch in batches:
+            sent = send(sink, batch, seconds=60)
+            outcomes.update(delivered=len(sent.delivered), other=len(batch) - len(sent.delivered))
+            progress.release()
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    for _ in range(2):
+        for _ in range(20):
+            assert progress.acquire(timeout=60)
+        broker.kill()
+        broker.restart()
+    thread.join(120)
+    assert outcomes == {"delivered": 60_000, "other": 0}
+    wanted = [record for batch in batches for record in batch]
+    messages = broker.read_all(topic)
+    seen = Counter(message.value() for message in messages)
+    assert set(seen) == {record.body for record in wanted}
+    print(f"twice: {sum(seen.values()) - len(seen)} of {len(seen)}")
+    first_seen = {}
+    for message in messages:
+        bodies = first_seen.setdefault(message.key(), [])
+        if message.value() not in bodies:
+            bodies.append(message.value())
+    by_key = {}
+    for record in wanted:
+        by_key.setdefault(record.key, []).append(record.body)
+    assert first_seen == by_key
+
+
+@pytest.mark.parametrize("state", ["stopped", "hung", "never there"])
+def test_close_ends_within_its_time(broker, sink_for, state):
+    """With the broker away a write under way ends, keeps its records, and close returns."""
+    sink = sink_for(broker.new_topic())
+    if state == "never there":
+        sink = kafka_sink("127.0.0.1:1", "t")
+    records = encoded(sink, spans(1000))
+    if state != "never there":
+        assert sink.write(records, 30).delivered == records
+    results = []
+
+    def write():
+        results.append(sink.write(records, 60))
+
+    writer = threading.Thread(target=write)
+
+    def close_while_writing():
+        writer.start()
+        time.sleep(0.3)
+        started = time.monotonic()
+        sink.close(2)
+        closed = time.monotonic() - started
+        writer.join(5)
+        assert closed < 2.5
+        assert results[0].kept == records
+
+    if state == "hung":
+        with broker.hung():
+            close_while_writing()
+    elif state == "stopped":
+        broker.stop()
+        try:
+            close_while_writing()
+        finally:
+            broker.restart()
+    else:
+        close_while_writing()
+    assert sink.write(records, 1).kept == records

@@ -1,0 +1,181 @@
+"""Which topic, key and headers an event has; no broker needed."""
+
+import pytest
+
+from otel_cbtop_exporter.config import KafkaConfig
+from otel_cbtop_exporter.encoding.event_json import encode_event
+from otel_cbtop_exporter.errors import ConfigError
+from otel_cbtop_exporter.events import Event, TagSet
+from otel_cbtop_exporter.sinks.kafka import KafkaSink
+from tests.sinks.kafka_data import TAGS, java_partition, murmur2, span, trace_id
+
+
+def record(event, **options):
+    (made,) = KafkaSink(KafkaConfig(bootstrap_servers="b:9092", **options)).encode([event]).records
+    return made
+
+
+def event(signal=None, measurement="m", tags=TAGS, correlation_id=None, **fields):
+    return Event(
+        measurement=measurement,
+        tags=tags,
+        fields=fields or {"value": 1},
+        timestamp_ns=5,
+        correlation_id=correlation_id,
+        signal=signal,
+    )
+
+
+@pytest.mark.parametrize(
+    ("signal", "topic"),
+    [
+        ("span", "otel.spans"),
+        ("span_event", "otel.spans"),
+        ("span_link", "otel.spans"),
+        ("log", "otel.logs"),
+        ("metric", "otel.metrics"),
+        ("exemplar", "otel.metrics"),
+        (None, "otel.metrics"),
+    ],
+)
+def test_topics_are_by_kind(signal, topic):
+    """Span events and links go with spans, exemplars and hand-made events with metrics."""
+    assert record(event(signal)).lane == topic
+
+
+def test_the_value_is_the_event_as_json():
+    """The body is the event's JSON, and the record has its exact time."""
+    made = record(event("metric"))
+    assert made.body == encode_event(event("metric"))
+    assert made.timestamp_ns == 5
+
+
+@pytest.mark.parametrize("tags", [TagSet({"a.b": "x y/ü"}), {"a.b": "x y/ü"}])
+def test_tags_in_a_topic_are_made_safe(tags):
+    """Characters that no topic may have become underscores."""
+    assert record(event("log", tags=tags), topic="t-{a.b}.{signal}").lane == "t-x_y__.logs"
+
+
+def test_a_tag_that_an_event_lacks_is_unknown():
+    """A topic never has an empty part."""
+    assert record(event("log"), topic="{nowhere}.{signal}").lane == "unknown.logs"
+
+
+def test_events_of_one_tag_set_have_their_own_topics():
+    """A topic remembered for one kind of event is not used for another."""
+    sink = KafkaSink(KafkaConfig(bootstrap_servers="b", topic="{service.name}.{signal}"))
+    made = sink.encode([event("log"), event("span"), event("log")]).records
+    assert [r.lane for r in made] == ["shop.logs", "shop.spans", "shop.logs"]
+
+
+@pytest.mark.parametrize(
+    ("text", "topic"), [(".", "_"), ("..", "__"), ("x" * 300, "x" * 249), ("...", "___")]
+)
+def test_a_topic_has_a_name_that_kafka_takes(text, topic):
+    """At most 249 characters, and never only dots."""
+    assert record(event("log", tags={"t": text}), topic="{t}").lane == topic
+
+
+@pytest.mark.parametrize("template", ["a b", "otel/{signal}", "otel.{signal", "{}", "ä"])
+def test_a_template_that_cannot_be_a_topic_is_refused(template):
+    """A wrong template is an error at construction that names the option."""
+    with pytest.raises(ConfigError, match=r"kafka\.topic"):
+        KafkaSink(KafkaConfig(bootstrap_servers="b", topic=template))
+
+
+@pytest.mark.parametrize("signal", ["span", "span_event", "span_link", "log"])
+def test_what_has_a_trace_is_keyed_by_it(signal):
+    """Everything of a trace has one key."""
+    assert record(event(signal, correlation_id="ab" * 16)).key == b"ab" * 16
+
+
+def test_a_log_without_a_trace_has_no_key():
+    """Kafka spreads such logs over the partitions."""
+    assert record(event("log")).key is None
+
+
+@pytest.mark.parametrize("signal", ["metric", "exemplar", None])
+def test_points_are_keyed_by_their_series(signal):
+    """Measurement and tags decide, not the trace of an exemplar."""
+    keyed = record(event(signal, correlation_id="ab" * 16))
+    assert keyed.key == b'm{"service.name":"shop","span.name":"GET /cart"}'
+    assert record(event(signal)).key == keyed.key
+
+
+def test_the_series_key_is_canonical():
+    """The order of tags, empty tags and the kind of mapping make no difference."""
+    orders = [{"b": "2", "a": "1"}, {"a": "1", "b": "2", "c": ""}, TagSet({"b": "2", "a": "1"})]
+    assert {record(event("metric", tags=tags)).key for tags in orders} == {b'm{"a":"1","b":"2"}'}
+
+
+def test_two_metrics_of_one_tag_set_have_two_keys():
+    """A key remembered for one measurement is not used for another."""
+    sink = KafkaSink(KafkaConfig(bootstrap_servers="b"))
+    made = sink.encode([event("metric", m, TagSet({"a": "1"})) for m in ("x", "y", "x")]).records
+    tags = TagSet({"a": "1"})
+    same = sink.encode([event("metric", m, tags) for m in ("x", "y", "x")]).records
+    assert (
+        [r.key for r in made]
+        == [r.key for r in same]
+        == [b'x{"a":"1"}', b'y{"a":"1"}', b'x{"a":"1"}']
+    )
+
+
+def test_headers_are_the_configured_ones():
+    """Without event_headers there is nothing but what the configuration names."""
+    assert record(span(), headers={"env": "pröd"}).headers == (("env", "pröd".encode()),)
+    assert record(span()).headers == ()
+
+
+def test_event_headers():
+    """A span's record says schema version, content type and W3C trace context."""
+    assert record(span(6), event_headers=True, headers={"a": "b"}).headers == (
+        ("a", b"b"),
+        ("schema_version", b"1"),
+        ("content-type", b"application/json"),
+        ("traceparent", f"00-{trace_id(1)}-{7:016x}-01".encode()),
+    )
+
+
+@pytest.mark.parametrize("correlation_id", [None, "cbtop-1-1", "AB" * 16])
+def test_no_traceparent_without_a_trace(correlation_id):
+    """A correlation id that is no trace id makes no trace context."""
+    made = record(event("log", correlation_id=correlation_id, span_id="1"), event_headers=True)
+    assert [name for name, _ in made.headers] == ["schema_version", "content-type"]
+
+
+def test_a_bad_event_does_not_take_its_neighbours():
+    """What JSON cannot carry is rejected alone."""
+    good, bad = event("metric"), event("metric", value=float("nan"))
+    encoded = KafkaSink(KafkaConfig(bootstrap_servers="b")).encode([good, bad, good])
+    assert [r.body for r in encoded.records] == [encode_event(good)] * 2
+    assert [(r.reason, r.record.lane) for r in encoded.rejected] == [("invalid", "otel.metrics")]
+
+
+def test_the_destination_tells_clusters_apart_without_a_secret():
+    """It is the servers, in any order, or the file that names them."""
+
+    def destination(**options):
+        return KafkaSink(KafkaConfig(**options)).destination
+
+    password = {"sasl.password": "hidden"}
+    assert destination(bootstrap_servers="b:1, a:2", config=password) == "a:2,b:1"
+    assert destination(config={"bootstrap.servers": "c:3"} | password) == "c:3"
+    assert destination(config_file="/etc/kafka.properties") == "/etc/kafka.properties"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("21", -973932308),
+        ("foobar", -790332482),
+        ("a-little-bit-long-string", -985981536),
+        ("a-little-bit-longer-string", -1486304829),
+        ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
+        ("abc", 479470107),
+    ],
+)
+def test_the_tests_own_murmur2_is_java_s(text, number):
+    """The numbers are those of Apache Kafka's UtilsTest."""
+    assert murmur2(text.encode()) == number
+    assert 0 <= java_partition(text.encode(), 6) < 6
