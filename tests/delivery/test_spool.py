@@ -354,3 +354,19 @@ def test_a_failed_settle_sends_records_twice_at_worst(tmp_path, told):
     again.open()
     assert bodies(empty(again)) == [b"3", b"4", b"5", b"6"]
     again.close()
+
+
+def test_a_file_that_owes_everything_is_replaced(tmp_path, told):
+    """On a full disk the file that cannot be updated is removed once all of it was delivered."""
+    path = tmp_path / "spool.db"
+    spool = make_spool(path, told)
+    spool.append(numbered(0, 2), 0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        spool.settle(spool.claim("lane", 2, MANY))
+        assert not path.exists()
+    spool.append(numbered(2, 1), 0)
+    spool.close()
+    again = make_spool(path)
+    assert bodies(empty(again)) == [b"2"]
+    again.close()

@@ -123,6 +123,23 @@ def test_the_file_of_the_parent_is_not_the_childs(tmp_path):
     spool.close()
 
 
+def test_a_child_inherits_no_open_file(tmp_path):
+    """Neither database nor WAL nor owner file: closing one there could harm the parent's."""
+    place = make_folder(tmp_path)
+    place.append(numbered(0, 2), 0)
+    files = {file.stat().st_ino for file in place.folder.iterdir()}
+    assert len(files) == 4
+
+    def child():
+        # A name is followed to its file; the one that was open for the listing is gone.
+        inherited = [name for name in Path("/dev/fd").iterdir() if name.exists()]
+        assert not files & {os.fstat(int(name.name)).st_ino for name in inherited}
+
+    in_child(child)
+    empty(place)
+    place.close()
+
+
 def test_a_child_has_a_file_of_its_own(tmp_path):
     """And leaves the parent's lock alone: while the parent lives, nobody takes its file."""
     place = make_folder(tmp_path)
