@@ -211,5 +211,5 @@ def _answer(
 def _cause(client: KafkaClient, report: Report) -> tuple[str, str]:
     """Return the name and the words of what went wrong: a late report knows neither."""
     if report is None or report is True or report.name() in _NO_ANSWER:
-        report = client.cause
-    return (TIMEOUT, "") if report is None else (report.name(), report.str())
+        return client.cause or (TIMEOUT, "")
+    return report.name(), report.str()

@@ -62,7 +62,7 @@ class KafkaClient:
 
     Attributes:
         statistics: The latest of librdkafka's, by our names; empty before the first.
-        cause: What the last `send` heard beside the reports, or None.
+        cause: Name and words of what the last `send` heard beside the reports, or None.
         is_fatal: Whether this producer will never deliver again.
         is_login_refused: Whether a broker refused the login or the TLS handshake during the
             last `send`; a new producer reads passwords and certificates again.
@@ -77,7 +77,7 @@ class KafkaClient:
 
     def __init__(self, options: KafkaConfig, lock: threading.Lock) -> None:
         self.statistics: dict[str, int] = {}
-        self.cause: KafkaError | None = None
+        self.cause: tuple[str, str] | None = None
         self.is_fatal = False
         self.is_login_refused = False
         self._are_all_down = False
@@ -208,18 +208,21 @@ class KafkaClient:
                     self._lock.release()
 
     def _on_error(self, error: KafkaError) -> None:
-        name = error.name()
+        name, words = error.name(), error.str()
+        # In TLS 1.3 a broker refuses the client's certificate after the client's handshake.
+        if name == "_TRANSPORT" and "SSL routines" in words:
+            name = "_SSL"
         if error.fatal() or name == "_FATAL":
             self.is_fatal = True
-            self.cause = error
+            self.cause = name, words
         elif name in ("_AUTHENTICATION", "_SSL"):
             self.is_login_refused = True
-            self.cause = error
+            self.cause = name, words
         elif name == "_ALL_BROKERS_DOWN":
             self._are_all_down = True
-            self.cause = self.cause or error
+            self.cause = self.cause or (name, words)
         elif not self.is_login_refused:
-            self.cause = error
+            self.cause = name, words
 
     def _on_statistics(self, text: str) -> None:
         self.statistics = essentials(text)

@@ -1,0 +1,241 @@
+"""Logins, TLS and permissions, against a real broker that asks for them."""
+
+import logging
+import time
+
+import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from tests.servers.certificates import make_authority, make_certificate
+from tests.servers.kafka_broker import start_broker
+from tests.sinks.kafka_data import encoded, kafka_sink, send, spans
+
+pytestmark = pytest.mark.kafka
+
+PASSWORD = "right-secret"
+OAUTH = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required "
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificates")
+    make_authority(folder)
+    make_authority(folder, "other")
+    make_certificate(folder, "server")
+    make_certificate(folder, "client")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory, certificates):
+    """Alice may write anywhere, bob and dora nowhere; the SSL listener wants a client's certificate."""
+    with start_broker(
+        tmp_path_factory.mktemp("kafka") / "broker",
+        f"user=alice:{PASSWORD}",
+        f"user=bob:{PASSWORD}",
+        f"user=dora:{PASSWORD}",
+        f"tls={certificates}",
+        "auto.create.topics.enable=false",
+        "listener.name.ssl.ssl.client.auth=required",
+        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users=User:ANONYMOUS;User:alice;User:CN=client;User:carol",
+        "listener.name.sasl_plaintext.sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512,PLAIN,OAUTHBEARER",
+        f'listener.name.sasl_plaintext.oauthbearer.sasl.jaas.config={OAUTH}unsecuredLoginStringClaim_sub="x";',
+    ) as started:
+        yield started
+
+
+@pytest.fixture
+def sink_for(broker):
+    made = []
+
+    def make(listener, topic, config, **options):
+        config = {"security.protocol": listener.lower(), **config}
+        made.append(kafka_sink(broker.listeners[listener], topic, config=config, **options))
+        return made[-1]
+
+    yield make
+    for sink in made:
+        sink.close(10)
+
+
+def login(user="alice", password=PASSWORD, mechanism="SCRAM-SHA-256"):
+    return {"sasl.mechanism": mechanism, "sasl.username": user, "sasl.password": password}
+
+
+def allow_write(broker, user, topic):
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    binding = AclBinding(
+        ResourceType.TOPIC,
+        topic,
+        ResourcePatternType.LITERAL,
+        f"User:{user}",
+        "*",
+        AclOperation.WRITE,
+        AclPermissionType.ALLOW,
+    )
+    for done in admin.create_acls([binding]).values():
+        done.result(30)
+
+
+def assert_arrives(broker, sink, topic):
+    records = encoded(sink, spans(20))
+    result = sink.write(records, 30)
+    assert result.delivered == records, result.error
+    assert [m.value() for m in broker.read_all(topic)] == [record.body for record in records]
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_login_with_a_password(broker, sink_for, mechanism):
+    """SASL over a plaintext connection."""
+    topic = broker.new_topic()
+    assert_arrives(broker, sink_for("SASL_PLAINTEXT", topic, login(mechanism=mechanism)), topic)
+
+
+def test_login_with_a_token(broker, sink_for):
+    """OAUTHBEARER, here with an unsecured token, asks for its token through the sink."""
+    topic = broker.new_topic()
+    config = {
+        "sasl.mechanism": "OAUTHBEARER",
+        "enable.sasl.oauthbearer.unsecure.jwt": "true",
+        "sasl.oauthbearer.config": "principal=carol",
+    }
+    assert_arrives(broker, sink_for("SASL_PLAINTEXT", topic, config), topic)
+
+
+def test_tls_with_an_authority_of_one_s_own(broker, sink_for, certificates):
+    """A broker whose certificate is signed by the authority of ssl.ca.location is trusted."""
+    topic = broker.new_topic()
+    config = {"ssl.ca.location": str(certificates / "ca.pem"), **login()}
+    assert_arrives(broker, sink_for("SASL_SSL", topic, config), topic)
+
+
+def test_mutual_tls(broker, sink_for, certificates):
+    """The client shows a certificate, and is known by it."""
+    topic = broker.new_topic()
+    config = {
+        "ssl.ca.location": str(certificates / "ca.pem"),
+        "ssl.certificate.location": str(certificates / "client.crt"),
+        "ssl.key.location": str(certificates / "client.key"),
+    }
+    assert_arrives(broker, sink_for("SSL", topic, config), topic)
+
+
+def test_mutual_tls_without_a_certificate(broker, sink_for, certificates):
+    """A broker that wants a certificate takes nothing without one; nothing is lost."""
+    sink = sink_for("SSL", broker.new_topic(), {"ssl.ca.location": str(certificates / "ca.pem")})
+    records = encoded(sink, spans(5))
+    result = sink.write(records, 3)
+    assert result.kept == records
+    assert "ssl.certificate.location" in result.error
+
+
+def test_an_unknown_authority(broker, sink_for, certificates):
+    """The cause, which no report names, is the error, soon, and names what to mend."""
+    config = {"ssl.ca.location": str(certificates / "other.pem"), **login()}
+    sink = sink_for("SASL_SSL", broker.new_topic(), config)
+    records = encoded(sink, spans(5))
+    started = time.monotonic()
+    result = sink.write(records, 20)
+    assert time.monotonic() - started < 10
+    assert result.kept == records
+    assert result.error_type == "_SSL"
+    assert "mend ssl.ca.location" in result.error
+
+
+def test_plaintext_against_tls(broker):
+    """A wrong security.protocol is named among the causes."""
+    sink = kafka_sink(broker.listeners["SSL"], "t")
+    records = encoded(sink, spans(5))
+    result = sink.write(records, 1)
+    sink.close(5)
+    assert result.kept == records
+    assert "security.protocol" in result.error
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+def test_a_wrong_password_then_mended_in_the_file(
+    broker, sink_for, certificates, tmp_path, mechanism, caplog
+):
+    """Kept with one clear message; a new password in the file is taken up without a restart."""
+    caplog.set_level(logging.DEBUG)
+    topic = broker.new_topic()
+    path = tmp_path / "kafka.properties"
+    path.write_text("sasl.password=wrong-secret\n")
+    config = {"ssl.ca.location": str(certificates / "ca.pem"), **login(mechanism=mechanism)}
+    sink = sink_for("SASL_SSL", topic, config, config_file=str(path))
+    records = encoded(sink, spans(20))
+    started = time.monotonic()
+    wrong = sink.write(records, 20)
+    assert time.monotonic() - started < 10
+    assert wrong.kept == records
+    assert wrong.error_type == "_AUTHENTICATION"
+    assert "mend sasl.mechanism, sasl.username or sasl.password" in wrong.error
+    path.write_text(f"sasl.password={PASSWORD}\n")
+    assert sink.write(records, 30).delivered == records
+    assert len(broker.read_all(topic)) == 20
+    said = caplog.text + wrong.error + repr(sink._options)
+    assert "wrong-secret" not in said
+    assert PASSWORD not in said
+
+
+def test_no_permission_on_the_topic(broker, sink_for):
+    """Kept, with a message that names the topic; delivered once it is allowed."""
+    allowed, topic = broker.new_topic(), broker.new_topic()
+    allow_write(broker, "bob", allowed)
+    sink = sink_for("SASL_PLAINTEXT", topic, login("bob"))
+    records = encoded(sink, spans(20))
+    refused = sink.write(records, 20)
+    assert refused.kept == records
+    assert refused.error_type == "TOPIC_AUTHORIZATION_FAILED"
+    assert f"may not write to topic {topic}" in refused.error
+    allow_write(broker, "bob", topic)
+    assert send(sink, records).delivered == records
+    assert len(broker.read_all(topic)) == 20
+
+
+def test_no_permission_at_all(broker, sink_for):
+    """What is fatal to librdkafka's producer is kept, and delivered by a new producer."""
+    topic = broker.new_topic()
+    sink = sink_for("SASL_PLAINTEXT", topic, login("dora"))
+    records = encoded(sink, spans(20))
+    refused = sink.write(records, 5)
+    assert refused.kept == records
+    assert "may not write" in refused.error
+    allow_write(broker, "dora", topic)
+    assert send(sink, records).delivered == records
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"sasl.pasword": "hush-hush"}, "sasl.pasword"),
+        ({"ssl.ca.location": "/nowhere/ca.pem", "security.protocol": "ssl"}, "ssl.ca.location"),
+        ({"acks": "hush-hush"}, "acks"),
+    ],
+)
+def test_a_wrong_property_is_named_without_its_value(config, words):
+    """Nothing is lost, and the error says which property, never what stands in it."""
+    sink = kafka_sink("127.0.0.1:1", "t", config=config)
+    records = encoded(sink, spans(2))
+    result = sink.write(records, 1)
+    sink.close(1)
+    assert result.kept == records
+    assert words in result.error
+    assert "hush-hush" not in result.error
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """An unreadable config_file keeps the records and says why, until it is there."""
+    sink = kafka_sink("127.0.0.1:1", "t", config_file=str(tmp_path / "nothing"))
+    records = encoded(sink, spans(2))
+    result = sink.write(records, 1)
+    assert result.kept == records
+    assert "nothing cannot be read: No such file" in result.error
