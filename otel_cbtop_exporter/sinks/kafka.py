@@ -132,9 +132,12 @@ class KafkaSink:
         topic = records[0].lane
         try:
             client = self._connected()
-            prefix = self._prefix(topic, deadline)
         except SinkError as error:
             return _kept(records, str(error), "config")
+        try:
+            prefix = self._prefix(topic, deadline)
+        except SinkError as error:
+            return _kept(records, str(error), "schema_registry")
         now_ms = time.time_ns() // 1_000_000
         # A time too far ahead is refused, with its neighbours, and 0 would mean now. The exact
         # time is in the value.

@@ -1,0 +1,122 @@
+"""Values framed for a Confluent Schema Registry, against a real registry and a real broker."""
+
+import contextlib
+import json
+import os
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.json_schema import JSONDeserializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+
+from tests.servers.kafka_broker import broker  # noqa: F401  a fixture
+from tests.sinks.kafka_data import encoded, kafka_sink, spans
+
+pytestmark = pytest.mark.kafka
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tests" / "servers" / "registry.sh"
+SCHEMA = (ROOT / "otel_cbtop_exporter" / "schemas" / "event_v1.json").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def registry_url(tmp_path_factory):
+    """A schema registry; CBTOP_TEST_SCHEMA_REGISTRY=URL puts a running one in its place."""
+    if running := os.environ.get("CBTOP_TEST_SCHEMA_REGISTRY"):
+        yield running
+        return
+    folder = tmp_path_factory.mktemp("registry") / "registry"
+    started = subprocess.run(
+        [SCRIPT, "start", folder], stdout=subprocess.PIPE, text=True, check=True
+    )
+    try:
+        yield started.stdout.strip()
+    finally:
+        subprocess.run([SCRIPT, "stop", folder], check=True)
+
+
+@pytest.fixture
+def sink_for(broker, registry_url):  # noqa: F811  the fixture
+    made = []
+
+    def make(topic, url=registry_url, **options):
+        made.append(kafka_sink(broker.bootstrap, topic, schema_registry_url=url, **options))
+        return made[-1]
+
+    yield make
+    for sink in made:
+        sink.close(10)
+
+
+def ask(url, path, body=None, method=None):
+    request = urllib.request.Request(
+        url + path,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/vnd.schemaregistry.v1+json"},
+        method=method,
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_values_decode_with_the_clients_own_deserializer(broker, registry_url, sink_for):  # noqa: F811
+    """A consumer of the registry's client reads and validates what the sink wrote."""
+    topic = broker.new_topic()
+    sink = sink_for(topic)
+    records = encoded(sink, spans(20))
+    result = sink.write(records, 30)
+    assert result.delivered == records, result.error
+    with SchemaRegistryClient({"url": registry_url}) as client:
+        deserialize = JSONDeserializer(None, schema_registry_client=client)
+        context = SerializationContext(topic, MessageField.VALUE)
+        read = [deserialize(message.value(), context) for message in broker.read_all(topic)]
+    assert read == [json.loads(record.body) for record in records]
+
+
+def test_a_schema_is_registered_once_under_the_topics_subject(broker, registry_url, sink_for):  # noqa: F811
+    """Many writes and a second process of the same version leave one version of the schema."""
+    topic = broker.new_topic()
+    for _ in range(2):
+        sink = sink_for(topic)
+        for _ in range(3):
+            assert len(sink.write(encoded(sink, spans(5)), 30).delivered) == 5
+    assert ask(registry_url, f"/subjects/{topic}-value/versions") == [1]
+    version = ask(registry_url, f"/subjects/{topic}-value/versions/1")
+    assert version["schemaType"] == "JSON"
+    assert json.loads(version["schema"]) == json.loads(SCHEMA)
+    prefixes = {message.value()[:5] for message in broker.read_all(topic)}
+    assert prefixes == {b"\0" + version["id"].to_bytes(4, "big")}
+
+
+def test_a_schema_that_is_not_compatible_is_refused(broker, registry_url, sink_for):  # noqa: F811
+    """Records are kept, the error says what to do, and after it is done they are delivered."""
+    topic = broker.new_topic()
+    other = {"type": "object", "properties": {"measurement": {"type": "integer"}}}
+    subject = f"/subjects/{topic}-value"
+    ask(registry_url, f"{subject}/versions", {"schemaType": "JSON", "schema": json.dumps(other)})
+    ask(registry_url, f"/config/{topic}-value", {"compatibility": "FULL"}, "PUT")
+    sink = sink_for(topic)
+    records = encoded(sink, spans(5))
+    refused = sink.write(records, 10)
+    assert refused.kept == records
+    assert refused.error_type == "schema_registry"
+    assert f"another schema for {topic}-value" in refused.error
+    assert broker.read_all(topic) == []
+    with contextlib.suppress(urllib.error.HTTPError):
+        ask(registry_url, f"/config/{topic}-value", {"compatibility": "NONE"}, "PUT")
+    assert sink.write(records, 30).delivered == records
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://user:hush-hush@127.0.0.1:1/x"])
+def test_a_registry_that_is_away(broker, sink_for, url):  # noqa: F811
+    """Records are kept within the time, and the error holds no password of the address."""
+    sink = sink_for(broker.new_topic(), url)
+    records = encoded(sink, spans(5))
+    result = sink.write(records, 3)
+    assert result.kept == records
+    assert "kafka.schema_registry_url" in result.error
+    assert "hush-hush" not in result.error
