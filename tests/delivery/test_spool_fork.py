@@ -202,7 +202,7 @@ def test_what_was_taken_over_stays_with_the_parent(tmp_path):
 
 
 FORKS_IN_C = """
-import ctypes, os, sys, threading
+import _imp, ctypes, os, sys, threading
 from pathlib import Path
 from otel_cbtop_exporter.delivery.process_lock import process_lock
 from tests.delivery.spools import *
@@ -220,6 +220,7 @@ def hold():
 thread = threading.Thread(target=hold)
 thread.start()
 held.wait()
+_imp.acquire_lock()  # Python 3.13 aborts in the child without it
 child = ctypes.PyDLL(None).fork()
 if child == 0:
     ctypes.pythonapi.PyOS_AfterFork_Child()
@@ -228,6 +229,7 @@ if child == 0:
     good = bodies(empty(memory)) == bodies(empty(place)) == [b"5"]
     place.close()
     os._exit(0 if good else 1)
+_imp.release_lock()
 status = os.waitpid(child, 0)[1]
 release.set()
 thread.join()
