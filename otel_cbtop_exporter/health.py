@@ -34,6 +34,7 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
         spool_bytes: Bytes that they take, compressed.
         oldest_spooled_ns: When the oldest of them was accepted, nanoseconds since the epoch.
         last_error: The last error, without secrets and data; "" if there was none.
+        client_statistics: What the sink's client library counts itself, by name; Kafka's only.
     """
 
     connected: bool = False
@@ -46,6 +47,7 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
     spool_bytes: int = 0
     oldest_spooled_ns: int | None = None
     last_error: str = ""
+    client_statistics: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
 def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
@@ -68,6 +70,7 @@ def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
         spool_bytes=sum(h.spool_bytes for h in healths),
         oldest_spooled_ns=min(oldest, default=None),
         last_error="; ".join(h.last_error for h in healths if h.last_error),
+        client_statistics={k: n for h in healths for k, n in h.client_statistics.items()},
     )
 
 

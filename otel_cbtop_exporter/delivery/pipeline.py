@@ -11,7 +11,9 @@ import os
 import random
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+import msgspec
 
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.delivery.drain import Drain
@@ -163,11 +165,14 @@ class Pipeline:
     def health(self) -> SinkHealth:
         """Return the counters of this process, and what waits."""
         stats = self._store.stats()
-        return self._outcomes.counters.snapshot(
+        health = self._outcomes.counters.snapshot(
             events_spooled=stats.events_spooled,
             spool_bytes=stats.spool_bytes,
             oldest_spooled_ns=stats.oldest_ns,
         )
+        # Not in the Sink protocol: a sink whose client keeps no statistics has nothing to say.
+        client_statistics: Mapping[str, int] = getattr(self._sink, "statistics", dict)()
+        return msgspec.structs.replace(health, client_statistics=client_statistics)
 
     @property
     def closed(self) -> bool:

@@ -20,6 +20,8 @@ from otel_cbtop_exporter.sinks.kafka_causes import cleaned
 __all__ = ["SchemaRegistry"]
 
 _MAGIC = b"\0"
+_PUBLISHED_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_REGISTERED_DIALECT = "http://json-schema.org/draft-07/schema#"
 _LONGEST_REQUEST_SECONDS = 5.0
 _LONGEST_WORDS = 120
 
@@ -56,12 +58,15 @@ class SchemaRegistry:
 
     def _register(self, subject: str, timeout_seconds: float) -> int:
         package = importlib.resources.files("otel_cbtop_exporter")
-        text = package.joinpath(f"schemas/event_v{SCHEMA_VERSION}.json").read_text("utf-8")
+        schema = package.joinpath(f"schemas/event_v{SCHEMA_VERSION}.json").read_text("utf-8")
+        # Nothing in the schema is newer than draft 7, which is the newest dialect that registries
+        # with the everit library, Apicurio's among them, can compare.
+        schema = schema.replace(_PUBLISHED_DIALECT, _REGISTERED_DIALECT)
         # httpx counts connecting and reading each for itself.
         seconds = min(timeout_seconds / 2, _LONGEST_REQUEST_SECONDS)
         try:
             with SchemaRegistryClient({"timeout": seconds, **self._config}) as client:
-                return int(client.register_schema(subject, Schema(text, "JSON")))
+                return int(client.register_schema(subject, Schema(schema, "JSON")))
         except SchemaRegistryError as error:
             if error.http_status_code == 409:
                 meaning = (

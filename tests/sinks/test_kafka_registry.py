@@ -87,7 +87,8 @@ def test_a_schema_is_registered_once_under_the_topics_subject(broker, registry_u
     assert ask(registry_url, f"/subjects/{topic}-value/versions") == [1]
     version = ask(registry_url, f"/subjects/{topic}-value/versions/1")
     assert version["schemaType"] == "JSON"
-    assert json.loads(version["schema"]) == json.loads(SCHEMA)
+    dialect = {"$schema": "http://json-schema.org/draft-07/schema#"}
+    assert json.loads(version["schema"]) == json.loads(SCHEMA) | dialect
     prefixes = {message.value()[:5] for message in broker.read_all(topic)}
     assert prefixes == {b"\0" + version["id"].to_bytes(4, "big")}
 
@@ -95,7 +96,8 @@ def test_a_schema_is_registered_once_under_the_topics_subject(broker, registry_u
 def test_a_schema_that_is_not_compatible_is_refused(broker, registry_url, sink_for):  # noqa: F811
     """Records are kept, the error says what to do, and after it is done they are delivered."""
     topic = broker.new_topic()
-    other = {"type": "object", "properties": {"measurement": {"type": "integer"}}}
+    other = json.loads(SCHEMA) | {"$schema": "http://json-schema.org/draft-07/schema#"}
+    other["$defs"]["Event"]["properties"]["measurement"] = {"type": "integer"}
     subject = f"/subjects/{topic}-value"
     ask(registry_url, f"{subject}/versions", {"schemaType": "JSON", "schema": json.dumps(other)})
     ask(registry_url, f"/config/{topic}-value", {"compatibility": "FULL"}, "PUT")
