@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 import msgspec
 
 from otel_cbtop_exporter.config import ExporterConfig
+from otel_cbtop_exporter.delivery.away_budget import AwayBudget
 from otel_cbtop_exporter.delivery.drain import Drain
 from otel_cbtop_exporter.delivery.lanes import Lanes
 from otel_cbtop_exporter.delivery.outcomes import Outcomes
@@ -28,10 +29,6 @@ from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.sinks.base import Record, Sink
 
 __all__ = ["Pipeline", "acquire"]
-
-# What all pipelines of a process together wait at shutdown for backends that are away, with
-# some of the promised 3 s left for closing.
-_AWAY_BUDGET_SECONDS = 2.5
 
 
 class Pipeline:
@@ -152,7 +149,7 @@ class Pipeline:
             if last:
                 for key in [key for key, shared in _shared.items() if shared is self]:
                     del _shared[key]
-            stall_seconds = _away_budget.share()
+            stall_seconds = _away_budget.share(_open_pipelines())
         if last:
             with self._condition:
                 self._closed = True
@@ -247,34 +244,17 @@ class Pipeline:
             return self._closed
 
 
-class _AwayBudget:
-    """What is left of the time that this process waits at shutdown for backends that are away."""
-
-    def __init__(self) -> None:
-        self.left_seconds = _AWAY_BUDGET_SECONDS
-
-    def share(self) -> float:
-        """Return what one pipeline may wait without any progress: open ones share evenly."""
-        with _registry_lock:
-            still_open = sum(not pipeline.closed for pipeline in _live)
-            return self.left_seconds / max(1, still_open)
-
-    def spend(self, seconds: float) -> None:
-        """Take away time that was waited in vain."""
-        with _registry_lock:
-            self.left_seconds = max(0.0, self.left_seconds - seconds)
-
-    def renew(self) -> None:
-        """Begin anew: a pipeline was made, so this is not the end of the process."""
-        self.left_seconds = _AWAY_BUDGET_SECONDS
-
-
 # It guards everything below and the holders of every pipeline; never held over anything slow.
 # Reentrant: whoever acquires a pipeline makes it under the lock.
 _registry_lock = threading.RLock()
 _shared: dict[Hashable, Pipeline] = {}
 _live: weakref.WeakSet[Pipeline] = weakref.WeakSet()
-_away_budget = _AwayBudget()
+_away_budget = AwayBudget()
+
+
+def _open_pipelines() -> int:
+    with _registry_lock:
+        return sum(not pipeline.closed for pipeline in _live)
 
 
 def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig) -> Pipeline:
