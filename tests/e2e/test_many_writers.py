@@ -119,10 +119,10 @@ def test_a_killed_writer_tears_no_line_but_its_own(tmp_path):
     options = {"path": str(path), "max_bytes": 0}
     for kill in range(5):
         with writers(2, 10_000_000, 3_000, **options) as processes:
-            grow(path, 2_000_000 + kill)
+            grow(path, 2_000_000 + kill, processes)
             processes[0].send_signal(signal.SIGKILL)
             processes[0].wait(30)
-            grow(path, 1_000_000)
+            grow(path, 1_000_000, processes)
     with path.open("ab") as file:
         file.write(b'{"torn')  # whatever the kills have done, here is one for certain
     with writers(1, 200, 10, **options) as processes:
@@ -172,10 +172,11 @@ def is_json(line):
     return True
 
 
-def grow(path, size):
+def grow(path, size, processes):
     """Wait until a file is longer by so many bytes than now."""
     now = path.stat().st_size if path.exists() else 0
-    wait_until(lambda: has(path, now + size))
+    wait_until(lambda: has(path, now + size) or ended(processes))
+    assert not ended(processes), processes[-1].stderr.read()
 
 
 def ended(processes):
