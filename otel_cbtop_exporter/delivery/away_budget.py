@@ -15,7 +15,8 @@ class AwayBudget:
     """One budget for all pipelines of a process; safe between threads."""
 
     def __init__(self) -> None:
-        self.renew()
+        self._lock = threading.Lock()
+        self._left_seconds = _AWAY_BUDGET_SECONDS
 
     def share(self, pipelines: int) -> float:
         """Return the seconds that one of the open pipelines may wait without any progress."""
@@ -30,4 +31,4 @@ class AwayBudget:
     def renew(self) -> None:
         """Begin anew: in a forked child, or with a pipeline made after others were closed."""
         self._lock = threading.Lock()
-        self._left_seconds: float = _AWAY_BUDGET_SECONDS
+        self._left_seconds = _AWAY_BUDGET_SECONDS

@@ -61,6 +61,7 @@ class Pipeline:
         self._begin()
         with _registry_lock:
             _live.add(self)
+        _away_budget.renew()  # this is not the end of the process yet
 
     def _begin(self) -> None:
         """Make everything that a forked child must have of its own."""
@@ -274,7 +275,6 @@ def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig
             pipeline.hold()
             return pipeline
         pipeline = _shared[key] = Pipeline(make_sink(), config)
-        _away_budget.renew()
         return pipeline
 
 
