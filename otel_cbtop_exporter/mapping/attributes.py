@@ -63,7 +63,7 @@ def is_finite(value: float) -> bool:
 def tag_text(value: Any) -> str:
     """Return an attribute value as the text of a tag; "" if it is to be left out."""
     if isinstance(value, str):
-        return str(value)
+        return str.__str__(value)  # not what a subclass, such as an Enum, calls itself
     if value is None:
         return ""
     if isinstance(value, bool):

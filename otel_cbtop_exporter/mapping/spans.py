@@ -13,10 +13,10 @@ from typing import Any
 
 from opentelemetry.sdk.trace import Event as SpanEvent
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Link, SpanKind
+from opentelemetry.trace import DEFAULT_TRACE_STATE, Link, SpanKind
 from opentelemetry.trace.status import StatusCode
 
-from otel_cbtop_exporter._sdk import attribute_map, read_span
+from otel_cbtop_exporter._sdk import NONE_DROPPED, attribute_map, read_spans
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, FieldValue, TagSet
 from otel_cbtop_exporter.mapping.attributes import (
     MAX_CACHED_TAG_SETS,
@@ -32,7 +32,11 @@ __all__ = ["SpanMapper"]
 
 _ERROR = StatusCode.ERROR
 _UNSET = StatusCode.UNSET
-_PICK_NOTHING: tuple[Any, ...] = ()
+_DROPPED = (
+    "otel.dropped_attributes_count",
+    "otel.dropped_events_count",
+    "otel.dropped_links_count",
+)
 
 
 class SpanMapper:
@@ -55,50 +59,47 @@ class SpanMapper:
     def map(self, spans: Sequence[ReadableSpan]) -> list[Event]:
         """Return the event of each span, followed by those of its events and links."""
         events: list[Event] = []
-        append = events.append
         redaction = self._redaction if self._redaction.active else None
-        for span in spans:
-            (
-                name,
-                context,
-                parent,
-                kind,
-                status,
-                start,
-                end,
-                attributes,
-                span_events,
-                links,
-                dropped,
-                resource,
-                instrumentation_scope,
-            ) = read_span(span)
-            scope = self._scopes.of(resource, instrumentation_scope)
-            if redaction is not None:
-                attributes = redaction.apply(attributes)
-            status_code = status.status_code
-            correlation_id = hex_trace_id(context.trace_id) if context else None
-            span_id = hex_span_id(context.span_id) if context else ""
+        known_resource = known_scope = known_trace_id = None
+        scope = correlation_id = None
+        for head, status_code, message, given, span_events, links, dropped in read_spans(spans):
+            name, context, parent, kind, start, end, resource, sdk_scope = head
+            if scope is None or resource is not known_resource or sdk_scope is not known_scope:
+                scope = self._scopes.of(resource, sdk_scope)
+                known_resource, known_scope = resource, sdk_scope
+            attributes = given if redaction is None else redaction.apply(given)
+            if context:
+                trace_id, number, _, _, trace_state, _ = context
+                if trace_id != known_trace_id:  # the spans of a trace often end together
+                    correlation_id, known_trace_id = hex_trace_id(trace_id), trace_id
+                span_id = hex_span_id(number)
+            else:
+                trace_state = correlation_id = known_trace_id = None
+                span_id = ""
             start_ns = start or end or 0
             # In key order, which is the order of line protocol.
-            fields: dict[str, FieldValue] = {}
-            if end is not None:
-                fields["duration_ns"] = end - start_ns
-            fields["error"] = 1 if status_code is _ERROR else 0
-            if dropped[0]:
-                fields["otel.dropped_attributes_count"] = dropped[0]
-            if dropped[1]:
-                fields["otel.dropped_events_count"] = dropped[1]
-            if dropped[2]:
-                fields["otel.dropped_links_count"] = dropped[2]
-            fields["parent_span_id"] = hex_span_id(parent.span_id) if parent else ""
-            if span_id:
-                fields["span_id"] = span_id
-            if status.description:
-                fields["status_message"] = status.description
-            if context and context.trace_state:
-                fields["trace_state"] = context.trace_state.to_header()
-            append(
+            fields: dict[str, FieldValue]
+            parent_span_id = hex_span_id(parent[1]) if parent else ""
+            if end is None or not span_id or dropped is not NONE_DROPPED:
+                fields = {} if end is None else {"duration_ns": end - start_ns}
+                fields["error"] = 1 if status_code is _ERROR else 0
+                counts = zip(_DROPPED, dropped, strict=True)
+                fields.update((key, count) for key, count in counts if count)
+                fields["parent_span_id"] = parent_span_id
+                if span_id:
+                    fields["span_id"] = span_id
+            else:
+                fields = {
+                    "duration_ns": end - start_ns,
+                    "error": 1 if status_code is _ERROR else 0,
+                    "parent_span_id": parent_span_id,
+                    "span_id": span_id,
+                }
+            if message:
+                fields["status_message"] = message
+            if trace_state is not DEFAULT_TRACE_STATE and trace_state:
+                fields["trace_state"] = trace_state.to_header()
+            events.append(
                 Event(
                     "spans",
                     scope.span_tags(name, kind, status_code, attributes),
@@ -139,23 +140,30 @@ class _Scope:
         shape = tuple(attributes)
         picker = self._pickers.get(shape)
         if picker is None:
-            picker = self._picker(shape)
-        values = picker.pick(attributes) if picker.pick else _PICK_NOTHING
-        # Equal values of different types (1, 1.0, True) have different texts.
-        key = (name, kind, status, picker.keys, values, picker.types(values))
+            picker = self._picker(shape, ())
+        values = picker.pick(attributes)
+        # Members of an Enum hash in Python, their values in C.
+        key = (picker, name, kind._value_, status._value_, values, picker.types(values))
         try:
             tags = self._tags.get(key)
         except TypeError:  # a nested map cannot be hashed
             return self._span_tag_set(name, kind, status, attributes)
         if tags is None:
-            tags = self._tags.keep(key, self._span_tag_set(name, kind, status, attributes))
+            tags = self._span_tag_set(name, kind, status, attributes)
+            picked = [attributes[key] for key in picker.keys]
+            if all(isinstance(value, (str, int, float)) for value in picked):
+                numbers = tuple(i for i, value in enumerate(picked) if not isinstance(value, str))
+                if not picker.numbers.issuperset(numbers):
+                    self._picker(shape, (*picker.numbers, *numbers))
+                else:
+                    self._tags.keep(key, tags)
         return tags
 
-    def _picker(self, shape: tuple[str, ...]) -> _Picker:
+    def _picker(self, shape: tuple[str, ...], numbers: tuple[int, ...]) -> _Picker:
         if len(self._pickers) >= MAX_CACHED_TAG_SETS // 64:
             self._pickers.clear()
         keys = tuple(key for key in shape if key in self._tag_keys)
-        picker = self._pickers[shape] = _Picker(keys)
+        picker = self._pickers[shape] = _Picker(keys, frozenset(numbers))
         return picker
 
     def _span_tag_set(
@@ -180,19 +188,38 @@ class _Scope:
 
 
 class _Picker:
-    """Picks the values of the tag attributes out of attributes of one shape."""
+    """Picks the values of the tag attributes out of attributes of one shape.
 
-    __slots__ = ("keys", "pick", "types")
+    Equal numbers of different types (1, 1.0, True) have different texts, so a key of tags has
+    the types of the numbers in it.
 
-    def __init__(self, keys: tuple[str, ...]) -> None:
+    Args:
+        keys: Of the tag attributes.
+        numbers: Positions among them that ever held a number.
+    """
+
+    __slots__ = ("keys", "numbers", "pick", "types")
+
+    def __init__(self, keys: tuple[str, ...], numbers: frozenset[int]) -> None:
         self.keys = keys
-        self.pick: Callable[[Mapping[str, Any]], Any] | None = itemgetter(*keys) if keys else None
-        # itemgetter gives a bare value for one key and a tuple for several.
-        self.types: Callable[[Any], Any] = _types_of_all if len(keys) > 1 else type
+        self.numbers = numbers
+        self.pick: Callable[[Mapping[str, Any]], Any] = itemgetter(*keys) if keys else _nothing
+        self.types = _type_picker(sorted(numbers), len(keys))
 
 
-def _types_of_all(values: tuple[Any, ...]) -> tuple[type, ...]:
-    return tuple(map(type, values))
+def _nothing(_: Any) -> None:
+    return None
+
+
+def _type_picker(positions: Sequence[int], count: int) -> Callable[[Any], Any]:
+    if not positions:
+        return _nothing
+    if count == 1:  # itemgetter gives a bare value for one key and a tuple for several
+        return type
+    pick = itemgetter(*positions)
+    if len(positions) == 1:
+        return lambda values: type(pick(values))
+    return lambda values: tuple(map(type, pick(values)))
 
 
 def _map_events(
