@@ -23,46 +23,89 @@ import msgspec
 from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.events import Event, TagSet
 
-__all__ = ["encode_event", "encode_value"]
+__all__ = ["encode_event", "encode_events", "encode_value"]
 
 # Nested deeper, a value is shown by its repr, which also ends containers that hold themselves.
 _MAX_DEPTH = 32
 
-_NULL = re.compile(rb"[:\[,]null[,\]}]")
+# msgspec writes NaN, infinities and None alike as null. Most bodies hold no such word, and a
+# pattern without a choice is the quickest way to see that: 0.2 us, where `in` takes 0.4.
+_null_word = re.compile(rb"null").search
+_null_value = re.compile(rb"[:\[,]null[,\]}]").search
 _NOT_ENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
+class _Wire(msgspec.Struct, omit_defaults=True, gc=False):
+    """An event whose tags are JSON already, which msgspec encodes without asking back."""
+
+    measurement: str
+    tags: Any
+    fields: Any
+    timestamp_ns: int
+    schema_version: int
+    correlation_id: str | None = None
+    signal: str | None = None
+    attributes: Any = None
+    metric: Any = None
+
+
 def _encode_hook(value: Any) -> Any:
-    if type(value) is TagSet:
-        return value.json
-    return _portable(value)
+    return value.json if type(value) is TagSet else _portable(value)
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_encode_hook)
-_encode = _encoder.encode
+_encode = msgspec.json.Encoder(enc_hook=_encode_hook).encode
+
+
+def encode_events(events: Iterable[Event]) -> list[bytes | EventError]:
+    """Encode events, in order.
+
+    Args:
+        events: Made by mapping or by hand.
+
+    Returns:
+        For each event one JSON object in UTF-8, without a newline; or an `EventError`, if it has
+        no field, or one that is None, NaN or infinite.
+    """
+    bodies: list[bytes | EventError] = []
+    for event in events:
+        tags: Any = event.tags
+        fields = event.fields
+        skipped = 0
+        if type(tags) is TagSet:
+            tags, skipped = tags.json, tags.json_size  # text alone, so no null is in there
+        try:
+            body = _encode(
+                _Wire(
+                    event.measurement,
+                    tags,
+                    fields,
+                    event.timestamp_ns,
+                    event.schema_version,
+                    event.correlation_id,
+                    event.signal,
+                    event.attributes,
+                    event.metric,
+                )
+            )
+            if fields and not _null_word(body, skipped):
+                bodies.append(body)
+                continue
+            careful = not fields or _null_value(body) is not None
+        except _NOT_ENCODABLE:
+            careful = True
+        bodies.append(_encode_carefully(event) if careful else body)
+    return bodies
 
 
 def encode_event(event: Event) -> bytes:
-    """Encode one event.
-
-    Args:
-        event: Made by mapping or by hand.
-
-    Returns:
-        One JSON object in UTF-8, without a newline.
+    """Encode one event, as `encode_events` does.
 
     Raises:
         EventError: The event has no field, or one that is None, NaN or infinite.
     """
-    try:
-        body = _encode(event)
-    except _NOT_ENCODABLE:
-        return _encode(_portable_event(event))
-    # msgspec writes NaN, infinities and None alike as null, which is rare enough to look again.
-    if b"null" in body and _NULL.search(body):
-        return _encode(_portable_event(event))
-    if not event.fields:
-        raise EventError(f"event of measurement {event.measurement!r} has no field")
+    (body,) = encode_events((event,))
+    if isinstance(body, EventError):
+        raise body
     return body
 
 
@@ -70,30 +113,33 @@ def encode_value(value: Any) -> bytes:
     """Encode an attribute map, or any attribute value, by the rules of this module."""
     try:
         body = _encode(value)
+        if not _null_word(body) or not (body == b"null" or _null_value(body)):
+            return body
     except _NOT_ENCODABLE:
-        return _encode(_portable(value))
-    if b"null" in body and (body == b"null" or _NULL.search(body)):
-        return _encode(_portable(value))
-    return body
+        pass
+    return _encode(_portable(value))
 
 
-def _portable_event(event: Event) -> Event:
+def _encode_carefully(event: Event) -> bytes | EventError:
+    """Encode an event that holds something JSON has no word for."""
     for key, value in event.fields.items():
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
-            raise EventError(
+            return EventError(
                 f"field {key!r} of measurement {event.measurement!r} is {value!r}, "
                 "allowed are finite numbers, texts and booleans"
             )
     if not event.fields:
-        raise EventError(f"event of measurement {event.measurement!r} has no field")
-    return msgspec.structs.replace(
-        event,
-        measurement=_text(event.measurement),
-        tags=TagSet(event.tags),
-        fields=_portable(event.fields),
-        correlation_id=None if event.correlation_id is None else _text(event.correlation_id),
-        attributes=None if event.attributes is None else _portable(event.attributes),
-        metric=None if event.metric is None else _portable_metric(event.metric),
+        return EventError(f"event of measurement {event.measurement!r} has no field")
+    return _encode(
+        msgspec.structs.replace(
+            event,
+            measurement=_text(event.measurement),
+            tags=TagSet(event.tags),
+            fields=_portable(event.fields),
+            correlation_id=None if event.correlation_id is None else _text(event.correlation_id),
+            attributes=None if event.attributes is None else _portable(event.attributes),
+            metric=None if event.metric is None else _portable_metric(event.metric),
+        )
     )
 
 

@@ -12,8 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from otel_cbtop_exporter.encoding.event_json import encode_event
-from otel_cbtop_exporter.errors import EventError
+from otel_cbtop_exporter.encoding.event_json import encode_events
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.base import Encoded, Record, Rejection, WriteResult
 
@@ -73,20 +72,14 @@ class Target(Protocol):
 
 def encode_lines(events: Sequence[Event]) -> Encoded:
     """Make one record of each event: its JSON."""
-    try:
-        return Encoded([Record(encode_event(e), None, "", e.timestamp_ns) for e in events])
-    except EventError:
-        pass  # rare enough to begin again and find out which
     records: list[Record] = []
     rejected: list[Rejection] = []
-    for event in events:
-        try:
-            body = encode_event(event)
-        except EventError as error:  # noqa: PERF203  one bad event must not take the others along
-            nothing = Record(b"", timestamp_ns=event.timestamp_ns)
-            rejected.append(Rejection(nothing, "invalid", str(error)))
+    for event, body in zip(events, encode_events(events), strict=True):
+        if type(body) is bytes:
+            records.append(Record(body, None, "", event.timestamp_ns))
         else:
-            records.append(Record(body, timestamp_ns=event.timestamp_ns))
+            nothing = Record(b"", None, "", event.timestamp_ns)
+            rejected.append(Rejection(nothing, "invalid", str(body)))
     return Encoded(records, rejected)
 
 
