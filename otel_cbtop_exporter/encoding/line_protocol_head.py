@@ -30,8 +30,8 @@ class Head(NamedTuple):
 def render_head(measurement: str, tags: Mapping[str, str], trace_id: str | None) -> Head:
     """Return the head; oversized tag values are cut at a character, and counted."""
     head = _joined_head(measurement, tags, trace_id)
-    size = len(head.encode())
-    if size <= MAX_HEAD_BYTES:
+    # A character takes four bytes at the most.
+    if len(head) <= MAX_HEAD_BYTES // 4 or len(head.encode()) <= MAX_HEAD_BYTES:
         return Head(head, None)
     max_bytes = MAX_HEAD_BYTES
     cut = dict(tags)
@@ -52,5 +52,5 @@ def _joined_head(measurement: str, tags: Mapping[str, str], trace_id: str | None
             while name in named:  # two keys that differ in nothing but control characters
                 name += "_"
             named[name] = value
-    pairs = (f"{key_text(name)}={key_text(named[name])}" for name in sorted(named))
+    pairs = [f"{key_text(name)}={key_text(value)}" for name, value in sorted(named.items())]
     return f"{measurement_text(measurement)},{','.join(pairs)}"

@@ -128,6 +128,8 @@ def key_text(text: str) -> str:
 
 def string_text(value: str) -> str:
     """Render the value of a string field, with its quotes."""
+    if value.isalnum():  # ids, most of all
+        return f'"{value}"'
     if not value.isprintable():
         value = _valid(value).replace("\x00", "\ufffd")
     if "\\" in value or '"' in value:

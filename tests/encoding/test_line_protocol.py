@@ -6,12 +6,17 @@ import os
 import threading
 import warnings
 
+import msgspec
 import pytest
 from hypothesis import assume, given, settings
 from influxdb_client import Point
 from line_protocol_parser import parse_line
 
-from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
+from otel_cbtop_exporter.encoding.line_protocol import (
+    _OFTEN,
+    LineProtocolEncoder,
+    _render_nothing,
+)
 from otel_cbtop_exporter.encoding.unique_points import UniquePoints
 from otel_cbtop_exporter.events import Event, MetricInfo, TagSet, event_from_sample
 from tests.encoding.line_protocol_cases import (
@@ -256,10 +261,11 @@ def test_times_that_run_into_moved_ones_find_their_way():
 
 
 def test_only_the_last_pairs_are_remembered():
-    """The table is bounded."""
-    points = UniquePoints(max_pairs=2)
-    assert [points.take("s", time_ns) for time_ns in (1, 2, 3)] == [True] * 3
-    assert not points.take("s", 2)
+    """The table is bounded, and half of its size is remembered at the least."""
+    points = UniquePoints(max_pairs=4)
+    assert [points.take("s", time_ns) for time_ns in (1, 2, 3, 4)] == [True] * 4
+    assert not points.take("s", 3)
+    assert not points.take("s", 4)
     assert points.take("s", 1)
 
 
@@ -316,6 +322,21 @@ def test_one_tag_set_serves_encoders_with_different_options():
     assert "trace_id_prefix" not in line(event)
     assert line(event).startswith("spans,")
     assert line(Event("logs", event.tags, {"body": "x"}, T, signal="log")).startswith("logs,")
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(events())
+def test_an_event_that_is_seen_often_is_rendered_as_before(event):
+    """The function that is made for a shape says what the loop over the fields says."""
+    encoder = LineProtocolEncoder()
+    event = msgspec.structs.replace(event, timestamp_ns=T)
+    renderings = []
+    for _ in range(_OFTEN + 1):
+        encoder.after_fork_in_child()  # so that the time is free again
+        renderings.append(encoder.encode([event]))
+    assert all(lines == renderings[0] for lines in renderings)
+    (shape,) = encoder._shapes.values()
+    assert shape.render is not _render_nothing
 
 
 @settings(max_examples=1_000, deadline=None)

@@ -1,0 +1,149 @@
+"""The fields of a line: their order, their names, and the text of each value.
+
+Belongs here: one slow and obvious way that renders whatever an event holds. Not here: the quick
+way for what most events hold (`line_protocol_code.py`), which says the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import msgspec
+
+from otel_cbtop_exporter.encoding.event_json import encode_value
+from otel_cbtop_exporter.encoding.line_protocol_text import (
+    INTEGER_FIELDS,
+    field_name,
+    key_text,
+    string_text,
+)
+from otel_cbtop_exporter.events import Event
+
+__all__ = [
+    "ADDED",
+    "INT64_MAX",
+    "INT64_MIN",
+    "INTEGER",
+    "NUMBER",
+    "Fields",
+    "Plan",
+    "Planned",
+    "make_plan",
+    "quoted_json",
+    "render_fields",
+]
+
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+# What a field's number becomes; the encoder itself adds the fields that are named in ADDED.
+INTEGER, NUMBER, TEXT = range(3)
+ADDED = {
+    "attributes": TEXT,
+    "correlation_id": TEXT,
+    "metric": TEXT,
+    "original_timestamp_ns": INTEGER,
+}
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+class Planned(NamedTuple):
+    """One field of a plan.
+
+    Attributes:
+        name: As it is stored.
+        role: What its number becomes.
+        key: Its key in the event's fields, or None if the encoder adds it.
+        prefix: Its name and the equals sign, escaped.
+    """
+
+    name: str
+    role: int
+    key: str | None
+    prefix: str
+
+
+Plan = tuple[Planned, ...]
+"""The fields of events that have the same names, in the order of their names."""
+
+
+class Fields(NamedTuple):
+    """Rendered fields.
+
+    Attributes:
+        text: "" if none of the event's own can be carried.
+        left_out: How many cannot.
+    """
+
+    text: str
+    left_out: int
+
+
+def make_plan(event: Event) -> Plan:
+    """Order the fields of an event, with those that the encoder adds."""
+    hand_made = event.signal is None
+    planned = [Planned(name, role, None, f"{name}=") for name, role in ADDED.items()]
+    names = set(ADDED)
+    # A tag and a field of one name cannot be queried; of ours, `line_protocol_text` keeps
+    # them apart.
+    clashing = hand_made and not event.fields.keys().isdisjoint(event.tags)
+    taken = event.tags if clashing else ()
+    for key in event.fields:
+        name = field_name(str(key))
+        while name in names or name in taken:
+            name += "_"
+        names.add(name)
+        role = INTEGER if _is_integer(name) and not hand_made else NUMBER
+        planned.append(Planned(name, role, key, f"{key_text(name)}="))
+    return tuple(sorted(planned, key=lambda field: field.name))
+
+
+def render_fields(event: Event, plan: Plan, added: tuple[str, str, str, str]) -> Fields:
+    """Render whatever an event holds.
+
+    Args:
+        event: Any.
+        plan: Of its fields.
+        added: The texts of the fields in `ADDED`, in that order; "" leaves one out.
+    """
+    texts = dict(zip(ADDED, added, strict=True))
+    parts: list[str] = []
+    left_out = 0
+    for name, role, key, prefix in plan:
+        text = texts[name] if key is None else _value_text(event.fields[key], role)
+        if text:
+            parts.append(prefix + text)
+        elif key is not None:
+            left_out += 1
+    return Fields(",".join(parts) if left_out < len(event.fields) else "", left_out)
+
+
+def quoted_json(value: Any) -> str:
+    """Render attributes, or what is known of a metric, as one string field."""
+    # JSON text has no control characters, so quoting it as JSON once more escapes exactly what
+    # line protocol has escapes for: quotation marks and backslashes.
+    return _encode_json(encode_value(value).decode()).decode()
+
+
+def _is_integer(name: str) -> bool:
+    return name in INTEGER_FIELDS or name.startswith(("le_", "in_"))
+
+
+def _value_text(value: Any, role: int) -> str:
+    """Render one value; "" if it cannot be carried."""
+    if isinstance(value, str):
+        return string_text(str.__str__(value))
+    if not isinstance(value, int | float):
+        return ""
+    if role == INTEGER:
+        whole = math.isfinite(value) and int(value) == value
+        return f"{int(value)}i" if whole and INT64_MIN <= value <= INT64_MAX else ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    try:
+        number = float(value)
+    except OverflowError:
+        return ""
+    # repr reads back bit-exact; InfluxDB needs no `.0`, and cbtop writes none.
+    return repr(number).removesuffix(".0") if math.isfinite(number) else ""
