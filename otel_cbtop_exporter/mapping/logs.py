@@ -39,9 +39,13 @@ class LogMapper:
         """Return one event for each record, in order."""
         events: list[Event] = []
         redaction = self._redaction if self._redaction.active else None
+        known_resource = known_scope = scope = None
         for readable in records:
             record = readable.log_record
-            scope = self._scopes.of(readable.resource, readable.instrumentation_scope)
+            resource, sdk_scope = readable.resource, readable.instrumentation_scope
+            if scope is None or resource is not known_resource or sdk_scope is not known_scope:
+                scope = self._scopes.of(resource, sdk_scope)
+                known_resource, known_scope = resource, sdk_scope
             attributes = attribute_map(record.attributes)
             body = record.body
             if redaction is not None:
@@ -49,6 +53,9 @@ class LogMapper:
                 if isinstance(body, Mapping):
                     body = redaction.apply(body)
             observed = record.observed_timestamp
+            dropped = readable.dropped_attributes
+            severity = record.severity_number
+            span_id = record.span_id
             # In key order, which is the order of line protocol.
             fields: dict[str, FieldValue] = {}
             if type(body) is str:
@@ -57,28 +64,25 @@ class LogMapper:
                 fields["body"] = body if isinstance(body, str) else encode_value(body).decode()
             if observed:
                 fields["observed_timestamp_ns"] = observed
-            if readable.dropped_attributes:
-                fields["otel.dropped_attributes_count"] = readable.dropped_attributes
-            severity = record.severity_number
-            if severity is not None and severity.value:
-                fields["severity_number"] = severity.value
-            if record.span_id:
-                fields["span_id"] = hex_span_id(record.span_id)
+            if dropped:
+                fields["otel.dropped_attributes_count"] = dropped
+            if severity is not None and severity._value_:  # `value` is looked up in Python
+                fields["severity_number"] = severity._value_
+            if span_id:
+                fields["span_id"] = hex_span_id(span_id)
             if not fields:
                 # A record that says nothing but that it happened; 0 is UNSPECIFIED.
                 fields["severity_number"] = 0
+            exception_type = attributes.get("exception.type") if attributes else None
+            trace_id = record.trace_id
             events.append(
                 Event(
                     "logs",
-                    scope.tags(
-                        record.severity_text or "",
-                        record.event_name or "",
-                        attributes.get("exception.type"),
-                    ),
+                    scope.tags(record.severity_text, record.event_name, exception_type),
                     fields,
                     record.timestamp or observed or 0,
                     SCHEMA_VERSION,
-                    hex_trace_id(record.trace_id) if record.trace_id else None,
+                    hex_trace_id(trace_id) if trace_id else None,
                     "log",
                     attributes or None,
                 )
@@ -91,12 +95,13 @@ class _Scope:
 
     def __init__(self, below: Mapping[str, str], above: Mapping[str, str]) -> None:
         self._base = {**below, **above}
-        self._tags: TagCache[tuple[str, str, str]] = TagCache()
+        self._tags: TagCache[tuple[str | None, str | None, str]] = TagCache()
 
-    def tags(self, severity: str, event_name: str, exception_type: Any) -> TagSet:
-        key = (severity, event_name, tag_text(exception_type))
+    def tags(self, severity: str | None, event_name: str | None, exception_type: Any) -> TagSet:
+        key = (severity, event_name, tag_text(exception_type) if exception_type else "")
         tags = self._tags.get(key)
         if tags is None:
-            own = zip(("severity_text", "event.name", "exception.type"), key, strict=True)
-            tags = self._tags.keep(key, TagSet({**self._base, **dict(own)}))
+            own = {"severity_text": severity or "", "event.name": event_name or ""}
+            tags = TagSet({**self._base, **own, "exception.type": key[2]})
+            self._tags.keep(key, tags)
         return tags

@@ -80,7 +80,7 @@ class MetricSeries:
         self._below = below
         self._above = above
         self._tags: dict[int, tuple[Any, TagSet]] = {}
-        self._bounds: tuple[Sequence[float], tuple[str, ...]] = ((), ("le_inf",))
+        self._bounds: tuple[Sequence[float], tuple[str, ...]] = ((), ("count", "le_inf"))
 
     def tags(self, attributes: Any, redaction: Redaction) -> TagSet:
         """Return the tags of the series with these attributes."""
@@ -107,10 +107,10 @@ class MetricSeries:
         return made
 
     def bound_names(self, bounds: Sequence[float]) -> tuple[str, ...]:
-        """Return the field of each bucket: `le_<upper bound>`, the last one `le_inf`."""
+        """Return `count`, then the field of each bucket: `le_<upper bound>`, and `le_inf`."""
         known, names = self._bounds
         if bounds is not known and bounds != known:
-            names = (*(f"le_{bound_text(bound)}" for bound in bounds), "le_inf")
+            names = ("count", *(f"le_{bound_text(bound)}" for bound in bounds), "le_inf")
             self._bounds = (bounds, names)
         return names
 
@@ -120,9 +120,9 @@ class MetricSeries:
         fields: dict[str, FieldValue],
         time_ns: int,
         trace_id: str | None,
-        info: MetricInfo | None = None,
+        info: MetricInfo,
     ) -> Event:
-        """Return a data point as an event."""
+        """Return a data point as an event; `info` is the series' own, or the point's."""
         return Event(
             self._measurement,
             tags,
@@ -132,7 +132,7 @@ class MetricSeries:
             trace_id,
             "metric",
             None,
-            info or self.info,
+            info,
         )
 
 

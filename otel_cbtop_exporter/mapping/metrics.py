@@ -96,7 +96,7 @@ class MetricMapper:
     ) -> None:
         is_sum = series.info.type == "sum"
         for point in points:
-            value = _number(point.value)
+            value = point.value if type(point.value) is int else _number(point.value)
             if value is None:
                 self._on_loss("non_finite", series.name, 1)
                 continue
@@ -112,17 +112,19 @@ class MetricMapper:
                 newest = max(point.exemplars, key=lambda exemplar: exemplar.time_unix_nano)
                 exemplars = self._map_exemplars(series, tags, (newest,))
                 trace_id = exemplars[0].correlation_id if exemplars else None
-            events.append(series.event(tags, fields, point.time_unix_nano, trace_id))
-            events += exemplars
+            events.append(series.event(tags, fields, point.time_unix_nano, trace_id, series.info))
+            if exemplars:
+                events += exemplars
 
     def _map_histograms(
         self, series: MetricSeries, points: Sequence[HistogramDataPoint], events: list[Event]
     ) -> None:
         for point in points:
             tags = series.tags(point.attributes, self._redaction)
-            fields: dict[str, FieldValue] = {"count": point.count}
             names = series.bound_names(point.explicit_bounds)
-            fields.update(zip(names, accumulate(point.bucket_counts), strict=True))
+            fields: dict[str, FieldValue] = dict(
+                zip(names, (point.count, *accumulate(point.bucket_counts)), strict=True)
+            )
             self._finish_histogram(series, point, fields, tags, series.info, events)
 
     def _map_exponential(
@@ -179,7 +181,8 @@ class MetricMapper:
             if traced:
                 trace_id = max(traced, key=lambda event: event.fields["value"]).correlation_id
         events.append(series.event(tags, fields, point.time_unix_nano, trace_id, info))
-        events += exemplars
+        if exemplars:
+            events += exemplars
 
     def _map_exemplars(
         self, series: MetricSeries, tags: TagSet, exemplars: Sequence[Any]
@@ -212,7 +215,9 @@ class MetricMapper:
 def _number(value: Any) -> float | None:
     """Return a finite int or float, or None; foreign number types become float."""
     kind = type(value)
-    if kind is not int and kind is not float:
+    if kind is float:
+        return value if value - value == 0.0 else None
+    if kind is not int:
         try:
             value = int(value) if isinstance(value, int) else float(value)
         except (TypeError, ValueError, OverflowError):
