@@ -29,7 +29,9 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
         write_errors: Writes that did not deliver everything.
         events_rejected: Events refused for good; they are in the dead letters where a spool
             path is set.
-        events_dropped: Events that were lost, by reason, for example `overflow`, `shutdown`.
+        events_dropped: Events that were lost, by reason, for example `spool_full`, `shutdown`.
+        values_lost: Values that events had to go without, by reason: `non_finite` (a field of a
+            metric), `field_left_out` (line protocol cannot carry it), `tag_cut` (too long).
         events_spooled: Events that wait.
         spool_bytes: Bytes that they take, compressed.
         oldest_spooled_ns: When the oldest of them was accepted, nanoseconds since the epoch.
@@ -43,6 +45,7 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
     write_errors: int = 0
     events_rejected: int = 0
     events_dropped: Mapping[str, int] = msgspec.field(default_factory=dict)
+    values_lost: Mapping[str, int] = msgspec.field(default_factory=dict)
     events_spooled: int = 0
     spool_bytes: int = 0
     oldest_spooled_ns: int | None = None
@@ -55,8 +58,10 @@ def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
     if len(healths) == 1:
         return healths[0]
     dropped: Counter[str] = Counter()
+    values_lost: Counter[str] = Counter()
     for health in healths:
         dropped.update(health.events_dropped)
+        values_lost.update(health.values_lost)
     writes = [h.last_write_ns for h in healths if h.last_write_ns is not None]
     oldest = [h.oldest_spooled_ns for h in healths if h.oldest_spooled_ns is not None]
     return SinkHealth(
@@ -66,6 +71,7 @@ def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
         write_errors=sum(h.write_errors for h in healths),
         events_rejected=sum(h.events_rejected for h in healths),
         events_dropped=dict(dropped),
+        values_lost=dict(values_lost),
         events_spooled=sum(h.events_spooled for h in healths),
         spool_bytes=sum(h.spool_bytes for h in healths),
         oldest_spooled_ns=min(oldest, default=None),
@@ -85,6 +91,7 @@ class HealthCounters:
         self._errors = 0
         self._rejected = 0
         self._dropped: dict[str, int] = {}
+        self._values_lost: dict[str, int] = {}
         self._last_error = ""
 
     @property
@@ -121,6 +128,11 @@ class HealthCounters:
         with self._lock:
             self._dropped[reason] = self._dropped.get(reason, 0) + events
 
+    def values_lost(self, reason: str, values: int) -> None:
+        """Count values that are missing or shortened in events that are not lost themselves."""
+        with self._lock:
+            self._values_lost[reason] = self._values_lost.get(reason, 0) + values
+
     def snapshot(
         self,
         *,
@@ -137,6 +149,7 @@ class HealthCounters:
                 write_errors=self._errors,
                 events_rejected=self._rejected,
                 events_dropped=dict(self._dropped),
+                values_lost=dict(self._values_lost),
                 events_spooled=events_spooled,
                 spool_bytes=spool_bytes,
                 oldest_spooled_ns=oldest_spooled_ns,

@@ -109,8 +109,13 @@ class SignalDelivery:
 
     def on_mapping_loss(self, reason: str, what: str, events: int) -> None:
         """Count and log what mapping had to leave out: a field (no event lost) or events."""
-        lost = f"{events} events" if events else "a field"
-        self._reject(reason, events, f"{lost} of {what!r} left out: {reason}")
+        if events:
+            self._reject(reason, events, f"{events} events of {what!r} left out: {reason}")
+            return
+        losses = self._own_losses()
+        losses.counters.values_lost(reason, 1)
+        cause = f"{reason} field"
+        losses.log.log(logging.WARNING, cause, f"a field of {what!r} left out: {reason}")
 
     def _lose(self, reason: str, events: int, message: str) -> None:
         losses = self._own_losses()
@@ -153,6 +158,7 @@ class SignalDelivery:
             health,
             events_rejected=health.events_rejected + lost.events_rejected,
             events_dropped=dict(Counter(health.events_dropped) + Counter(lost.events_dropped)),
+            values_lost=dict(Counter(health.values_lost) + Counter(lost.values_lost)),
         )
 
 

@@ -37,7 +37,15 @@ from otel_cbtop_exporter import (
 )
 from otel_cbtop_exporter._sdk import LogRecordExportResult
 from otel_cbtop_exporter.testing import RecordingSink
-from tests.builders import gauge_metric, log, metrics, number_point, span
+from tests.builders import (
+    gauge_metric,
+    histogram_metric,
+    histogram_point,
+    log,
+    metrics,
+    number_point,
+    span,
+)
 
 EXPORTERS = (CbtopSpanExporter, CbtopMetricExporter, CbtopLogRecordExporter)
 
@@ -232,6 +240,20 @@ def test_a_point_that_is_not_finite_is_counted_in_health(caplog):
     assert exporter.health().events_rejected == 1
     assert len(sink.delivered) == 1
     assert "temperature" in caplog.text
+    exporter.shutdown()
+
+
+def test_a_field_that_is_not_finite_is_a_lost_value_and_no_lost_event(caplog):
+    """The histogram arrives without its sum, which is counted and logged once."""
+    sink = RecordingSink(local=True)
+    exporter = CbtopMetricExporter(sink=sink)
+    data = MetricsData(metrics(histogram_metric(histogram_point(total=float("inf")))))
+    exporter.export(data)
+    exporter.export(data)
+    health = exporter.health()
+    assert (health.events_written, health.events_rejected) == (2, 0)
+    assert health.values_lost == {"non_finite": 2}
+    assert caplog.text.count("a field of 'latency' left out") == 1
     exporter.shutdown()
 
 

@@ -7,7 +7,7 @@ leave without having been delivered.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from otel_cbtop_exporter.delivery.dead_letters import FILE_NAME, DeadLetters
@@ -58,6 +58,12 @@ class Outcomes:
         self.counters.dropped(reason, events)
         why = why or self.counters.last_error or "the sink has taken nothing yet"
         self.notice(f"dropped {reason}", f"{events} events were dropped ({reason}): {why}")
+
+    def lose_values(self, lost: Mapping[str, int]) -> None:
+        """Count values that events had to go without, by reason."""
+        for reason, values in lost.items():
+            self.counters.values_lost(reason, values)
+            self.notice(f"lost {reason}", f"{values} values could not be written whole: {reason}")
 
     def notice(self, cause: str, message: str) -> None:
         """Log a warning about this sink, at most once a minute for each cause."""

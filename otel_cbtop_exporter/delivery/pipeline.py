@@ -196,6 +196,8 @@ class Pipeline:
             return []
         if encoded.rejected:
             self._outcomes.reject(encoded.rejected)
+        if encoded.values_lost:
+            self._outcomes.lose_values(encoded.values_lost)
         return encoded.records
 
     def _spool(self, records: Sequence[Record]) -> bool:

@@ -7,7 +7,7 @@ retries or spools: that is delivery's. A new sink is a class with these members;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
@@ -57,10 +57,18 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
 
 
 class Encoded(msgspec.Struct, frozen=True, gc=False):
-    """What a sink made of events: records in the events' order, and what it cannot carry."""
+    """What a sink made of events.
+
+    Attributes:
+        records: In the events' order.
+        rejected: Events that it cannot carry at all.
+        values_lost: How many values the records lack or have shortened, by a short stable
+            reason.
+    """
 
     records: list[Record]
     rejected: Sequence[Rejection] = ()
+    values_lost: Mapping[str, int] = {}
 
 
 class WriteResult(msgspec.Struct, frozen=True, gc=False):

@@ -84,6 +84,7 @@ class InfluxDBSink:
             signal: options.bucket.replace("{signal}", lane) for signal, lane in _LANES.items()
         }
         self._encoder = LineProtocolEncoder(trace_id_tag_digits=options.trace_id_tag_digits)
+        self._told = (0, 0)
         self._inherited: list[Any] = []
         self._begin()
 
@@ -101,13 +102,26 @@ class InfluxDBSink:
             Record(body, None, lanes[event.signal], time_ns)
             for event, body, time_ns in zip(events, lines.bodies, lines.times_ns, strict=True)
         ]
+        lost = self._values_lost_since_last_told()
         if not lines.refused:
-            return Encoded(records)
+            return Encoded(records, values_lost=lost)
         refused = lines.refused
         return Encoded(
             [record for position, record in enumerate(records) if position not in refused],
             [Rejection(records[position], *refusal) for position, refusal in refused.items()],
+            lost,
         )
+
+    def _values_lost_since_last_told(self) -> dict[str, int]:
+        """Return what the encoder has counted since; every loss is told once, by any thread."""
+        encoder = self._encoder
+        if (encoder.fields_left_out, encoder.tag_values_cut) == self._told:
+            return {}
+        with self._lock:
+            before, now = self._told, (encoder.fields_left_out, encoder.tag_values_cut)
+            self._told = now
+        reasons = ("field_left_out", "tag_cut")
+        return {r: n - b for r, n, b in zip(reasons, now, before, strict=True) if n > b}
 
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
         """Post the records in one request; what is refused is told from what may be sent again."""

@@ -1,0 +1,65 @@
+"""What the InfluxDB sink says of values that a point cannot carry."""
+
+import math
+import threading
+
+from otel_cbtop_exporter.config import InfluxDBConfig
+from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.sinks.influxdb import InfluxDBSink
+from otel_cbtop_exporter.streamer import EventStreamer
+
+OPTIONS = {"url": "http://127.0.0.1:9", "bucket": "b"}
+
+
+def hand_made(fields, tags=None):
+    return Event("m", tags or {}, fields, 1)
+
+
+def test_values_left_out_and_cut_are_told_with_the_batch_that_lost_them():
+    """Each batch tells what was lost in it, by reason, and nothing of the batches before."""
+    sink = InfluxDBSink(InfluxDBConfig(**OPTIONS))
+    poor = hand_made({"x": 1, "y": math.nan}, {"long": "é" * 35_000})
+    assert sink.encode([poor, poor]).values_lost == {"field_left_out": 2, "tag_cut": 2}
+    assert sink.encode([hand_made({"x": 1})]).values_lost == {}
+    assert sink.encode([hand_made({"x": 1, "y": math.inf})]).values_lost == {"field_left_out": 1}
+
+
+def test_values_lost_are_told_along_with_refused_events():
+    """An event that is refused does not hide what its neighbours lost."""
+    sink = InfluxDBSink(InfluxDBConfig(**OPTIONS))
+    encoded = sink.encode([hand_made({"x": math.nan}), hand_made({"x": 1, "y": math.nan})])
+    assert [rejection.reason for rejection in encoded.rejected] == ["no_field"]
+    assert encoded.values_lost == {"field_left_out": 2}
+
+
+def test_every_loss_is_told_once_from_any_thread():
+    """Eight threads encode at once, and what they are told adds up."""
+    sink = InfluxDBSink(InfluxDBConfig(**OPTIONS))
+    told = []
+
+    def work():
+        poor = hand_made({"x": 1, "y": math.nan})
+        told.extend(sink.encode([poor]).values_lost for _ in range(500))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(lost.get("field_left_out", 0) for lost in told) == 4_000
+
+
+def test_lost_values_are_in_the_health_and_logged_once(caplog):
+    """A user sees how many values were lost, while their events live on."""
+    streamer = EventStreamer(
+        "influxdb", influxdb=OPTIONS, delivery="direct", retry={"max_retries": 0}
+    )
+    for _ in range(3):
+        streamer.send(hand_made({"x": 1, "y": math.nan}))
+        streamer.flush()
+    streamer.shutdown()
+    health = streamer.health()
+    assert health.values_lost == {"field_left_out": 3}
+    assert health.events_rejected == 0
+    logged = [r.getMessage() for r in caplog.records if "field_left_out" in r.getMessage()]
+    assert logged == ["sink influxdb: 1 values could not be written whole: field_left_out"]
