@@ -264,6 +264,7 @@ class ExporterConfig(Options, frozen=True, kw_only=True):
         timeout_ms: The longest that one `export()` may take.
         max_batch_events: The most records in one write; the sink's own default if unset.
         max_batch_bytes: The most bytes in one write; the sink's own default if unset.
+        internal_metrics: Record OpenTelemetry's metrics about exporters, `otel.sdk.exporter.*`.
         exit_on_sigterm: Install a handler that exits cleanly where SIGTERM would kill the
             process with its queues.
         temporality_preference: `delta`, `cumulative` or `lowmemory`, with OpenTelemetry's
@@ -276,6 +277,7 @@ class ExporterConfig(Options, frozen=True, kw_only=True):
     timeout_ms: _AtLeastOne = 10_000
     max_batch_events: _AtLeastOne | None = None
     max_batch_bytes: _AtLeastOne | None = None
+    internal_metrics: bool = False
     exit_on_sigterm: bool = False
     temporality_preference: Literal["delta", "cumulative", "lowmemory"] = "delta"
     default_histogram_aggregation: Literal[

@@ -32,8 +32,9 @@ SignalName = Literal["traces", "metrics", "logs"]
 
 _SIGNALS = ("TRACES_", "METRICS_", "LOGS_")
 
-# The variables of influxdb-client, for what is not set under our own names.
+# The variables of influxdb-client and of the SDK, for what is not set under our own names.
 FALLBACKS: dict[str, tuple[str, ...]] = {
+    "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": ("internal_metrics",),
     "INFLUXDB_V2_URL": ("influxdb", "url"),
     "INFLUXDB_V2_ORG": ("influxdb", "org"),
     "INFLUXDB_V2_TOKEN": ("influxdb", "token"),

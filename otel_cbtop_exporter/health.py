@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from otel_cbtop_exporter.sdk_metrics import SdkMetrics
+from otel_cbtop_exporter.tally import HasSignal, Tally
+
 __all__ = ["HealthCounters", "RateLimitedLog", "SinkHealth", "combined"]
 
 _LOG_INTERVAL_SECONDS = 60.0
@@ -81,9 +84,14 @@ def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
 
 
 class HealthCounters:
-    """Counts events by outcome, exactly, from any thread."""
+    """Counts events by outcome, exactly, from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        metrics: Told of every fate too, if there are to be OpenTelemetry metrics.
+    """
+
+    def __init__(self, metrics: SdkMetrics | None = None) -> None:
+        self._metrics = metrics
         self._lock = threading.Lock()
         self._connected = False
         self._last_write_ns: int | None = None
@@ -99,12 +107,19 @@ class HealthCounters:
         """The last error, or ""."""
         return self._last_error
 
-    def written(self, events: int, now_ns: int) -> None:
-        """Count events that the destination acknowledged."""
+    def written(self, records: Sequence[HasSignal], now_ns: int) -> None:
+        """Count records that the destination acknowledged."""
         with self._lock:
             self._connected = True
             self._last_write_ns = now_ns
-            self._written += events
+            self._written += len(records)
+        if self._metrics is not None:
+            self._metrics.exported(Tally.of(records))
+
+    def took(self, seconds: float, error_type: str) -> None:
+        """Note how long one write took; `error_type` is "" if it delivered everything."""
+        if self._metrics is not None:
+            self._metrics.operation(seconds, error_type)
 
     def failed(self, error: str, *, connected: bool) -> None:
         """Count a write that did not deliver everything.
@@ -118,15 +133,19 @@ class HealthCounters:
             self._errors += 1
             self._last_error = error[:_ERROR_LENGTH]
 
-    def rejected(self, events: int) -> None:
+    def rejected(self, reason: str, tally: Tally) -> None:
         """Count events that were refused for good."""
         with self._lock:
-            self._rejected += events
+            self._rejected += tally.events
+        if self._metrics is not None:
+            self._metrics.exported(tally, reason)
 
-    def dropped(self, reason: str, events: int) -> None:
+    def dropped(self, reason: str, tally: Tally) -> None:
         """Count events that are lost."""
         with self._lock:
-            self._dropped[reason] = self._dropped.get(reason, 0) + events
+            self._dropped[reason] = self._dropped.get(reason, 0) + tally.events
+        if self._metrics is not None:
+            self._metrics.exported(tally, reason)
 
     def values_lost(self, reason: str, values: int) -> None:
         """Count values that are missing or shortened in events that are not lost themselves."""

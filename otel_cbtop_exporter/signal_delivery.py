@@ -22,14 +22,30 @@ from otel_cbtop_exporter.errors import ConfigError, SinkError
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth, combined
 from otel_cbtop_exporter.options import build, merged
+from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks import sink_factory
 from otel_cbtop_exporter.sinks.base import Sink
+from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["SignalDelivery"]
 
 _logger = logging.getLogger("otel_cbtop_exporter")
 
 _T = TypeVar("_T")
+
+# `otel.component.type` of what is lost before any sink; sinks have components of their own.
+_COMPONENTS: dict[SignalName, str] = {
+    "traces": "cbtop_span_exporter",
+    "metrics": "cbtop_metric_exporter",
+    "logs": "cbtop_log_exporter",
+}
+# An item of each signal that could not be mapped; how many points a resource's metrics have is
+# then unknown.
+_ONE: dict[SignalName, Tally] = {
+    "traces": Tally(1, spans=1),
+    "metrics": Tally(1, data_points=1),
+    "logs": Tally(1, log_records=1),
+}
 
 
 class SignalDelivery:
@@ -48,7 +64,9 @@ class SignalDelivery:
         given = options if ready is not None else {**options, "sink": sink}
         build(ExporterConfig, merged({}, given))  # blames the arguments alone
         self.config = build(ExporterConfig, merged(options_from_environment(signal), given))
-        self._losses = _Losses()
+        self._signal = signal
+        self._metrics = SdkMetrics(_COMPONENTS[signal]) if self.config.internal_metrics else None
+        self._losses = _Losses(self._metrics)
         self._shut_down = threading.Lock()  # acquired once, without waiting, and never released
         if ready is not None:
             self._pipelines = [acquire(id(ready), partial(_same, ready), self.config)]
@@ -81,12 +99,12 @@ class SignalDelivery:
     ) -> bool:
         """Map a batch and submit it to every sink; never raises."""
         deadline = time.monotonic() + seconds
-        if self._shut_down.locked():
-            self._lose("shutdown", len(batch), "what came after shutdown was dropped")
-            return False
         events, ok = self._map(map_batch, batch)
+        if self._shut_down.locked():
+            self._lose("shutdown", events, "what came after shutdown was dropped")
+            return False
         if not self._pipelines and self.config.sink != ("none",):
-            self._lose("no_sink", len(events), "there is no usable sink, events were dropped")
+            self._lose("no_sink", events, "there is no usable sink, events were dropped")
             return False
         for pipeline in self._pipelines:
             ok = pipeline.submit(events, max(0.0, deadline - time.monotonic())) and ok
@@ -102,35 +120,35 @@ class SignalDelivery:
         except Exception as error:  # noqa: BLE001
             if len(batch) == 1:
                 word = type(error).__name__
-                self._reject(word, 1, f"an item could not be mapped: {word}")
+                self._reject(word, _ONE[self._signal], f"an item could not be mapped: {word}")
                 return [], False
             mapped = [self._map(map_batch, [item])[0] for item in batch]
             return [event for events in mapped for event in events], False
 
-    def on_mapping_loss(self, reason: str, what: str, events: int) -> None:
+    def on_mapping_loss(self, reason: str, what: str, lost: Tally) -> None:
         """Count and log what mapping had to leave out: a field (no event lost) or events."""
-        if events:
-            self._reject(reason, events, f"{events} events of {what!r} left out: {reason}")
+        if lost.events:
+            self._reject(reason, lost, f"{lost.events} events of {what!r} left out: {reason}")
             return
         losses = self._own_losses()
         losses.counters.values_lost(reason, 1)
         cause = f"{reason} field"
         losses.log.log(logging.WARNING, cause, f"a field of {what!r} left out: {reason}")
 
-    def _lose(self, reason: str, events: int, message: str) -> None:
+    def _lose(self, reason: str, events: Sequence[Event], message: str) -> None:
         losses = self._own_losses()
-        losses.counters.dropped(reason, events)
+        losses.counters.dropped(reason, Tally.of(events))
         losses.log.log(logging.ERROR, reason, message)
 
-    def _reject(self, reason: str, events: int, message: str) -> None:
+    def _reject(self, reason: str, tally: Tally, message: str) -> None:
         losses = self._own_losses()
-        losses.counters.rejected(events)
+        losses.counters.rejected(reason, tally)
         losses.log.log(logging.WARNING, reason, message)
 
     def _own_losses(self) -> _Losses:
         # Anew in a forked child, where another thread of the parent may have held the locks.
         if self._losses.pid != os.getpid():
-            self._losses = _Losses()
+            self._losses = _Losses(self._metrics)
         return self._losses
 
     def force_flush(self, timeout_millis: float) -> bool:
@@ -165,9 +183,9 @@ class SignalDelivery:
 class _Losses:
     """What was lost before it reached any pipeline, in one process."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: SdkMetrics | None) -> None:
         self.pid = os.getpid()
-        self.counters = HealthCounters()
+        self.counters = HealthCounters(metrics)
         self.log = RateLimitedLog(_logger)
 
 
@@ -184,6 +202,7 @@ def _sharing_key(name: str, config: ExporterConfig) -> bytes:
             config.delivery,
             config.retry,
             config.spool,
+            config.internal_metrics,
             config.max_batch_events,
             config.max_batch_bytes,
         )

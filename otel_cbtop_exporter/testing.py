@@ -121,6 +121,7 @@ class RecordingSink:
                     body=msgspec.json.encode(event, enc_hook=_plain),
                     lane=self.lane(event),
                     timestamp_ns=event.timestamp_ns,
+                    signal=event.signal,
                 )
                 for event in events
             ]

@@ -19,6 +19,6 @@ def map_metrics(
 ):
     def on_loss(reason, what, events):
         assert losses is not None, f"unexpected loss: {reason} {what} {events}"
-        losses.append((reason, what, events))
+        losses.append((reason, what, events.events))
 
     return MetricMapper(resource_tags, exemplars, redact, on_loss).map(batch)

@@ -4,7 +4,9 @@ import logging
 import threading
 
 from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth, combined
+from otel_cbtop_exporter.tally import Tally
 from otel_cbtop_exporter.testing import FakeClock
+from tests.delivery.records import records
 
 
 def test_before_the_first_write_nothing_is_known():
@@ -15,12 +17,12 @@ def test_before_the_first_write_nothing_is_known():
 def test_every_outcome_is_counted():
     """Written, rejected and dropped events are counted apart, dropped ones by reason."""
     counters = HealthCounters()
-    counters.written(3, 111)
-    counters.written(2, 222)
-    counters.rejected(4)
-    counters.dropped("overflow", 5)
-    counters.dropped("overflow", 6)
-    counters.dropped("shutdown", 7)
+    counters.written(records(3), 111)
+    counters.written(records(2), 222)
+    counters.rejected("invalid", Tally(4))
+    counters.dropped("overflow", Tally(5))
+    counters.dropped("overflow", Tally(6))
+    counters.dropped("shutdown", Tally(7))
     counters.values_lost("tag_cut", 1)
     counters.values_lost("tag_cut", 2)
     health = counters.snapshot(events_spooled=8, spool_bytes=9, oldest_spooled_ns=10)
@@ -40,10 +42,10 @@ def test_every_outcome_is_counted():
 def test_connected_says_how_the_last_write_ended():
     """A failure that did not reach the destination disconnects; the next success connects."""
     counters = HealthCounters()
-    counters.written(1, 1)
+    counters.written(records(1), 1)
     counters.failed("away", connected=False)
     assert not counters.snapshot().connected
-    counters.written(1, 2)
+    counters.written(records(1), 2)
     assert counters.snapshot().connected
     counters.failed("422", connected=True)
     assert counters.snapshot().connected
@@ -55,16 +57,16 @@ def test_the_last_error_is_kept_and_bounded():
     counters = HealthCounters()
     counters.failed("first", connected=False)
     counters.failed("x" * 1_000, connected=False)
-    counters.written(1, 1)
+    counters.written(records(1), 1)
     assert counters.snapshot().last_error == "x" * 300
 
 
 def test_a_snapshot_does_not_change():
     """What health() returned stays as it was while counting goes on."""
     counters = HealthCounters()
-    counters.dropped("overflow", 1)
+    counters.dropped("overflow", Tally(1))
     before = counters.snapshot()
-    counters.dropped("overflow", 1)
+    counters.dropped("overflow", Tally(1))
     assert before.events_dropped == {"overflow": 1}
 
 
@@ -74,9 +76,9 @@ def test_counters_are_exact_under_threads():
 
     def work():
         for _ in range(2_000):
-            counters.written(1, 1)
-            counters.rejected(1)
-            counters.dropped("overflow", 1)
+            counters.written(records(1), 1)
+            counters.rejected("invalid", Tally(1))
+            counters.dropped("overflow", Tally(1))
             counters.failed("x", connected=False)
 
     threads = [threading.Thread(target=work) for _ in range(8)]

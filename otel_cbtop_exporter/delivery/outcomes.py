@@ -13,7 +13,9 @@ from pathlib import Path
 from otel_cbtop_exporter.delivery.dead_letters import FILE_NAME, DeadLetters
 from otel_cbtop_exporter.delivery.retry import Clock
 from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
-from otel_cbtop_exporter.sinks.base import Rejection
+from otel_cbtop_exporter.sdk_metrics import SdkMetrics
+from otel_cbtop_exporter.sinks.base import Record, Rejection
+from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["Outcomes"]
 
@@ -27,19 +29,30 @@ class Outcomes:
         sink_name: Named in every log line.
         spool_path: The folder of the dead letters; None keeps none.
         clock: For the rate of the log, and for the dead letters' time.
+        metrics: Told of every fate too, if there are to be OpenTelemetry metrics.
     """
 
-    def __init__(self, sink_name: str, spool_path: str | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        sink_name: str,
+        spool_path: str | None,
+        clock: Clock,
+        metrics: SdkMetrics | None = None,
+    ) -> None:
         self._sink_name = sink_name
         self._clock = clock
         self._dead_letters = DeadLetters(Path(spool_path) / FILE_NAME) if spool_path else None
-        self.counters = HealthCounters()
+        self.counters = HealthCounters(metrics)
         self.log = RateLimitedLog(_logger, clock.monotonic)
 
     def reject(self, rejections: Sequence[Rejection]) -> None:
         """Count what was refused for good, and keep it in the dead letters."""
-        self.counters.rejected(len(rejections))
-        reasons = ", ".join(sorted({rejection.reason for rejection in rejections}))
+        by_reason: dict[str, list[Record]] = {}
+        for rejection in rejections:
+            by_reason.setdefault(rejection.reason, []).append(rejection.record)
+        for reason, records in by_reason.items():
+            self.counters.rejected(reason, Tally.of(records))
+        reasons = ", ".join(sorted(by_reason))
         self.notice(f"rejected {reasons}", f"{len(rejections)} events were rejected: {reasons}")
         if self._dead_letters is not None:
             try:
@@ -47,17 +60,17 @@ class Outcomes:
             except OSError as error:
                 self.notice("dead_letters", f"dead letters cannot be written: {error}")
 
-    def drop(self, reason: str, events: int, why: str | None = None) -> None:
+    def drop(self, reason: str, tally: Tally, why: str | None = None) -> None:
         """Count events that are lost.
 
         Args:
             reason: A short stable word.
-            events: How many.
+            tally: Of them.
             why: One sentence without data; by default the sink's last error.
         """
-        self.counters.dropped(reason, events)
+        self.counters.dropped(reason, tally)
         why = why or self.counters.last_error or "the sink has taken nothing yet"
-        self.notice(f"dropped {reason}", f"{events} events were dropped ({reason}): {why}")
+        self.notice(f"dropped {reason}", f"{tally.events} events were dropped ({reason}): {why}")
 
     def lose_values(self, lost: Mapping[str, int]) -> None:
         """Count values that events had to go without, by reason."""

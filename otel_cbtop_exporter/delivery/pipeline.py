@@ -26,7 +26,9 @@ from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
 from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder, make_spool
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.health import SinkHealth
+from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks.base import Record, Sink
+from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["Pipeline", "acquire"]
 
@@ -56,6 +58,8 @@ class Pipeline:
         self._spooled = config.delivery == "spooled" and (
             config.spool.path is not None or not sink.local
         )
+        component = f"cbtop_{sink.name}_exporter"
+        self._metrics = SdkMetrics(component, self._inflight) if config.internal_metrics else None
         self._holders = 1
         self._closed = False
         self._begin()
@@ -67,7 +71,8 @@ class Pipeline:
         """Make everything that a forked child must have of its own."""
         config, clock = self._config, self._clock
         self._condition = threading.Condition()
-        self._outcomes = Outcomes(self._sink.name, config.spool.path, clock)
+        self._outcomes = Outcomes(self._sink.name, config.spool.path, clock, self._metrics)
+        self._being_sent: dict[int, Sequence[Record]] = {}  # without a spool, by identity
         self._sender = Sender(
             self._sink,
             counters=self._outcomes.counters,
@@ -89,7 +94,7 @@ class Pipeline:
         self._adopted_before = False
         self._drain = Drain(
             Lanes(
-                spools=self._spools,
+                spools=self._store.spools,
                 adopt=self._adopt,
                 sender=self._sender,
                 retry=config.retry,
@@ -119,8 +124,10 @@ class Pipeline:
         if not events:
             return True
         deadline = self._clock.monotonic() + timeout_seconds
+        if self._metrics is not None:
+            self._metrics.open()
         if self._closed:
-            self._outcomes.drop("shutdown", len(events), "the exporter was shut down before")
+            self._outcomes.drop("shutdown", Tally.of(events), "the exporter was shut down before")
             return False
         records = self._encode(events)
         if not records:
@@ -192,7 +199,7 @@ class Pipeline:
         # An encoder must not raise, but one that does must not reach the application.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__
-            self._outcomes.drop(word, len(events), f"encoding raised {word}")
+            self._outcomes.drop(word, Tally.of(events), f"encoding raised {word}")
             return []
         if encoded.rejected:
             self._outcomes.reject(encoded.rejected)
@@ -204,17 +211,21 @@ class Pipeline:
         try:
             self._store.append(records, self._clock.time_ns())
         except SpoolError as error:
-            self._outcomes.drop("spool_error", len(records), str(error))
+            self._outcomes.drop("spool_error", Tally.of(records), str(error))
             return False
         self._drain.wake()
         return True
 
     def _send(self, records: Sequence[Record], deadline: float) -> bool:
-        sent = self._sender.send(records, deadline)
+        self._being_sent[id(records)] = records
+        try:
+            sent = self._sender.send(records, deadline)
+        finally:
+            del self._being_sent[id(records)]
         if sent.rejected:
             self._outcomes.reject(sent.rejected)
         if sent.kept:
-            self._outcomes.drop(sent.error_type or "kept", len(sent.kept), sent.error)
+            self._outcomes.drop(sent.error_type or "kept", Tally.of(sent.kept), sent.error)
         return bool(sent.delivered) and not sent.kept
 
     def _close(self, deadline: float) -> None:
@@ -226,8 +237,10 @@ class Pipeline:
         if ended:
             self._sink.close(max(0.0, deadline - self._clock.monotonic()))
 
-    def _spools(self) -> Sequence[Spool]:
-        return [self._store] if isinstance(self._store, Spool) else self._store.spools()
+    def _inflight(self) -> Tally:
+        """Say what was accepted and has no fate yet, what dead processes left included."""
+        direct = (Tally.of(records) for records in list(self._being_sent.values()))
+        return sum(direct, self._store.stats().waiting)
 
     def _adopt(self) -> None:
         if isinstance(self._store, Spool):

@@ -132,7 +132,7 @@ class Sender:
             batch = waiting.pop()
             result = self._write(batch, deadline)
             if result.delivered:
-                self._counters.written(len(result.delivered), self._clock.time_ns())
+                self._counters.written(result.delivered, self._clock.time_ns())
                 sent.delivered += result.delivered
             sent.rejected += result.rejected
             if result.error or result.error_type:
@@ -165,6 +165,12 @@ class Sender:
             return WriteResult(
                 kept=batch, error="the time for this export was over", error_type="timeout"
             )
+        began = self._clock.monotonic()
+        result = self._write_within(batch, timeout_seconds)
+        self._counters.took(self._clock.monotonic() - began, result.error_type)
+        return result
+
+    def _write_within(self, batch: Sequence[Record], timeout_seconds: float) -> WriteResult:
         try:
             return self._sink.write(batch, timeout_seconds)
         # A sink must not raise, but one that does must cost no record and no application.

@@ -20,6 +20,7 @@ from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError, pack, unpack
 from otel_cbtop_exporter.delivery.spool_store import RowStore
 from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["DEFAULT_MEMORY_BYTES", "Claim", "Spool", "SpoolError", "SpoolStats"]
 
@@ -44,8 +45,8 @@ class Spool:
         max_bytes: What may wait, compressed; the oldest leave first.
         max_age_ms: Older rows leave, by the clock of who appends; 0 keeps them.
         synchronous: `normal` survives a killed process, `full` a power cut too.
-        on_dropped: Told the reason and the number of events that left without being settled;
-            called without the lock, on the thread that made them leave.
+        on_dropped: Told the reason, and what left without being settled; called without the
+            lock, on the thread that made it leave.
         on_notice: Told a short stable cause and a sentence for the log, likewise.
     """
 
@@ -56,7 +57,7 @@ class Spool:
         max_bytes: int = DEFAULT_MEMORY_BYTES,
         max_age_ms: int = 0,
         synchronous: Literal["normal", "full"] = "normal",
-        on_dropped: Callable[[str, int], None] | None = None,
+        on_dropped: Callable[[str, Tally], None] | None = None,
         on_notice: Callable[[str, str], None] | None = None,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -168,7 +169,7 @@ class Spool:
             SpoolError: The place does not allow it now.
         """
         with self._held():
-            if self._store.ledger.events:
+            if self._store.ledger.waiting.events:
                 self._store.insert((), max_bytes, self._too_old(now_ns))
 
     def hand_over(self, target: Spool, max_bytes: int, now_ns: int) -> bool:
@@ -205,10 +206,10 @@ class Spool:
         oldest_ns = None
         with self._held():
             ledger = self._store.ledger
-            if ledger.events:
+            if ledger.waiting.events:
                 with suppress(SpoolError):  # whoever claims or appends next is told
                     oldest_ns = self._store.run(queries.oldest_ns)
-            return SpoolStats(ledger.events, ledger.stored_bytes, oldest_ns)
+            return SpoolStats(ledger.waiting, ledger.stored_bytes, oldest_ns)
 
     def was_removed(self) -> bool:
         """Whether somebody removed the open file, so that it dies with this process."""
@@ -223,7 +224,7 @@ class Spool:
         """
         with self._held():
             if self.path is None or self._store.database.was_removed():
-                self._reports.drop("shutdown", self._store.ledger.events)
+                self._reports.drop("shutdown", self._store.ledger.waiting)
             self._store.close()
 
     def delete(self) -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from otel_cbtop_exporter.delivery.spool_rows import Row, pack_row
 from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.tally import Tally
 
 if TYPE_CHECKING:
     from otel_cbtop_exporter.delivery.spool import Spool
@@ -76,12 +77,17 @@ class SpoolStats(msgspec.Struct, frozen=True):
     """What is waiting.
 
     Attributes:
-        events_spooled: Records.
+        waiting: Records, by what they are.
         spool_bytes: What they take, compressed.
         oldest_ns: When the oldest was appended, nanoseconds since the Unix epoch; None if
             nothing waits.
     """
 
-    events_spooled: int
+    waiting: Tally
     spool_bytes: int
     oldest_ns: int | None
+
+    @property
+    def events_spooled(self) -> int:
+        """How many records."""
+        return self.waiting.events

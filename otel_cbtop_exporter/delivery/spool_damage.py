@@ -87,5 +87,5 @@ def _salvage(path: Path) -> Generator[tuple[int, Row], None, None]:
 
 
 def _is_row(row: Row) -> bool:
-    types = (str, int, int, int, bytes)
+    types = (str, int, int, int, int, int, int, bytes)
     return all(isinstance(value, kind) for value, kind in zip(row, types, strict=True))

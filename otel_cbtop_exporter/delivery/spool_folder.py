@@ -25,6 +25,7 @@ from otel_cbtop_exporter.delivery.spool_files import SpoolFiles
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import Row, pack
 from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["DEFAULT_FOLDER_BYTES", "SpoolFolder", "destination_folder", "make_spool"]
 
@@ -49,7 +50,7 @@ def make_spool(
     sink_name: str,
     destination: str,
     *,
-    on_dropped: Callable[[str, int], None],
+    on_dropped: Callable[[str, Tally], None],
     on_notice: Callable[[str, str], None],
 ) -> Spool | SpoolFolder:
     """Make the spool that a configuration asks for; touches neither disk nor memory yet.
@@ -118,7 +119,7 @@ class SpoolFolder:
         max_bytes: int = DEFAULT_FOLDER_BYTES,
         max_age_ms: int = 0,
         synchronous: Literal["normal", "full"] = "normal",
-        on_dropped: Callable[[str, int], None] | None = None,
+        on_dropped: Callable[[str, Tally], None] | None = None,
         on_notice: Callable[[str, str], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         time_ns: Callable[[], int] = time.time_ns,
@@ -204,7 +205,7 @@ class SpoolFolder:
             parts = [spool.stats() for spool in [*self._files.spools(), self._memory]]
         oldest = [part.oldest_ns for part in parts if part.oldest_ns is not None]
         return SpoolStats(
-            sum(part.events_spooled for part in parts),
+            sum((part.waiting for part in parts), Tally()),
             sum(part.spool_bytes for part in parts),
             min(oldest, default=None),
         )

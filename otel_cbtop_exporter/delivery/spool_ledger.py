@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from otel_cbtop_exporter.delivery import spool_queries as queries
 from otel_cbtop_exporter.delivery.spool_rows import Row
+from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["Ledger"]
 
@@ -16,7 +17,7 @@ class Ledger:
 
     Attributes:
         counted: Whether the database has been counted, so that the sums mean something.
-        events: That wait.
+        waiting: What waits.
         stored_bytes: What they take.
         owed: What settle owes to the database: rows to remove, or to replace by what was
             kept. The sums know of it already. It is paid at once, or, where the disk refuses,
@@ -25,27 +26,27 @@ class Ledger:
 
     def __init__(self) -> None:
         self.counted = False
-        self.events = 0
+        self.waiting = Tally()
         self.stored_bytes = 0
         self.owed: dict[int, Row | None] = {}
-        # By lane the rows of the newest claim: their events and stored bytes.
-        self._claimed: dict[str, dict[int, tuple[int, int]]] = {}
+        # By lane the rows of the newest claim: what is in them, and their stored bytes.
+        self._claimed: dict[str, dict[int, tuple[Tally, int]]] = {}
 
     def add(self, rows: Iterable[Row]) -> None:
         """Count rows that are in the database now."""
         for row in rows:
-            self.events += row.events
+            self.waiting += row.tally
             self.stored_bytes += row.stored_bytes
 
-    def subtract(self, events: int, stored_bytes: int) -> None:
+    def subtract(self, tally: Tally, stored_bytes: int) -> None:
         """Count what is gone from the database."""
-        self.events -= events
+        self.waiting -= tally
         self.stored_bytes -= stored_bytes
 
     def claim(self, lane: str, rows: Mapping[int, Row]) -> None:
         """Remember which rows of a lane are handed out, in place of those before."""
         self._claimed[lane] = {
-            row_id: (row.events, row.stored_bytes) for row_id, row in rows.items()
+            row_id: (row.tally, row.stored_bytes) for row_id, row in rows.items()
         }
 
     def end_claim(self, lane: str) -> None:
@@ -56,7 +57,7 @@ class Ledger:
         """Return the rows that are handed out, of all lanes."""
         return {row_id for rows in self._claimed.values() for row_id in rows}
 
-    def owe(self, lane: str, left: Mapping[int, Row | None]) -> int:
+    def owe(self, lane: str, left: Mapping[int, Row | None]) -> Tally:
         """Take claimed rows of a lane out, or put others in their place.
 
         Args:
@@ -64,20 +65,20 @@ class Ledger:
             left: By row id what is left of it; rows that are not claimed (any more) are ignored.
 
         Returns:
-            How many events are gone by that.
+            What is gone by that.
         """
-        gone = 0
+        gone = Tally()
         claimed = self._claimed.get(lane, {})
         for row_id, row in left.items():
             if row_id not in claimed:
                 continue
-            events, stored_bytes = claimed.pop(row_id)
-            gone += events
-            self.subtract(events, stored_bytes)
+            tally, stored_bytes = claimed.pop(row_id)
+            gone += tally
+            self.subtract(tally, stored_bytes)
             self.owed[row_id] = row
             if row is not None:
                 self.add([row])
-                gone -= row.events
+                gone -= row.tally
         return gone
 
     def pay(self, connection: sqlite3.Connection) -> None:

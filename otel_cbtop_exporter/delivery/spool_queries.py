@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 from otel_cbtop_exporter.delivery.spool_rows import ROW_OVERHEAD_BYTES, Row
+from otel_cbtop_exporter.tally import Tally
 
 __all__ = [
     "Leaving",
@@ -31,16 +32,20 @@ class Leaving(NamedTuple):
     """A row that has to go, and why."""
 
     row_id: int
-    events: int
+    tally: Tally
     stored_bytes: int
     reason: str
 
 
-def count(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Return how many events there are and what they take; reads no body."""
-    query = "SELECT coalesce(sum(events), 0), coalesce(sum(length(body) + ?), 0) FROM batches"
-    events, stored_bytes = connection.execute(query, (ROW_OVERHEAD_BYTES,)).fetchone()
-    return int(events), int(stored_bytes)
+def count(connection: sqlite3.Connection) -> tuple[Tally, int]:
+    """Return what there is and how many bytes it takes; reads no body."""
+    query = """
+        SELECT sum(length(body) + ?), sum(events), sum(spans), sum(log_records), sum(data_points)
+        FROM batches
+    """
+    sums = connection.execute(query, (ROW_OVERHEAD_BYTES,)).fetchone()
+    stored_bytes, *counts = (int(number or 0) for number in sums)
+    return Tally(*counts), stored_bytes
 
 
 def is_empty(connection: sqlite3.Connection, besides: Container[int]) -> bool:
@@ -80,22 +85,32 @@ def lanes(connection: sqlite3.Connection) -> list[str]:
 
 def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
     """Add rows at the end."""
-    query = "INSERT INTO batches (lane, events, bytes, created_ns, body) VALUES (?, ?, ?, ?, ?)"
+    query = """
+        INSERT INTO batches (
+            lane, events, spans, log_records, data_points, bytes, created_ns, body
+        ) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    """
     connection.executemany(query, rows)
 
 
 def restore(connection: sqlite3.Connection, row_id: int, row: Row) -> None:
     """Add a row where it was in another file."""
     query = """
-        INSERT INTO batches (id, lane, events, bytes, created_ns, body) VALUES (?, ?, ?, ?, ?, ?)
+        INSERT INTO batches (
+            id, lane, events, spans, log_records, data_points, bytes, created_ns, body
+        ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
     """
     connection.execute(query, (row_id, *row))
 
 
 def replace(connection: sqlite3.Connection, row_id: int, row: Row) -> None:
     """Put other records in the place of a row's; it keeps its age."""
-    query = "UPDATE batches SET events = ?, bytes = ?, body = ? WHERE id = ?"
-    connection.execute(query, (row.events, row.body_bytes, row.body, row_id))
+    query = """
+        UPDATE batches SET (events, spans, log_records, data_points, bytes, body)
+        = (?, ?, ?, ?, ?, ?) WHERE id = ?
+    """
+    counts = (row.events, row.spans, row.log_records, row.data_points)
+    connection.execute(query, (*counts, row.body_bytes, row.body, row_id))
 
 
 def delete(connection: sqlite3.Connection, row_ids: Iterable[int]) -> None:
@@ -120,15 +135,18 @@ def leaving(
     chosen: list[Leaving] = []
     if excess_bytes <= 0 and created_before_ns <= 0:
         return chosen
-    query = "SELECT id, events, length(body) + ?, created_ns FROM batches ORDER BY id"
+    query = """
+        SELECT id, created_ns, length(body) + ?, events, spans, log_records, data_points
+        FROM batches ORDER BY id
+    """
     with closing(connection.execute(query, (ROW_OVERHEAD_BYTES,))) as cursor:
-        for row_id, events, stored_bytes, created_ns in cursor:
+        for row_id, created_ns, stored_bytes, *counts in cursor:
             if row_id in stay:
                 continue
             if created_ns < created_before_ns:
-                chosen.append(Leaving(row_id, events, stored_bytes, "expired"))
+                chosen.append(Leaving(row_id, Tally(*counts), stored_bytes, "expired"))
             elif excess_bytes > 0:
-                chosen.append(Leaving(row_id, events, stored_bytes, "spool_full"))
+                chosen.append(Leaving(row_id, Tally(*counts), stored_bytes, "spool_full"))
             else:
                 break
             excess_bytes -= stored_bytes
@@ -140,14 +158,18 @@ def rows_of_lane(
 ) -> Generator[tuple[int, Row], None, None]:
     """Walk through a lane, oldest first; close the iterator where you leave it early."""
     query = """
-        SELECT id, lane, events, bytes, created_ns, body FROM batches WHERE lane = ? ORDER BY id
+        SELECT id, lane, events, spans, log_records, data_points, bytes, created_ns, body
+        FROM batches WHERE lane = ? ORDER BY id
     """
     return _rows(connection.execute(query, (lane,)))
 
 
 def rows_oldest_first(connection: sqlite3.Connection) -> Generator[tuple[int, Row], None, None]:
     """Walk through everything; close the iterator where you leave it early."""
-    query = "SELECT id, lane, events, bytes, created_ns, body FROM batches ORDER BY id"
+    query = """
+        SELECT id, lane, events, spans, log_records, data_points, bytes, created_ns, body
+        FROM batches ORDER BY id
+    """
     return _rows(connection.execute(query))
 
 
@@ -156,8 +178,8 @@ def rows_newest_first(
 ) -> Generator[tuple[int, Row], None, None]:
     """Walk back to a row; close the iterator where you leave it early."""
     query = """
-        SELECT id, lane, events, bytes, created_ns, body FROM batches
-        WHERE id > ? ORDER BY id DESC
+        SELECT id, lane, events, spans, log_records, data_points, bytes, created_ns, body
+        FROM batches WHERE id > ? ORDER BY id DESC
     """
     return _rows(connection.execute(query, (after,)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from otel_cbtop_exporter.delivery.process_lock import process_lock
+from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["Reports"]
 
@@ -13,24 +14,24 @@ class Reports:
     """Collects under the process lock, and tells without it: a log handler may block, or export.
 
     Args:
-        on_dropped: Told a reason and a number of events.
+        on_dropped: Told a reason and what was dropped.
         on_notice: Told a short stable cause and a sentence.
     """
 
     def __init__(
         self,
-        on_dropped: Callable[[str, int], None] | None,
+        on_dropped: Callable[[str, Tally], None] | None,
         on_notice: Callable[[str, str], None] | None,
     ) -> None:
         self._on_dropped = on_dropped
         self._on_notice = on_notice
-        self._dropped: dict[str, int] = {}
+        self._dropped: dict[str, Tally] = {}
         self._notices: list[tuple[str, str]] = []
 
-    def drop(self, reason: str, events: int) -> None:
+    def drop(self, reason: str, tally: Tally) -> None:
         """Count events that left without being settled."""
-        if events > 0:
-            self._dropped[reason] = self._dropped.get(reason, 0) + events
+        if tally.events > 0:
+            self._dropped[reason] = self._dropped.get(reason, Tally()) + tally
 
     def note(self, cause: str, message: str) -> None:
         """Say something; each cause is limited to once a minute by whoever logs it."""
@@ -43,9 +44,9 @@ class Reports:
         with process_lock():
             dropped, self._dropped = self._dropped, {}
             notices, self._notices = self._notices, []
-        for reason, events in dropped.items():
+        for reason, tally in dropped.items():
             if self._on_dropped is not None:
-                self._on_dropped(reason, events)
+                self._on_dropped(reason, tally)
         for cause, message in notices:
             if self._on_notice is not None:
                 self._on_notice(cause, message)

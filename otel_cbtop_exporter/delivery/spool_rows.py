@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.tally import Tally
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -40,6 +41,9 @@ MIGRATIONS: tuple[str, ...] = (
         id INTEGER PRIMARY KEY,
         lane TEXT NOT NULL,
         events INTEGER NOT NULL,
+        spans INTEGER NOT NULL,
+        log_records INTEGER NOT NULL,
+        data_points INTEGER NOT NULL,
         bytes INTEGER NOT NULL,
         created_ns INTEGER NOT NULL,
         body BLOB NOT NULL
@@ -77,6 +81,9 @@ class Row(NamedTuple):
     Attributes:
         lane: Of every record in it.
         events: How many records.
+        spans: How many of them are spans.
+        log_records: How many of them are log records.
+        data_points: How many of them are data points of metrics.
         body_bytes: Of their bodies, before compression.
         created_ns: When it was appended, nanoseconds since the Unix epoch.
         body: `zstd(msgpack(list of records))`.
@@ -84,9 +91,17 @@ class Row(NamedTuple):
 
     lane: str
     events: int
+    spans: int
+    log_records: int
+    data_points: int
     body_bytes: int
     created_ns: int
     body: bytes
+
+    @property
+    def tally(self) -> Tally:
+        """What is in it."""
+        return Tally(self.events, self.spans, self.log_records, self.data_points)
 
     @property
     def stored_bytes(self) -> int:
@@ -141,7 +156,17 @@ def pack_row(lane: str, records: Sequence[Record], created_ns: int) -> Row:
     except UnicodeEncodeError as error:
         raise SpoolError(f"records cannot be packed: {error.reason}") from error
     size = sum(len(record.body) for record in records)
-    return Row(lane, len(records), size, created_ns, body)
+    tally = Tally.of(records)
+    return Row(
+        lane,
+        tally.events,
+        tally.spans,
+        tally.log_records,
+        tally.data_points,
+        size,
+        created_ns,
+        body,
+    )
 
 
 def unpack(body: bytes) -> list[Record] | None:

@@ -19,6 +19,7 @@ from otel_cbtop_exporter.delivery.spool_database import DamagedError, Database
 from otel_cbtop_exporter.delivery.spool_ledger import Ledger
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError
+from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["RowStore"]
 
@@ -67,8 +68,8 @@ class RowStore:
         )
         self.ledger.add(rows)
         for row in leaving:
-            self.ledger.subtract(row.events, row.stored_bytes)
-            self._reports.drop(row.reason, row.events)
+            self.ledger.subtract(row.tally, row.stored_bytes)
+            self._reports.drop(row.reason, row.tally)
 
     def claim(self, lane: str, max_events: int, max_bytes: int) -> dict[int, Row]:
         """Hand out the oldest rows of a lane, by their ids; at least one, if there is one."""
@@ -76,7 +77,7 @@ class RowStore:
         self.ledger.claim(lane, rows)
         return rows
 
-    def change(self, lane: str, left: Mapping[int, Row | None]) -> int:
+    def change(self, lane: str, left: Mapping[int, Row | None]) -> Tally:
         """Take rows of a lane's claim out, or put others in their place; never raises.
 
         Args:
@@ -84,7 +85,7 @@ class RowStore:
             left: By row id what is left of it, None for nothing.
 
         Returns:
-            How many events are gone by that.
+            What is gone by that.
         """
         gone = self.ledger.owe(lane, left)
         if not self.ledger.owed:
@@ -94,7 +95,7 @@ class RowStore:
         except SpoolError as error:
             self._reports.note("spool_settle", f"a spool cannot be updated: {error}")
         with suppress(SpoolError, OSError):  # then it is replaced another time
-            if not self.ledger.events and self.run(self._is_spent):
+            if not self.ledger.waiting.events and self.run(self._is_spent):
                 self.delete()
         return gone
 
@@ -106,11 +107,11 @@ class RowStore:
         """Take rows out that are somewhere else now."""
         self.run(lambda connection: self._settle_up(connection, rows))
         for row in rows.values():
-            self.ledger.subtract(row.events, row.stored_bytes)
+            self.ledger.subtract(row.tally, row.stored_bytes)
 
     def is_known_empty(self) -> bool:
         """Whether there is nothing, as far as that can be said without opening the database."""
-        return self.ledger.counted and not self.ledger.events
+        return self.ledger.counted and not self.ledger.waiting.events
 
     def close(self) -> None:
         """Close the database and forget what is known of it."""
@@ -144,11 +145,11 @@ class RowStore:
             aside = rebuild(self.database, path, before.owed)
             self.database.run(self._count)
         except (OSError, SpoolError) as error:
-            self._reports.drop("damaged", before.events)
+            self._reports.drop("damaged", before.waiting)
             raise SpoolError(f"{why}, and a new file cannot be made: {error}") from error
         self.ledger.adopt_claims(before)
-        saved = self.ledger.events
-        self._reports.drop("damaged", before.events - saved)
+        self._reports.drop("damaged", before.waiting - self.ledger.waiting)
+        saved = self.ledger.waiting.events
         self._reports.note(
             "spool_damaged",
             f"a spool file was damaged ({why}) and is kept as {aside}; {saved} events were saved",
@@ -159,10 +160,10 @@ class RowStore:
         ledger = self.ledger
         if ledger.owed:
             return
-        events, stored_bytes = queries.count(connection)
-        self._reports.drop("damaged", ledger.events - events)
+        waiting, stored_bytes = queries.count(connection)
+        self._reports.drop("damaged", ledger.waiting - waiting)
         ledger.counted = True
-        ledger.events, ledger.stored_bytes = events, stored_bytes
+        ledger.waiting, ledger.stored_bytes = waiting, stored_bytes
 
     @contextmanager
     def _transaction(self, connection: sqlite3.Connection) -> Iterator[None]:

@@ -19,6 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_cbtop_exporter.encoding.event_json import encode_value
 from otel_cbtop_exporter.events import TagSet
+from otel_cbtop_exporter.tally import Tally
 
 __all__ = [
     "Loss",
@@ -38,7 +39,7 @@ REDACTED = "[redacted]"
 MAX_CACHED_TAG_SETS = 65_536
 _MAX_SCOPES = 1_024
 
-Loss = Callable[[str, str, int], None]
+Loss = Callable[[str, str, Tally], None]
 """Called with a reason, what it concerns and the number of events lost (0: a field only)."""
 
 _K = TypeVar("_K")

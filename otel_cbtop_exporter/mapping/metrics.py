@@ -40,6 +40,7 @@ from otel_cbtop_exporter.mapping.attributes import (
 )
 from otel_cbtop_exporter.mapping.exponential import exponential_fields
 from otel_cbtop_exporter.mapping.metric_series import MetricScope, MetricSeries
+from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["MetricMapper"]
 
@@ -89,7 +90,7 @@ class MetricMapper:
         else:
             # A kind that a later SDK invents: say so, and lose nothing else.
             points = len(getattr(data, "data_points", ())) or 1
-            self._on_loss("unknown_metric_type", metric.name, points)
+            self._on_loss("unknown_metric_type", metric.name, Tally(points, data_points=points))
 
     def _map_numbers(
         self, series: MetricSeries, points: Sequence[NumberDataPoint], events: list[Event]
@@ -98,7 +99,7 @@ class MetricMapper:
         for point in points:
             value = point.value if type(point.value) is int else _number(point.value)
             if value is None:
-                self._on_loss("non_finite", series.name, 1)
+                self._on_loss("non_finite", series.name, Tally(1, data_points=1))
                 continue
             tags = series.tags(point.attributes, self._redaction)
             fields: dict[str, FieldValue] = (
@@ -170,7 +171,7 @@ class MetricMapper:
         fields["start_time_ns"] = point.start_time_unix_nano
         total = _number(point.sum)
         if total is None:
-            self._on_loss("non_finite", series.name, 0)
+            self._on_loss("non_finite", series.name, Tally())
         else:
             fields["sum"] = total
         trace_id = None
@@ -191,7 +192,7 @@ class MetricMapper:
         for exemplar in exemplars:
             value = _number(exemplar.value)
             if value is None:
-                self._on_loss("non_finite", series.name, 1)
+                self._on_loss("non_finite", series.name, Tally(1))
                 continue
             fields: dict[str, FieldValue] = {"value": value}
             if exemplar.span_id:

@@ -32,6 +32,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
         lane: What the destination can refuse alone: a bucket, a topic; "" where there is one.
         timestamp_ns: The event's time.
         headers: Kafka's headers; empty elsewhere.
+        signal: Of the event, so that spans, log records and data points can be counted.
     """
 
     body: bytes
@@ -39,6 +40,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     lane: str = ""
     timestamp_ns: int = 0
     headers: tuple[tuple[str, bytes], ...] = ()
+    signal: str | None = None
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):

@@ -99,7 +99,7 @@ class InfluxDBSink:
         lines = self._encoder.encode(events)
         lanes = self._lanes
         records = [
-            Record(body, None, lanes[event.signal], time_ns)
+            Record(body, None, lanes[event.signal], time_ns, (), event.signal)
             for event, body, time_ns in zip(events, lines.bodies, lines.times_ns, strict=True)
         ]
         lost = self._values_lost_since_last_told()

@@ -60,13 +60,17 @@ class RecordMaker:
             try:
                 body = encode_event(event)
             except EventError as error:
-                nothing = Record(b"", lane=self._topic(event), timestamp_ns=event.timestamp_ns)
+                nothing = Record(
+                    b"",
+                    lane=self._topic(event),
+                    timestamp_ns=event.timestamp_ns,
+                    signal=event.signal,
+                )
                 rejected.append(Rejection(nothing, "invalid", str(error)))
                 continue
             headers = self._headers_of(event) if self._has_event_headers else self._headers
-            records.append(
-                Record(body, _key(event), self._topic(event), event.timestamp_ns, headers)
-            )
+            topic, time_ns = self._topic(event), event.timestamp_ns
+            records.append(Record(body, _key(event), topic, time_ns, headers, event.signal))
         return Encoded(records, rejected)
 
     def _headers_of(self, event: Event) -> tuple[tuple[str, bytes], ...]:

@@ -76,9 +76,9 @@ def encode_lines(events: Sequence[Event]) -> Encoded:
     rejected: list[Rejection] = []
     for event, body in zip(events, encode_events(events), strict=True):
         if type(body) is bytes:
-            records.append(Record(body, None, "", event.timestamp_ns))
+            records.append(Record(body, None, "", event.timestamp_ns, (), event.signal))
         else:
-            nothing = Record(b"", None, "", event.timestamp_ns)
+            nothing = Record(b"", None, "", event.timestamp_ns, (), event.signal)
             rejected.append(Rejection(nothing, "invalid", str(body)))
     return Encoded(records, rejected)
 

@@ -14,8 +14,8 @@ class Told:
         self.dropped = {}
         self.notices = []
 
-    def drop(self, reason, events):
-        self.dropped[reason] = self.dropped.get(reason, 0) + events
+    def drop(self, reason, tally):
+        self.dropped[reason] = self.dropped.get(reason, 0) + tally.events
 
     def note(self, cause, message):
         self.notices.append((cause, message))

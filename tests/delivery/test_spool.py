@@ -5,9 +5,11 @@ from contextlib import closing
 
 import pytest
 
-from otel_cbtop_exporter.delivery.spool import SpoolError
+from otel_cbtop_exporter.delivery import spool_queries as queries
+from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
 from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS, migrate
 from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.tally import Tally
 from tests.delivery.spools import MANY, Told, bodies, empty, incompressible, make_spool, numbered
 
 SECOND = 1_000_000_000
@@ -206,6 +208,42 @@ def test_a_closed_file_is_opened_again_with_all_it_held(tmp_path):
     again.close()
 
 
+def of_every_kind(count):
+    """Records of which a quarter each is a span, a log record, a data point, and none of these."""
+    signals = ("span", "log", "metric", "span_event")
+    return [Record(b"%d" % n, lane="lane", signal=signals[n % len(signals)]) for n in range(count)]
+
+
+def test_what_waits_is_known_by_kind_in_every_file(tmp_path):
+    """Spans, log records and data points are counted as they come, stay and go."""
+    spool = make_spool(tmp_path / "spool.db")
+    spool.append(of_every_kind(8), 0)
+    assert spool.stats().waiting == Tally(8, 2, 2, 2)
+    claim = spool.claim("lane", 8, MANY)
+    spool.settle(claim, claim.records[:5])
+    assert spool.stats().waiting == Tally(5, 2, 1, 1)
+    spool.close()
+    again = make_spool(tmp_path / "spool.db")
+    again.open()
+    assert again.stats().waiting == Tally(5, 2, 1, 1)
+    other = make_spool(None)
+    assert again.hand_over(other, MANY, 0)
+    assert (again.stats().waiting, other.stats().waiting) == (Tally(), Tally(5, 2, 1, 1))
+    again.close()
+    other.close()
+
+
+def test_what_the_spool_lets_go_is_told_by_kind():
+    """Whoever counts spans need not look into rows that nobody reads any more."""
+    dropped = []
+    spool = Spool(None, on_dropped=lambda reason, tally: dropped.append((reason, tally)))
+    spool.append(of_every_kind(4), 0)
+    spool.evict(0, 0)
+    spool.append(of_every_kind(8), 0)
+    spool.close()
+    assert dropped == [("spool_full", Tally(4, 1, 1, 1)), ("shutdown", Tally(8, 2, 2, 2))]
+
+
 def test_a_memory_spool_counts_what_its_end_drops(told):
     """Nothing disappears uncounted, not even at shutdown."""
     spool = make_spool(None, told)
@@ -297,10 +335,7 @@ def test_a_spool_of_an_earlier_schema_is_read(tmp_path, version):
         migrate(connection, MIGRATIONS[:version])
         if version:
             rows = new._store.unclaimed(MANY)[0].values()
-            connection.executemany(
-                "INSERT INTO batches (lane, events, bytes, created_ns, body) VALUES (?, ?, ?, ?, ?)",
-                rows,
-            )
+            queries.insert(connection, rows)
     new.close()
     old = make_spool(path)
     old.open()

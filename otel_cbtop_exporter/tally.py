@@ -1,0 +1,59 @@
+"""How many events, and how many of them are what OpenTelemetry counts: spans, logs, points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+__all__ = ["HasSignal", "Tally"]
+
+
+class HasSignal(Protocol):
+    """An event, or the record of one."""
+
+    @property
+    def signal(self) -> str | None:
+        """What it was made of; None on hand-made events."""
+        ...
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """A number of events, by what they are; adds up.
+
+    Attributes:
+        events: All of them, with span events, links, exemplars and hand-made ones.
+        spans: Those that are spans.
+        log_records: Those that are log records.
+        data_points: Those that are data points of metrics.
+    """
+
+    events: int = 0
+    spans: int = 0
+    log_records: int = 0
+    data_points: int = 0
+
+    @classmethod
+    def of(cls, things: Sequence[HasSignal]) -> Tally:
+        """Count events or records."""
+        signals = [thing.signal for thing in things]
+        return cls(
+            len(signals), signals.count("span"), signals.count("log"), signals.count("metric")
+        )
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.events + other.events,
+            self.spans + other.spans,
+            self.log_records + other.log_records,
+            self.data_points + other.data_points,
+        )
+
+    def __sub__(self, other: Tally) -> Tally:
+        return Tally(
+            self.events - other.events,
+            self.spans - other.spans,
+            self.log_records - other.log_records,
+            self.data_points - other.data_points,
+        )
