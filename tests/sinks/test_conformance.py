@@ -1,6 +1,7 @@
 """The conformance suite for the sinks that need no server."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ class TestJsonLinesFifo(SinkConformance):
         os.mkfifo(path)
         self.reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         self.data = b""
+        self.reading = threading.Lock()
         sink = JsonLinesSink(JsonLinesConfig(path=str(path)))
         write = sink.write
 
@@ -48,11 +50,12 @@ class TestJsonLinesFifo(SinkConformance):
         os.close(self.reader)
 
     def drain(self):
-        try:
-            while part := os.read(self.reader, 1 << 20):
-                self.data += part
-        except BlockingIOError:
-            pass
+        with self.reading:  # what one thread has read comes before what the next one reads
+            try:
+                while part := os.read(self.reader, 1 << 20):
+                    self.data += part
+            except BlockingIOError:
+                pass
 
     def arrived(self, sink):
         self.drain()
