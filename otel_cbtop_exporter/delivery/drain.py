@@ -137,8 +137,8 @@ class Drain:
         if thread is None or not thread.is_alive():
             return True
         thread.join(max(0.0, min(_JOIN_SECONDS, deadline - self._clock.monotonic())))
-        self._lanes.abandoned = thread.is_alive()
-        return not self._lanes.abandoned
+        self._lanes.abandon()
+        return not thread.is_alive()
 
     def _run(self) -> None:
         while not self._stopping:

@@ -6,6 +6,7 @@ and waits in between.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -90,8 +91,18 @@ class Lanes:
         self._reject = reject
         self._lanes: dict[str, _Lane] = {}
         self._adopt_at = clock.monotonic()
-        self.abandoned = False
-        """Set by whoever no longer waits for a write that hangs: its answer settles nothing."""
+        # Held over every use of the spools, and never over a write. Reentrant: a signal handler
+        # may shut everything down on the thread that holds it.
+        self._using_spools = threading.RLock()
+        self._abandoned = False
+
+    def abandon(self) -> None:
+        """Leave the spools alone from now on, whatever a write that hangs may still answer.
+
+        For whoever is about to close them: this waits for a use of them to end, not for a write.
+        """
+        with self._using_spools:
+            self._abandoned = True
 
     def hurry(self) -> None:
         """Let every lane be tried at once, with its backoff from the beginning."""
@@ -109,6 +120,14 @@ class Lanes:
             SpoolError: The spool's place does not give or take records now.
         """
         now = self._clock.monotonic()
+        with self._using_spools:
+            claim, soonest = (None, None) if self._abandoned else self._next_claim(now)
+        if claim is not None:
+            return Step(self._send(claim, timeout_seconds), 0.0)
+        return Step(settled=False, wait_seconds=None if soonest is None else soonest - now)
+
+    def _next_claim(self, now: float) -> tuple[Claim | None, float | None]:
+        """Return what is to be sent, or when the next lane may be tried."""
         if now >= self._adopt_at:
             self._adopt_at = now + _ADOPT_SECONDS
             self._adopt()
@@ -121,8 +140,8 @@ class Lanes:
                     continue
                 claim = self._claim(spool, name, lane)
                 if claim is not None:
-                    return Step(self._send(claim, lane, timeout_seconds), 0.0)
-        return Step(settled=False, wait_seconds=None if soonest is None else soonest - now)
+                    return claim, None
+        return None, soonest
 
     def _claim(self, spool: Spool, name: str, lane: _Lane) -> Claim | None:
         # After a refusal one small batch asks whether it is over: the oldest row alone.
@@ -130,16 +149,18 @@ class Lanes:
         events = 1 if probing else self._sender.max_batch_events
         return spool.claim(name, events, self._sender.max_batch_bytes)
 
-    def _send(self, claim: Claim, lane: _Lane, timeout_seconds: float) -> bool:
+    def _send(self, claim: Claim, timeout_seconds: float) -> bool:
+        lane = self._lanes[claim.lane]
         if _is_suspicious(lane):
             sent = self._search(claim.records, timeout_seconds)
         else:
             sent = self._sender.attempt(claim.records, self._clock.monotonic() + timeout_seconds)
-        if self.abandoned:
-            return False
-        if sent.rejected:
-            self._reject(sent.rejected)
-        claim.spool.settle(claim, sent.kept)
+        with self._using_spools:
+            if self._abandoned:
+                return False
+            if sent.rejected:
+                self._reject(sent.rejected)
+            claim.spool.settle(claim, sent.kept)
         settled = bool(sent.delivered or sent.rejected)
         if settled:
             lane.failures = lane.server_errors = 0

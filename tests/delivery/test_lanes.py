@@ -250,11 +250,24 @@ def test_a_record_that_broke_the_server_for_a_while_arrives():
 
 def test_an_abandoned_write_settles_nothing():
     """Who no longer waits for a write closes the spool; its answer changes nothing there."""
+
+    def hang(batch):
+        bench.lanes.abandon()
+        return WriteResult(delivered=batch)
+
+    bench = Bench(hang)
+    bench.append(records(2))
+    bench.step()
+    assert (bench.sink.delivered, bench.waiting) == (records(2), 2)
+
+
+def test_once_abandoned_no_spool_is_touched():
+    """A thread that comes late takes nothing over and opens no file that is another's by now."""
     bench = Bench()
     bench.append(records(2))
-    bench.lanes.abandoned = True
-    bench.step()
-    assert bench.waiting == 2
+    bench.lanes.abandon()
+    assert bench.step().wait_seconds is None
+    assert (bench.sink.writes, bench.adoptions) == ([], 0)
 
 
 def test_dead_neighbours_are_looked_for_now_and_then():

@@ -277,6 +277,19 @@ def test_a_sink_that_hangs_does_not_hold_the_shutdown(make):
     release.set()
 
 
+def test_a_shutdown_without_time_gives_the_files_up_for_good(make, tmp_path):
+    """The thread that was not waited for takes nothing back: the next holder finds it all."""
+    for start in range(8):
+        first = make(RecordingSink(*[busy(60.0)] * 100), spool={"path": str(tmp_path)})
+        first.submit(events(1, start), 5.0)
+        first.release(0.0)
+    sink = RecordingSink()
+    last = make(sink, spool={"path": str(tmp_path)})
+    last.submit(events(1, 8), 5.0)
+    assert last.force_flush(LONG)
+    assert values(sink) == list(range(9))
+
+
 def test_dead_backends_share_one_budget(make):
     """Several pipelines with their backends away end within 3 s together, each with a share."""
     sinks = [RecordingSink(*[away] * 100_000) for _ in range(3)]
