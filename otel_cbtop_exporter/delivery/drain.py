@@ -74,21 +74,26 @@ class Drain:
         # Steps are one thread's at a time, also where callers do the thread's work.
         self._stepping = threading.Lock()
 
-    def wake(self) -> None:
-        """Say that something was appended; starts the thread if it does not run."""
+    def wake(self) -> bool:
+        """Say that something was appended; starts the thread if it does not run.
+
+        Returns:
+            False if `stop` came first, so that nobody will send it any more.
+        """
         with self._condition:
             self._appends += 1
             self._condition.notify_all()
             if self._stopping or (self._thread is not None and self._thread.is_alive()):
-                return
+                return not self._stopping
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             try:
                 thread.start()
             except RuntimeError:
                 # From Python 3.12 an interpreter that is about to end starts none; then
                 # whoever waits for the drain does its work.
-                return
+                return True
             self._thread = thread
+            return True
 
     def drain(self, deadline: float, stall_seconds: float) -> Drained:
         """Wait until what was accepted up to now has left the spool.

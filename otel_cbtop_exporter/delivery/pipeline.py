@@ -141,8 +141,7 @@ class Pipeline:
         """
         deadline = self._clock.monotonic() + timeout_seconds
         drained = self._drain.drain(deadline, stall_seconds=math.inf)
-        left = max(0.0, deadline - self._clock.monotonic())
-        return drained.done and self._sink.flush(left)
+        return drained.done and self._sink.flush(max(0.0, deadline - self._clock.monotonic()))
 
     def release(self, timeout_seconds: float) -> None:
         """Give up one holder's share: deliver what the sink takes; the last one closes.
@@ -203,8 +202,7 @@ class Pipeline:
             return []
         if encoded.rejected:
             self._outcomes.reject(encoded.rejected)
-        if encoded.values_lost:
-            self._outcomes.lose_values(encoded.values_lost)
+        self._outcomes.lose_values(encoded.values_lost)
         return encoded.records
 
     def _spool(self, records: Sequence[Record]) -> bool:
@@ -213,7 +211,9 @@ class Pipeline:
         except SpoolError as error:
             self._outcomes.drop("spool_error", Tally.of(records), str(error))
             return False
-        self._drain.wake()
+        if not self._drain.wake():
+            self._store.close()  # again, or memory would lose it uncounted, and a file be held
+            return False
         return True
 
     def _send(self, records: Sequence[Record], deadline: float) -> bool:

@@ -290,6 +290,36 @@ def test_a_shutdown_without_time_gives_the_files_up_for_good(make, tmp_path):
     assert values(sink) == list(range(9))
 
 
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_a_batch_that_comes_while_the_pipeline_closes_is_counted_or_kept(make, tmp_path, place):
+    """Memory counts it as lost; on disk the next holder finds it, and no lock is in its way."""
+    entered, go = threading.Event(), threading.Event()
+
+    def lane(_event):
+        entered.set()
+        assert go.wait(LONG)
+        return ""
+
+    spool = {"path": str(tmp_path)} if place == "disk" else {}
+    first = make(RecordingSink(lane=lane), spool=spool)
+    answers = []
+    late = threading.Thread(target=lambda: answers.append(first.submit(events(2), 5.0)))
+    late.start()
+    assert entered.wait(LONG)
+    first.release(1.0)
+    go.set()
+    late.join(LONG)
+    assert answers == [False]
+    sink = RecordingSink()
+    second = make(sink, spool=spool)
+    second.submit(events(1, 2), 5.0)
+    assert second.force_flush(LONG)
+    if place == "disk":
+        assert values(sink) == [0, 1, 2]
+    else:
+        assert first.health().events_dropped == {"shutdown": 2}
+
+
 def test_dead_backends_share_one_budget(make):
     """Several pipelines with their backends away end within 3 s together, each with a share."""
     sinks = [RecordingSink(*[away] * 100_000) for _ in range(3)]
