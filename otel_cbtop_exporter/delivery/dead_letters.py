@@ -7,7 +7,9 @@ and what is counted and logged of it (`pipeline.py`).
 from __future__ import annotations
 
 import base64
+import errno
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +28,11 @@ __all__ = ["FILE_NAME", "DeadLetter", "DeadLetters"]
 FILE_NAME = "dead-letters.jsonl"
 
 _MAX_BYTES = 16 * 1024 * 1024
+
+# A neighbour appends within milliseconds; one that was stopped in the middle never lets go, and
+# blocking here would stop delivery, or the thread of the application that calls `export()`.
+_LOCK_SECONDS = 2.0
+_LOCK_PAUSE_SECONDS = 0.001
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -85,7 +92,8 @@ class DeadLetters:
             now_ns: Nanoseconds since the Unix epoch.
 
         Raises:
-            OSError: None of them was written; the file is as it was.
+            OSError: None of them was written; the file is as it was. Also where another
+                process holds its lock for two seconds.
         """
         lines = [_encoder.encode(_letter(one, sink_name, now_ns)) + b"\n" for one in rejections]
         if not lines:
@@ -108,8 +116,7 @@ class DeadLetters:
             except FileNotFoundError:  # moved by another process just now
                 continue
             try:
-                if fcntl is not None:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _lock(descriptor)
                 opened = os.fstat(descriptor)
                 if os.path.samestat(opened, self._path.lstat()):
                     if opened.st_size == 0 or opened.st_size + size <= self._max_bytes:
@@ -150,6 +157,22 @@ def _text(data: bytes) -> tuple[str | None, str | None]:
         return data.decode(), None
     except UnicodeDecodeError:
         return None, base64.b64encode(data).decode()
+
+
+def _lock(descriptor: int) -> None:
+    """Lock the file against other processes, without waiting for one that is stopped."""
+    if fcntl is None:
+        return
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # noqa: PERF203  as good as never the first time
+            if time.monotonic() >= deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds its lock") from None
+            time.sleep(_LOCK_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _write_whole(descriptor: int, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """What was refused for good is kept, readable, private and bounded."""
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -150,3 +151,15 @@ letters.write(rejections(2, start=3), "kafka", 1)
         [sys.executable, "-c", code, str(path)], check=True, cwd=Path(__file__).parents[2]
     )
     assert [line["body"][0] for line in lines(path)] == ["0", "1", "2", "3", "4"]
+
+
+def test_a_neighbour_that_never_lets_go_is_not_waited_for(path):
+    """A process that was stopped while it held the lock costs the dead letters, not delivery."""
+    letters = DeadLetters(path)
+    letters.write(rejections(1), "kafka", 0)
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="holds its lock"):
+            letters.write(rejections(1), "kafka", 0)
+    letters.write(rejections(1), "kafka", 0)
+    assert len(lines(path)) == 2
