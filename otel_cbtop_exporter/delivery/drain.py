@@ -14,6 +14,7 @@ import msgspec
 from otel_cbtop_exporter._sdk import suppress_instrumentation
 from otel_cbtop_exporter.delivery.lanes import Lanes
 from otel_cbtop_exporter.delivery.retry import Clock
+from otel_cbtop_exporter.delivery.spool import SpoolError
 from otel_cbtop_exporter.health import RateLimitedLog
 
 __all__ = ["Drain", "Drained"]
@@ -174,10 +175,11 @@ class Drain:
         # The edge of the thread: whatever happens, what waits must be tried again.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__
+            why = f" ({error})" if isinstance(error, SpoolError) else ""  # others may quote data
             self._log.log(
                 logging.ERROR,
                 f"drain {word}",
-                f"{self._name}: {word} while sending from the spool; it goes on",
+                f"{self._name}: {word} while sending from the spool{why}; it goes on",
             )
             wait_seconds = _PAUSE_SECONDS
         with self._condition:

@@ -15,7 +15,7 @@ import msgspec
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.retry import Clock, next_delay_seconds
 from otel_cbtop_exporter.delivery.sender import Sender, Sent
-from otel_cbtop_exporter.delivery.spool import Claim, Spool
+from otel_cbtop_exporter.delivery.spool import Claim, Spool, SpoolError
 from otel_cbtop_exporter.sinks.base import Record, Rejection
 
 __all__ = ["Lanes", "Step"]
@@ -117,7 +117,8 @@ class Lanes:
             timeout_seconds: The longest that a write may take.
 
         Raises:
-            SpoolError: The spool's place does not give or take records now.
+            SpoolError: A spool's place does not give records now, and no other has some that may
+                be sent; or it cannot settle them.
         """
         now = self._clock.monotonic()
         with self._using_spools:
@@ -132,15 +133,31 @@ class Lanes:
             self._adopt_at = now + _ADOPT_SECONDS
             self._adopt()
         soonest: float | None = None
+        unreadable: SpoolError | None = None
         for spool in self._spools():
-            for name in spool.lanes():
-                lane = self._lanes.setdefault(name, _Lane())
-                if lane.not_before > now:
-                    soonest = min(lane.not_before, soonest or lane.not_before)
-                    continue
-                claim = self._claim(spool, name, lane)
-                if claim is not None:
-                    return claim, None
+            try:
+                claim, not_before = self._claim_from(spool, now)
+            except SpoolError as error:  # a file on a bad disk must not hold up the others
+                unreadable = error
+                continue
+            if claim is not None:
+                return claim, None
+            if not_before is not None:
+                soonest = min(not_before, soonest or not_before)
+        if unreadable is not None:
+            raise unreadable
+        return None, soonest
+
+    def _claim_from(self, spool: Spool, now: float) -> tuple[Claim | None, float | None]:
+        soonest: float | None = None
+        for name in spool.lanes():
+            lane = self._lanes.setdefault(name, _Lane())
+            if lane.not_before > now:
+                soonest = min(lane.not_before, soonest or lane.not_before)
+                continue
+            claim = self._claim(spool, name, lane)
+            if claim is not None:
+                return claim, None
         return None, soonest
 
     def _claim(self, spool: Spool, name: str, lane: _Lane) -> Claim | None:

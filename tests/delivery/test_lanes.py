@@ -8,7 +8,7 @@ import pytest
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.lanes import Lanes
 from otel_cbtop_exporter.delivery.sender import Sender
-from otel_cbtop_exporter.delivery.spool import Spool
+from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
 from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
 from otel_cbtop_exporter.sinks.base import WriteResult
 from otel_cbtop_exporter.testing import FakeClock, RecordingSink
@@ -268,6 +268,23 @@ def test_once_abandoned_no_spool_is_touched():
     bench.lanes.abandon()
     assert bench.step().wait_seconds is None
     assert (bench.sink.writes, bench.adoptions) == ([], 0)
+
+
+def test_a_spool_that_cannot_be_read_does_not_hold_up_the_others(tmp_path):
+    """The others are emptied first; then whoever steps is told, as often as it steps."""
+    bench = Bench(spools=2)
+    unreadable = Spool(tmp_path / "spool.db")
+    unreadable.append(records(1), 0)
+    unreadable._store.database.after_fork_in_child()  # it is the parent's now, every call raises
+    bench.spools.insert(0, unreadable)
+    for start in range(0, 6, 2):
+        bench.append(records(2, start=start), spool=1 + start // 4)
+    for _ in range(2):
+        bench.step()
+    assert bench.sink.delivered == records(6)
+    for _ in range(2):
+        with pytest.raises(SpoolError):
+            bench.step()
 
 
 def test_dead_neighbours_are_looked_for_now_and_then():
