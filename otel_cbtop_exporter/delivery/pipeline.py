@@ -248,8 +248,8 @@ class Pipeline:
         self._store.adopt()
         if not self._adopted_before:
             self._adopted_before = True
-            for folder in self._store.foreign():
-                self._outcomes.notice("foreign", f"{folder} holds events of another destination")
+            if folders := ", ".join(map(str, self._store.foreign())):
+                self._outcomes.notice("foreign", f"events of other destinations wait in {folders}")
 
     def _wait_unless_closed(self, seconds: float) -> bool:
         """Wait; True as soon as the pipeline is closed."""

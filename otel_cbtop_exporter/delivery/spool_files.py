@@ -88,7 +88,7 @@ class SpoolFiles:
         self._check_place()
         names = owner_names(self._folder)
         ours = {held.owner.name for held in self._all()}
-        return sum(self._adopt(name) for name in names if name not in ours)
+        return sum(self._adopt_or_say(name) for name in names if name not in ours)
 
     def drop_empty(self) -> None:
         """Remove the files of the dead that have been emptied."""
@@ -141,6 +141,13 @@ class SpoolFiles:
         network = network_file_system(self._folder)
         if network is not None:
             raise OSError(f"it is on a network file system ({network}), where SQLite loses data")
+
+    def _adopt_or_say(self, name: str) -> bool:
+        try:
+            return self._adopt(name)
+        except OSError as error:  # what somebody put there must not be in the way of the others
+            self._reports.note("spool_adopt", f"spool file {name}.db is left alone: {error}")
+            return False
 
     def _adopt(self, name: str) -> bool:
         if len(self._adopted) == _MOST_ADOPTED:

@@ -22,6 +22,7 @@ from otel_cbtop_exporter.delivery.spool import (
     SpoolStats,
 )
 from otel_cbtop_exporter.delivery.spool_files import SpoolFiles
+from otel_cbtop_exporter.delivery.spool_owner import is_alive
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import Row, pack
 from otel_cbtop_exporter.sinks.base import Record
@@ -193,9 +194,10 @@ class SpoolFolder:
                 return 0
 
     def foreign(self) -> list[Path]:
-        """Return the folders of other destinations that hold spool files; nobody empties them."""
+        """Return the folders of other destinations that hold files of dead processes."""
         try:
-            return sorted({file.parent for file in self._root.glob("*/*.db")} - {self.folder})
+            left = {f.parent for f in self._root.glob("*/*.db") if not is_alive(f.parent, f.stem)}
+            return sorted(left - {self.folder})
         except OSError:
             return []
 

@@ -19,7 +19,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # callers are told by OSError
 
-__all__ = ["Owner", "owner_names", "published_bytes"]
+__all__ = ["Owner", "is_alive", "owner_names", "published_bytes"]
 
 _SUFFIX = ".lock"
 
@@ -97,6 +97,26 @@ class Owner:
         """Let go of the parent's lock without giving it up."""
         # Unlocking would unlock the parent's: both descriptors are one open file.
         os.close(self._descriptor)
+
+
+def is_alive(folder: Path, name: str) -> bool:
+    """Say whether a process holds a spool file; nothing is made, and nothing taken over."""
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(folder / (name + _SUFFIX), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # no owner file, or none that can be held
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    else:
+        return False
+    finally:
+        os.close(descriptor)  # unlocks it
 
 
 def owner_names(folder: Path) -> list[str]:

@@ -124,6 +124,29 @@ def test_nothing_of_another_destination_is_touched(path):
     assert {file: file.read_bytes() for file in other.iterdir()} == before
 
 
+def test_what_a_live_process_holds_is_not_reported_as_left(path):
+    """Two destinations in one folder are the usual case; only what nobody empties is news."""
+    neighbour = make_folder(path, destination="elsewhere")
+    neighbour.append(numbered(0, 3), 0)
+    folder = make_folder(path)
+    assert folder.foreign() == []
+    neighbour.close()
+    assert folder.foreign() == [neighbour.folder]
+    folder.close()
+
+
+def test_what_is_no_spool_file_does_not_hide_the_others(path, told):
+    """A folder or a link of that name is told of, and the next dead process is taken over."""
+    at = leave(path, numbered(0, 3))
+    (at / "0-folder.lock").mkdir()
+    (at / "0-link.lock").symlink_to("/etc/hostname")
+    folder = make_folder(path, told)
+    assert folder.adopt() == 1
+    assert told.causes == {"spool_adopt"}
+    assert len(empty(folder)) == 3
+    folder.close()
+
+
 def test_a_newer_file_of_a_dead_process_is_left_alone(path, told):
     """What a later version of the package wrote waits for that version."""
     at = leave(path, numbered(0, 3))
