@@ -1,0 +1,100 @@
+"""`otel-cbtop spool`: what waits on disk, of which process, and a way to take it out by hand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from otel_cbtop_exporter.cli.rendering import make_console, printable, time_text
+from otel_cbtop_exporter.delivery.spool_left import HeldFile, SpoolFile, hold, look
+from otel_cbtop_exporter.delivery.spool_rows import SpoolError
+
+__all__ = ["spool"]
+
+_Folder = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.group()
+def spool() -> None:
+    """Look into a spool's folder, and take out what nobody delivers any more."""
+
+
+@spool.command("list")
+@click.argument("folder", type=_Folder)
+def list_files(folder: Path) -> None:
+    """List the files of FOLDER by destination: whose they are, and what waits in them.
+
+    FOLDER is what OTEL_EXPORTER_CBTOP_SPOOL_PATH names. Nothing is changed.
+    """
+    console = make_console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("destination", "file", "process"):
+        table.add_column(column, overflow="fold")
+    for column in ("events", "bytes", "oldest"):
+        table.add_column(column, justify="right", no_wrap=True)
+    files = look(folder)
+    for file in files:
+        table.add_row(*_row(file))
+    console.print(table if files else "nothing waits")
+    for file in files:
+        if file.problem:
+            console.print(f"{file.name}: {printable(file.problem)}", style="red", soft_wrap=True)
+
+
+def _row(file: SpoolFile) -> tuple[str, ...]:
+    pid = file.name.split("-")[1:2]
+    return (
+        printable(file.folder.name),
+        printable(file.name),
+        f"{'alive' if file.alive else 'dead'} {printable(pid[0]) if pid else ''}".rstrip(),
+        "?" if file.events is None else f"{file.events:,}",
+        "?" if file.spool_bytes is None else f"{file.spool_bytes:,}",
+        "" if file.oldest_ns is None else time_text(file.oldest_ns),
+    )
+
+
+@spool.command("export")
+@click.argument("folder", type=_Folder)
+@click.option("--destination", help="Of this one alone, as `list` names it.")
+@click.option("--lane", help="Of this bucket or topic alone.")
+@click.option("--delete", is_flag=True, help="Remove each file once all of it is written.")
+def export_files(folder: Path, *, destination: str | None, lane: str | None, delete: bool) -> None:
+    """Write what dead processes left in FOLDER to standard output, one record a line.
+
+    That is JSON, or line protocol for InfluxDB: what would have been sent. What live processes
+    hold is theirs to deliver and is left alone. Ends with status 1 if something cannot be read.
+    """
+    if delete and lane is not None:
+        raise click.UsageError("--delete removes whole files, so it does not go with --lane")
+    failed = False
+    for file in look(folder):
+        if file.alive or destination not in (None, file.folder.name):
+            continue
+        try:
+            with hold(file.folder, file.name) as held:
+                events = _write(held, lane)
+                if delete:
+                    held.remove()
+        except (OSError, SpoolError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise  # nobody reads any more, which click knows how to end with
+            failed = True
+            click.echo(f"{file.name} stays where it is: {printable(error)}", err=True)
+        else:
+            click.echo(f"{file.name}: {events} events", err=True)
+    if failed:
+        raise SystemExit(1)
+
+
+def _write(held: HeldFile, lane: str | None) -> int:
+    out = sys.stdout.buffer
+    events = 0
+    for record in held.records():
+        if lane in (None, record.lane):
+            out.write(record.body + b"\n")
+            events += 1
+    out.flush()  # before anything is removed
+    return events

@@ -1,0 +1,146 @@
+"""What waits in a spool's folder, for people to look at, and to take out by hand.
+
+Every file is read only, and only while its owner file is held here, so that nobody empties it
+meanwhile. What a live process holds is left alone: its owner file says how much that is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+
+from otel_cbtop_exporter.delivery import spool_queries as queries
+from otel_cbtop_exporter.delivery.spool_database import Database
+from otel_cbtop_exporter.delivery.spool_owner import Owner, owner_names, published_bytes
+from otel_cbtop_exporter.delivery.spool_rows import SpoolError, unpack
+from otel_cbtop_exporter.sinks.base import Record
+
+__all__ = ["HeldFile", "SpoolFile", "hold", "look"]
+
+
+class SpoolFile(msgspec.Struct, frozen=True):
+    """One process's file for one destination.
+
+    Attributes:
+        folder: Of the destination.
+        name: Without its ending: when it was made, the process id, and a random part.
+        alive: Whether that process, or one that took it over, holds it now.
+        events: That wait; None where that is not known.
+        spool_bytes: What they take, compressed; of a live process what it told last.
+        oldest_ns: When the oldest was accepted, nanoseconds since the Unix epoch.
+        problem: Why it cannot be read; "" if it can.
+    """
+
+    folder: Path
+    name: str
+    alive: bool
+    events: int | None = None
+    spool_bytes: int | None = None
+    oldest_ns: int | None = None
+    problem: str = ""
+
+
+def look(root: Path) -> list[SpoolFile]:
+    """Return the files under a spool's folder, by destination, the oldest first.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    found: list[SpoolFile] = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        told = published_bytes(folder)
+        names = [name for name in owner_names(folder) if _path(folder, name).exists()]
+        found += [_look_at(folder, name, told.get(name)) for name in names]
+    return found
+
+
+class HeldFile:
+    """The file of a dead process while nobody else may have it; made by `hold` only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.removed = False
+        """Whether `remove` was called."""
+
+    def records(self) -> Iterator[Record]:
+        """Yield what waits, oldest first; it stays there.
+
+        Raises:
+            SpoolError: A part of it cannot be read; what is behind that was not yielded.
+        """
+        try:
+            with closing(_open(self._path)) as connection:
+                for _, row in queries.rows_oldest_first(connection):
+                    records = unpack(row.body)
+                    if records is None:
+                        raise SpoolError("a row of it is damaged")
+                    yield from records
+        except sqlite3.Error as error:
+            raise SpoolError(str(error)) from error
+
+    def remove(self) -> None:
+        """Remove the file, with whatever is in it.
+
+        Raises:
+            OSError: The folder does not allow it.
+        """
+        Database(self._path, "normal", lambda _: None).delete()
+        self.removed = True
+
+
+@contextmanager
+def hold(folder: Path, name: str) -> Iterator[HeldFile]:
+    """Keep every process from taking a dead one's file over.
+
+    Raises:
+        SpoolError: A process holds it.
+        OSError: It is not ours.
+    """
+    owner = Owner.take_dead(folder, name)
+    if owner is None:
+        raise SpoolError("a process holds it")
+    held = HeldFile(_path(folder, name))
+    try:
+        yield held
+    finally:
+        owner.release(remove=held.removed)
+
+
+def _look_at(folder: Path, name: str, told_bytes: int | None) -> SpoolFile:
+    try:
+        owner = Owner.take_dead(folder, name)
+    except OSError as error:
+        return SpoolFile(folder, name, alive=False, problem=str(error))
+    if owner is None:
+        return SpoolFile(folder, name, alive=True, spool_bytes=told_bytes)
+    try:
+        with closing(_open(_path(folder, name))) as connection:
+            waiting, spool_bytes = queries.count(connection)
+            oldest_ns = queries.oldest_ns(connection)
+        return SpoolFile(
+            folder,
+            name,
+            alive=False,
+            events=waiting.events,
+            spool_bytes=spool_bytes,
+            oldest_ns=oldest_ns,
+        )
+    except sqlite3.Error as error:
+        return SpoolFile(folder, name, alive=False, problem=str(error))
+    finally:
+        owner.release(remove=False)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    # Without a log to read, SQLite is told that nobody writes, or it would make an empty one.
+    immutable = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
+    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro{immutable}", uri=True)
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.db"

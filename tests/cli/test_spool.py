@@ -1,0 +1,149 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from otel_cbtop_exporter.cli.app import app
+from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS
+from otel_cbtop_exporter.sinks.base import Record
+from tests.delivery.spools import make_folder
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from otel_cbtop_exporter.sinks.base import Record
+from tests.delivery.spools import make_folder
+folder = make_folder(Path(sys.argv[1]))
+folder.append([Record(b'{"n": %d}' % n, lane="spans") for n in range(3)], 1_700_000_000_000_000_000)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def run():
+    return lambda *arguments: CliRunner().invoke(app, ["spool", *map(str, arguments)])
+
+
+def leave(path, *bodies, lane="spans", destination="somewhere"):
+    """Leave records as a process does that has ended, and return the folder."""
+    folder = make_folder(path, destination=destination)
+    folder.append([Record(body, lane=lane) for body in bodies], 1_700_000_000_000_000_000)
+    folder.close()
+    return folder.folder
+
+
+def contents(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_an_empty_folder_has_nothing_to_tell(tmp_path, run):
+    """A folder in which nothing waits is one line."""
+    result = run("list", tmp_path)
+    assert (result.exit_code, result.output) == (0, "nothing waits\n")
+
+
+def test_what_waits_is_listed_by_destination_and_process(tmp_path, run):
+    """Of a dead process events, bytes and age are told; of a live one what it told last."""
+    left = leave(tmp_path, b"1", b"2")
+    live = make_folder(tmp_path, destination="elsewhere")
+    live.append([Record(b"3")], 0)
+    result = run("list", tmp_path)
+    live.close()
+    assert result.exit_code == 0
+    rows = {row.split()[0]: row.split()[2:] for row in result.output.splitlines()}
+    assert rows["destination"] == ["process", "events", "bytes", "oldest"]
+    dead = rows[left.name]
+    assert dead[:3] == ["dead", str(os.getpid()), "2"]
+    assert int(dead[3]) > 100
+    assert dead[4] == "2023-11-14T22:13:20.000Z"
+    assert rows[live.folder.name][:3] == ["alive", str(os.getpid()), "?"]
+
+
+def test_listing_changes_nothing(tmp_path, run):
+    """Not a byte, also of a file that was left with its log by a killed process."""
+    leave(tmp_path, b"1")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob("*/*.db-wal"))
+    before = {path: data for path, data in contents(tmp_path).items() if path.suffix != ".db-shm"}
+    result = run("list", tmp_path)
+    after = {path: data for path, data in contents(tmp_path).items() if path.suffix != ".db-shm"}
+    assert after == before
+    assert [row.split()[4] for row in result.output.splitlines()[1:]] == ["1", "3"]
+
+
+def test_what_waits_is_exported_as_it_would_have_been_sent(tmp_path, run):
+    """One record a line on standard output, oldest first; without being told it stays."""
+    leave(tmp_path, b'{"n": 1}', b'{"n": 2}')
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    for _ in range(2):
+        result = run("export", tmp_path)
+        assert result.exit_code == 0
+        assert [json.loads(line)["n"] for line in result.stdout.splitlines()] == [1, 2, 0, 1, 2]
+        assert result.stderr.count(" events") == 2
+
+
+def test_one_destination_or_lane_can_be_exported_alone(tmp_path, run):
+    """The names are those that `list` shows, and those of buckets and topics."""
+    leave(tmp_path, b"1", lane="spans")
+    leave(tmp_path, b"2", lane="logs")
+    other = leave(tmp_path, b"3", destination="elsewhere")
+    assert run("export", tmp_path, "--destination", other.name).stdout == "3\n"
+    assert run("export", tmp_path, "--lane", "logs").stdout == "2\n"
+    assert run("export", tmp_path, "--lane", "logs", "--delete").exit_code == 2
+
+
+def test_what_was_exported_is_removed_when_that_is_asked_for(tmp_path, run):
+    """Files go with all that belongs to them; another destination's stay."""
+    gone = leave(tmp_path, b"1")
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    other = leave(tmp_path, b"3", destination="elsewhere")
+    result = run("export", tmp_path, "--destination", gone.name, "--delete")
+    assert (result.exit_code, len(result.stdout.splitlines())) == (0, 4)
+    assert list(gone.iterdir()) == []
+    assert len(list(other.glob("*.db"))) == 1
+
+
+def test_what_a_live_process_holds_is_left_to_it(tmp_path, run):
+    """It delivers its events itself; the command neither shows nor removes them."""
+    live = make_folder(tmp_path)
+    live.append([Record(b"1")], 0)
+    result = run("export", tmp_path, "--delete")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert live.stats().events_spooled == 1
+    live.close()
+
+
+@pytest.mark.parametrize("how", ["row", "file"])
+def test_what_cannot_be_read_stays_and_is_told(tmp_path, run, how):
+    """A damaged file is not removed, the others are exported, and the status is 1."""
+    at = leave(tmp_path, b"1" * 50)
+    (file,) = at.glob("*.db")
+    data = bytearray(file.read_bytes())
+    if how == "file":
+        data[:16] = b"no database here"
+    else:
+        start = data.index((0xFD2FB528).to_bytes(4, "little"))  # how zstd begins
+        data[start + 12] ^= 0xFF
+    file.write_bytes(data)
+    leave(tmp_path, b"2")
+    result = run("export", tmp_path, "--delete")
+    assert result.exit_code == 1
+    assert result.stdout == "2\n"
+    assert f"{file.stem} stays where it is: " in result.stderr
+    assert [path.read_bytes() for path in at.glob("*.db")] == [bytes(data)]
+
+
+def test_a_file_of_a_later_version_is_listed_or_told(tmp_path, run):
+    """Whatever a later version wrote is not changed by looking at it."""
+    at = leave(tmp_path, b"1")
+    (file,) = at.glob("*.db")
+    data = bytearray(file.read_bytes())
+    data[60:64] = (len(MIGRATIONS) + 1).to_bytes(4, "big")  # user_version
+    file.write_bytes(data)
+    assert run("list", tmp_path).exit_code == 0
+    assert file.read_bytes() == bytes(data)
