@@ -8,6 +8,7 @@ retries or spools: that is delivery's. A new sink is a class with these members;
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
@@ -163,7 +164,10 @@ def parse_retry_after(text: str | None, now_seconds: float) -> float | None:
         seconds = float(text)
     else:
         try:
-            seconds = parsedate_to_datetime(text).timestamp() - now_seconds
+            moment = parsedate_to_datetime(text)
+            if moment.tzinfo is None:  # as in HTTP's oldest form, which is in GMT all the same
+                moment = moment.replace(tzinfo=timezone.utc)
+            seconds = moment.timestamp() - now_seconds
         except (ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_SECONDS)

@@ -1,5 +1,7 @@
 """How long delivery waits before it tries again."""
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +53,22 @@ def test_retry_after_is_seconds_or_a_date():
     """Both spellings of HTTP are seconds from now."""
     assert parse_retry_after(" 7 ", NOW) == 7.0
     assert parse_retry_after("Wed, 21 Oct 2015 07:28:30 GMT", NOW) == 30.0
+
+
+def test_every_form_of_an_http_date_is_in_gmt(monkeypatch):
+    """The old forms too, one of which names no zone, wherever this machine is."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        for text in (
+            "Wed, 21 Oct 2015 07:28:30 GMT",
+            "Wednesday, 21-Oct-15 07:28:30 GMT",
+            "Wed Oct 21 07:28:30 2015",
+        ):
+            assert parse_retry_after(text, NOW) == 30.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_retry_after_in_the_past_is_now():
