@@ -172,7 +172,8 @@ class Sender:
 
     def _write_within(self, batch: Sequence[Record], timeout_seconds: float) -> WriteResult:
         try:
-            return self._sink.write(batch, timeout_seconds)
+            result = self._sink.write(batch, timeout_seconds)
+            answered = len(result.delivered) + len(result.rejected) + len(result.kept)
         # A sink must not raise, but one that does must cost no record and no application.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__
@@ -182,6 +183,12 @@ class Sender:
                 f"sink {self._sink.name} raised {word} in write; its records are kept",
             )
             return WriteResult(kept=batch, error=f"the sink raised {word}", error_type=word)
+        if answered == len(batch):
+            return result
+        # Nor may one that forgets a record make it disappear uncounted.
+        why = f"the sink answered for {answered} of {len(batch)} records"
+        self._log.log(logging.ERROR, "answers", f"sink {self._sink.name}: {why}; all are kept")
+        return WriteResult(kept=batch, error=why, error_type="incomplete_answer")
 
 
 def cut_batches(

@@ -260,6 +260,16 @@ def test_a_sink_that_raises_keeps_its_records(caplog):
     assert messages == ["sink recording raised RuntimeError in write; its records are kept"]
 
 
+def test_a_sink_that_does_not_answer_for_every_record_costs_none():
+    """What a sink forgot is kept, with its neighbours: nothing disappears uncounted."""
+    bench = Bench(lambda batch: WriteResult(delivered=batch[:1]))
+    sent = bench.attempt(records(3))
+    assert (sent.kept, sent.delivered) == (records(3), [])
+    health = bench.counters.snapshot()
+    assert (health.write_errors, health.events_written) == (1, 0)
+    assert health.last_error == "the sink answered for 1 of 3 records"
+
+
 @pytest.mark.parametrize("kept", [[], [0], [1, 3], [0, 1, 2, 3]])
 def test_outcomes_add_up(kept):
     """Delivered, rejected and kept are together what was sent, also after partial answers."""
