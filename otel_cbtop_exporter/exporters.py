@@ -50,7 +50,10 @@ class _Exporter:
         self._delivery.shutdown(kwargs.get("timeout", timeout_millis))
 
     def health(self) -> SinkHealth:
-        """Return what has become of everything exported so far in this process."""
+        """Return what has become of everything exported so far in this process.
+
+        Exporters that write to one sink with the same options share it, and what it counts.
+        """
         return self._delivery.health()
 
 

@@ -212,7 +212,7 @@ class EventStreamer:
 
     @staticmethod
     def generate_correlation_id() -> str:
-        """Return `cbtop-<pid>-<n>`, which no other call on this machine returns."""
+        """Return `cbtop-<pid>-<n>`, which no other thread or running process here returns."""
         return f"cbtop-{os.getpid()}-{next(_correlation_ids)}"
 
     def _hand_over(self, timeout_seconds: float) -> bool:
