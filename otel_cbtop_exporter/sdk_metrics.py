@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -18,16 +19,9 @@ from opentelemetry.metrics import (
     CallbackOptions,
     Counter,
     Histogram,
-    Meter,
     Observation,
     get_meter_provider,
 )
-from opentelemetry.semconv._incubating.attributes.otel_attributes import (
-    OTEL_COMPONENT_NAME,
-    OTEL_COMPONENT_TYPE,
-)
-from opentelemetry.semconv._incubating.metrics import otel_metrics
-from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
 from otel_cbtop_exporter.tally import Tally
 
@@ -39,33 +33,17 @@ _SCOPE = "otel_cbtop_exporter"
 
 
 class _Item(NamedTuple):
-    """What the conventions count, and with which instruments."""
+    """What the conventions count: their word for it, its unit, and how many a tally has."""
 
+    word: str
     unit: str
     count: Callable[[Tally], int]
-    inflight: str
-    create_exported: Callable[[Meter], Counter]
 
 
 _ITEMS = (
-    _Item(
-        "{span}",
-        lambda tally: tally.spans,
-        otel_metrics.OTEL_SDK_EXPORTER_SPAN_INFLIGHT,
-        otel_metrics.create_otel_sdk_exporter_span_exported,
-    ),
-    _Item(
-        "{log_record}",
-        lambda tally: tally.log_records,
-        otel_metrics.OTEL_SDK_EXPORTER_LOG_INFLIGHT,
-        otel_metrics.create_otel_sdk_exporter_log_exported,
-    ),
-    _Item(
-        "{data_point}",
-        lambda tally: tally.data_points,
-        otel_metrics.OTEL_SDK_EXPORTER_METRIC_DATA_POINT_INFLIGHT,
-        otel_metrics.create_otel_sdk_exporter_metric_data_point_exported,
-    ),
+    _Item("span", "{span}", lambda tally: tally.spans),
+    _Item("log", "{log_record}", lambda tally: tally.log_records),
+    _Item("metric_data_point", "{data_point}", lambda tally: tally.data_points),
 )
 
 
@@ -73,6 +51,10 @@ class _Instruments(NamedTuple):
     exported: tuple[Counter, ...]
     """In the order of `_ITEMS`."""
     duration: Histogram
+    component_type: str
+    """The attribute's name, like those below."""
+    component_name: str
+    error_type: str
 
 
 class SdkMetrics:
@@ -89,13 +71,12 @@ class SdkMetrics:
     """
 
     def __init__(self, component_type: str, inflight: Callable[[], Tally] = Tally) -> None:
-        self.attributes = {
-            OTEL_COMPONENT_TYPE: component_type,
-            OTEL_COMPONENT_NAME: f"{component_type}/{next(_numbers[component_type])}",
-        }
+        self._type = component_type
+        self._name = f"{component_type}/{next(_numbers[component_type])}"
         self._inflight = inflight
         self._instruments: _Instruments | None = None
-        self._is_open = False
+        self._failed = False
+        self._opening: set[int] = set()
         self._ever_inflight: set[str] = set()
 
     def open(self) -> None:
@@ -104,16 +85,23 @@ class SdkMetrics:
         By then the application has set its meter provider; if not, the API's stand-ins pass on
         to the one that is set later.
         """
-        if self._is_open:
+        thread = threading.get_ident()
+        if self._instruments is not None or self._failed or thread in self._opening:
             return
-        self._is_open = True
+        # Several threads may come at once: a meter gives all of them the same instruments. One
+        # that is here already would not end: what is logged meanwhile may be exported.
+        self._opening.add(thread)
         try:
             self._instruments = _make_instruments()
-        # It loads what OTEL_PYTHON_METER_PROVIDER names, which may raise anything.
+        # It loads what OTEL_PYTHON_METER_PROVIDER names, which may raise anything, and names of
+        # the conventions that are still incubating.
         except Exception as error:  # noqa: BLE001
+            self._failed = True
             _logger.warning("no metrics about exporters: %s", type(error).__name__)
-            return
-        _open[id(self)] = weakref.ref(self, partial(_forget, id(self)))
+        else:
+            _open[id(self)] = weakref.ref(self, partial(_forget, id(self)))
+        finally:
+            self._opening.discard(thread)
 
     def exported(self, tally: Tally, error_type: str = "") -> None:
         """Count items whose fate is known: delivered, or lost for a reason.
@@ -125,7 +113,7 @@ class SdkMetrics:
         self.open()
         if self._instruments is None:
             return
-        attributes = self._with(error_type)
+        attributes = self._attributes(self._instruments, error_type)
         for item, counter in zip(_ITEMS, self._instruments.exported, strict=True):
             number = item.count(tally)
             if number:
@@ -135,18 +123,20 @@ class SdkMetrics:
         """Record how long one write took, and why it failed."""
         self.open()
         if self._instruments is not None:
-            self._instruments.duration.record(seconds, self._with(error_type))
+            attributes = self._attributes(self._instruments, error_type)
+            self._instruments.duration.record(seconds, attributes)
 
     def observe(self, item: _Item) -> Iterator[Observation]:
         """Yield what is in flight, once there was something."""
         number = item.count(self._inflight())
         if number:
-            self._ever_inflight.add(item.unit)
-        if item.unit in self._ever_inflight:
-            yield Observation(number, self.attributes)
+            self._ever_inflight.add(item.word)
+        if item.word in self._ever_inflight and self._instruments is not None:
+            yield Observation(number, self._attributes(self._instruments))
 
-    def _with(self, error_type: str) -> dict[str, str]:
-        return {**self.attributes, ERROR_TYPE: error_type} if error_type else self.attributes
+    def _attributes(self, names: _Instruments, error_type: str = "") -> dict[str, str]:
+        attributes = {names.component_type: self._type, names.component_name: self._name}
+        return {**attributes, names.error_type: error_type} if error_type else attributes
 
 
 _numbers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
@@ -161,19 +151,31 @@ def _forget(key: int, _: object = None) -> None:
 
 
 def _make_instruments() -> _Instruments:
+    # Not at the top: they take milliseconds that hardly anybody needs, and an incubating name
+    # that is gone tomorrow must cost these metrics alone.
+    from opentelemetry.semconv._incubating.attributes import otel_attributes  # noqa: PLC0415
+    from opentelemetry.semconv._incubating.metrics import otel_metrics  # noqa: PLC0415
+    from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE  # noqa: PLC0415
+
     meter = get_meter_provider().get_meter(_SCOPE)
     for item in _ITEMS:
         # A second instrument of this name is the first one, callbacks and all, so there is one
         # callback for all components.
         meter.create_observable_up_down_counter(
-            item.inflight,
+            getattr(otel_metrics, f"OTEL_SDK_EXPORTER_{item.word.upper()}_INFLIGHT"),
             callbacks=[partial(_observe, item)],
             unit=item.unit,
-            description="Items that were passed to the exporter and have not been exported yet.",
+            description="What was passed to the exporter and has not been exported yet.",
         )
     return _Instruments(
-        tuple(item.create_exported(meter) for item in _ITEMS),
+        tuple(
+            getattr(otel_metrics, f"create_otel_sdk_exporter_{item.word}_exported")(meter)
+            for item in _ITEMS
+        ),
         otel_metrics.create_otel_sdk_exporter_operation_duration(meter),
+        otel_attributes.OTEL_COMPONENT_TYPE,
+        otel_attributes.OTEL_COMPONENT_NAME,
+        ERROR_TYPE,
     )
 
 

@@ -313,6 +313,27 @@ def test_collecting_while_everything_records_never_hangs(measured):
     assert sum(measured.points("span.exported").values()) == 400
 
 
+def test_threads_that_come_at_once_lose_no_measurement(measured):
+    """Whoever is first makes the instruments, and nobody counts past them."""
+    for _ in range(20):
+        sink = RecordingSink(local=True)
+        exporters = [make(CbtopSpanExporter, sink) for _ in range(4)]
+        barrier = threading.Barrier(4)
+
+        def export(exporter, barrier=barrier):
+            barrier.wait(DEADLINE)
+            exporter.export([RICH])
+
+        threads = [threading.Thread(target=export, args=(one,)) for one in exporters]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for exporter in exporters:
+            exporter.shutdown()
+    assert measured.points("span.exported") == {("cbtop_recording_exporter", None): 80}
+
+
 def run(script):
     # Forking a process that has threads is what servers do, and what Python warns of.
     done = subprocess.run(
