@@ -105,7 +105,7 @@ class Drain:
         Args:
             deadline: On the clock's `monotonic`; it is given up then.
             stall_seconds: It is given up, too, after nothing has left for so long, or when
-                nothing would be tried any more within that time.
+                nothing would be tried any more within that time; and at once with `stop`.
         """
         with self._condition:
             wanted = self._appends
@@ -123,7 +123,7 @@ class Drain:
                 if self._drained >= wanted:
                     return Drained(done=True, stalled_seconds=0.0)
                 hopeless = self._next_try is not None and self._next_try >= end
-                if now >= end or (hopeless and not self._hurried):
+                if now >= end or self._stopping or (hopeless and not self._hurried):
                     stalled = now - max(began, self._progress_at)
                     return Drained(done=False, stalled_seconds=stalled)
                 if self._next_try is not None and self._next_try > now:
@@ -140,11 +140,11 @@ class Drain:
             self._stopping = True
             self._condition.notify_all()
             thread = self._thread
-        if thread is None or not thread.is_alive():
-            return True
-        thread.join(max(0.0, min(_JOIN_SECONDS, deadline - self._clock.monotonic())))
+        if thread is not None and thread.is_alive():
+            thread.join(max(0.0, min(_JOIN_SECONDS, deadline - self._clock.monotonic())))
+        # Always: where no thread starts, another caller of `drain` may be doing its work.
         self._lanes.abandon()
-        return not thread.is_alive()
+        return thread is None or not thread.is_alive()
 
     def _run(self) -> None:
         while not self._stopping:
@@ -188,7 +188,7 @@ class Drain:
                 self._progress_at = now
             self._next_try = now + wait_seconds if wait_seconds else None
             self._idle = wait_seconds is None
-            if self._idle:
+            if self._idle and not self._stopping:
                 self._drained = seen
             self._condition.notify_all()
         return seen

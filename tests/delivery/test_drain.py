@@ -248,6 +248,21 @@ def test_where_no_thread_starts_the_caller_gives_up_in_time(bench, monkeypatch):
     assert not drained.done
 
 
+def test_where_no_thread_starts_stop_ends_the_callers_work_too(bench, monkeypatch):
+    """Who waits on one thread while another one stops settles nothing, and is told so."""
+    monkeypatch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError))
+
+    def stopped_meanwhile(batch):
+        assert one.stop()
+        return WriteResult(delivered=batch)
+
+    one = bench(stopped_meanwhile)
+    one.append(records(2))
+    assert not one.wait_drained().done
+    assert one.spool.stats().events_spooled == 2
+    assert len(one.sink.writes) == 1
+
+
 def wait_until(condition, within=LONG):
     deadline = time.monotonic() + within
     while not condition():
