@@ -47,6 +47,9 @@ _OURS = {
 
 _SLICE_SECONDS = 0.1
 _LONGEST_PURGE_SECONDS = 0.2
+# With every broker down, whoever waits is told after so long, and tries again later. Sooner, and
+# a broker that restarts would get again what it had taken and not acknowledged.
+_PATIENCE_SECONDS = 2.0
 _SERVE_SECONDS = 10.0
 _LOG_SECONDS = 60.0
 _LOG_LENGTH = 300
@@ -81,6 +84,7 @@ class KafkaClient:
         self.is_fatal = False
         self.is_login_refused = False
         self._are_all_down = False
+        self._hopeless_at = 0.0
         self._is_giving_up = False
         self._lock = lock
         self._stop = threading.Event()
@@ -125,7 +129,9 @@ class KafkaClient:
         self.cause = None
         self.is_login_refused = self._are_all_down = False
         reports: list[Report] = [None] * len(records)
-        left_seconds = deadline - time.monotonic()
+        now = time.monotonic()
+        self._hopeless_at = now + _PATIENCE_SECONDS
+        left_seconds = deadline - now
         wait_until = deadline - min(_LONGEST_PURGE_SECONDS, left_seconds / 4)
         for index, (record, timestamp_ms) in enumerate(zip(records, timestamps_ms, strict=True)):
             on_delivery = partial(_report, reports, index)
@@ -174,8 +180,9 @@ class KafkaClient:
 
     def _is_over(self, until: float) -> bool:
         """Say whether waiting is of no more use."""
-        is_hopeless = self.is_fatal or (self.is_login_refused and self._are_all_down)
-        return is_hopeless or self._is_giving_up or time.monotonic() >= until
+        now = time.monotonic()
+        is_hopeless = self._are_all_down and (self.is_login_refused or now >= self._hopeless_at)
+        return is_hopeless or self.is_fatal or self._is_giving_up or now >= until
 
     def _serve_queue(self, timeout_seconds: float) -> None:
         """Hand out what librdkafka has to say, or wait for the first of it."""

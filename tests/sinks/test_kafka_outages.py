@@ -172,3 +172,15 @@ def test_close_ends_within_its_time(broker, sink_for, state):
     else:
         close_while_writing()
     assert sink.write(records, 1).kept == records
+
+
+def test_it_is_soon_known_that_no_broker_answers():
+    """A write ends, with its cause, long before its timeout where every broker is down."""
+    sink = kafka_sink("127.0.0.1:1", "t")
+    records = encoded(sink, spans(10))
+    started = time.monotonic()
+    away = sink.write(records, 120)
+    assert time.monotonic() - started < 60
+    sink.close(5)
+    assert away.kept == records
+    assert "no broker answers" in away.error
