@@ -20,7 +20,9 @@ from otel_cbtop_exporter.sinks.kafka_causes import TIMEOUT, explain
 from otel_cbtop_exporter.sinks.kafka_records import RecordMaker
 
 if TYPE_CHECKING:
-    from otel_cbtop_exporter.sinks.kafka_client import KafkaClient, Report
+    from confluent_kafka import KafkaError
+
+    from otel_cbtop_exporter.sinks.kafka_client import KafkaClient, Missing
     from otel_cbtop_exporter.sinks.kafka_registry import SchemaRegistry
 
 __all__ = ["KafkaSink"]
@@ -141,12 +143,17 @@ class KafkaSink:
         now_ms = time.time_ns() // 1_000_000
         # A time too far ahead is refused, with its neighbours, and 0 would mean now. The exact
         # time is in the value.
-        timestamps_ms = [max(1, min(r.timestamp_ns // 1_000_000, now_ms)) for r in records]
-        reports = client.send(topic, records, timestamps_ms, prefix, deadline)
-        if all(report is True for report in reports):
+        timestamps_ms = [
+            time_ms
+            if 0 < (time_ms := record.timestamp_ns // 1_000_000) <= now_ms
+            else max(1, min(time_ms, now_ms))
+            for record in records
+        ]
+        missing = client.send(topic, records, timestamps_ms, prefix, deadline)
+        if not missing:
             return WriteResult(delivered=records)
         is_recent = [now_ms - timestamp_ms < _RECENT_MS for timestamp_ms in timestamps_ms]
-        result = _answer(client, topic, records, reports, is_recent)
+        result = _answer(client, topic, records, missing, is_recent)
         if client.is_fatal or client.is_login_refused:
             self._let_go(deadline)
         return result
@@ -184,19 +191,19 @@ def _answer(
     client: KafkaClient,
     topic: str,
     records: Sequence[Record],
-    reports: Sequence[Report],
+    missing: Missing,
     is_recent: Sequence[bool],
 ) -> WriteResult:
     """Sort records by their reports; what is refused is kept, for the sender to halve."""
     delivered: list[Record] = []
     kept: list[Record] = []
     split_reason = split_detail = error = error_type = ""
-    for record, report, is_young in zip(records, reports, is_recent, strict=True):
-        if report is True:
+    for index, (record, is_young) in enumerate(zip(records, is_recent, strict=True)):
+        if index not in missing:
             delivered.append(record)
             continue
         kept.append(record)
-        name, words = _cause(client, report)
+        name, words = _cause(client, missing[index])
         if name in _REFUSALS and not (is_young and name == "INVALID_TIMESTAMP"):
             split_reason, split_detail = _REFUSALS[name], f"{name}: {words}"
         if not error or error_type == TIMEOUT:
@@ -211,8 +218,8 @@ def _answer(
     )
 
 
-def _cause(client: KafkaClient, report: Report) -> tuple[str, str]:
+def _cause(client: KafkaClient, error: KafkaError | None) -> tuple[str, str]:
     """Return the name and the words of what went wrong: a late report knows neither."""
-    if report is None or report is True or report.name() in _NO_ANSWER:
+    if error is None or error.name() in _NO_ANSWER:
         return client.cause or (TIMEOUT, "")
-    return report.name(), report.str()
+    return error.name(), error.str()

@@ -141,6 +141,17 @@ def test_one_message_over_the_limit_is_rejected_alone(broker, sink_for, limit): 
     assert sorted(values(broker, topic)) == sorted(good)
 
 
+def test_equal_records_are_each_answered_for(broker, sink_for):  # noqa: F811
+    """Two records of one value have two outcomes, whether they are refused or arrive."""
+    topic = broker.new_topic(max_message_bytes=20_000)
+    sink = sink_for(topic, compression="none")
+    records = encoded(sink, spans(10))
+    (large,) = encoded(sink, [span(size=40_000)])
+    sent = send(sink, [large, *records, records[3], large])
+    assert [rejection.record for rejection in sent.rejected] == [large, large]
+    assert sorted(values(broker, topic)) == sorted(r.body for r in [*records, records[3]])
+
+
 def test_a_message_over_the_clients_limit_is_rejected_alone(broker, sink_for):  # noqa: F811
     """What librdkafka itself refuses has the same outcome as what the broker refuses."""
     topic = broker.new_topic()
