@@ -8,6 +8,8 @@ OpenTelemetry has it in the environment. Secrets are masked in every repr.
 
 from __future__ import annotations
 
+import glob
+import re
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -19,6 +21,7 @@ from otel_cbtop_exporter.options import SECRET, Options
 __all__ = [
     "DEFAULT_RESOURCE_TAGS",
     "DEFAULT_SPAN_TAGS",
+    "TOPIC_TAG",
     "ConsoleConfig",
     "ExporterConfig",
     "InfluxDBConfig",
@@ -218,13 +221,17 @@ class InfluxDBConfig(Options, frozen=True, kw_only=True):
     trace_id_tag_digits: Annotated[int, Meta(ge=0, le=2)] = 0
 
 
+TOPIC_TAG = re.compile(r"\{([^{}]+)\}")
+"""What stands in braces in `kafka.topic`: `signal`, or the name of a tag."""
+
+
 class KafkaConfig(Options, frozen=True, kw_only=True):
     """A Kafka cluster.
 
     Attributes:
         bootstrap_servers: `host:port`, several separated by commas.
-        topic: `{signal}` becomes `metrics`, `spans` or `logs`; other names in braces are the
-            event's tags, for example `{service.name}`.
+        topic: `{signal}` becomes `metrics`, `spans` or `logs`; other names in braces are resource
+            attributes, for example `{service.name}`, or other tags of the event.
         acks: Replicas that must have a record before it counts as delivered.
         compression: Of record batches.
         linger_ms: How long librdkafka waits to fill a record batch.
@@ -304,3 +311,8 @@ class ExporterConfig(Options, frozen=True, kw_only=True):
             )
         if len(set(self.sink)) < len(self.sink):
             raise ConfigError(f"sink names one sink twice: {', '.join(self.sink)}")
+        if "kafka" in self.sink:
+            named = set(TOPIC_TAG.findall(self.kafka.topic)) - {"signal"}
+            tags = (*self.mapping.resource_tags, *map(glob.escape, sorted(named)))
+            mapping = msgspec.structs.replace(self.mapping, resource_tags=tags)
+            msgspec.structs.force_setattr(self, "mapping", mapping)

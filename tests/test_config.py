@@ -3,7 +3,12 @@
 import pytest
 
 from otel_cbtop_exporter import ConfigError, ExporterConfig, RetryConfig
-from otel_cbtop_exporter.config import InfluxDBConfig, KafkaConfig, SpoolConfig
+from otel_cbtop_exporter.config import (
+    DEFAULT_RESOURCE_TAGS,
+    InfluxDBConfig,
+    KafkaConfig,
+    SpoolConfig,
+)
 from otel_cbtop_exporter.options import build, merged, parse_text
 
 
@@ -47,6 +52,14 @@ def test_null_in_a_declarative_file_is_the_default():
     """opentelemetry-configuration gives {} for null."""
     config = build(ExporterConfig, {"sink": {}, "kafka": {}, "timeout_ms": None})
     assert config == ExporterConfig()
+
+
+def test_a_resource_attribute_in_a_topic_is_a_tag():
+    """What a topic is made of is on every event, for Kafka alone, and is no pattern."""
+    kafka = {"topic": "{team}.{a*}.{signal}"}
+    config = ExporterConfig(sink="kafka", kafka=kafka, mapping={"resource_tags": ["host.*"]})
+    assert config.mapping.resource_tags == ("host.*", "a[*]", "team")
+    assert ExporterConfig(kafka=kafka).mapping.resource_tags == DEFAULT_RESOURCE_TAGS
 
 
 def test_secrets_are_masked_in_every_repr():

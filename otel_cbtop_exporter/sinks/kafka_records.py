@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from otel_cbtop_exporter.config import KafkaConfig
+from otel_cbtop_exporter.config import TOPIC_TAG, KafkaConfig
 from otel_cbtop_exporter.encoding.event_json import encode_event
 from otel_cbtop_exporter.errors import ConfigError, EventError
 from otel_cbtop_exporter.events import Event, TagSet
@@ -31,7 +31,6 @@ _HAS_TRACE_KEY = {"span", "span_event", "span_link", "log"}
 # https://kafka.apache.org/documentation/#brokerconfigs: letters, digits, '.', '_' and '-'.
 _NOT_IN_TOPIC = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST_TOPIC = 249
-_PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _MISSING = "unknown"
 
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
@@ -106,12 +105,12 @@ def _series(measurement: str, tags: TagSet) -> bytes:
 
 
 def _topic_function(template: str) -> Callable[[Event], str]:
-    if wrong := _NOT_IN_TOPIC.search(_PLACEHOLDER.sub("", template)):
+    if wrong := _NOT_IN_TOPIC.search(TOPIC_TAG.sub("", template)):
         raise ConfigError(
             f"kafka.topic is {template!r}: {wrong.group()!r} cannot be in a topic's name; allowed "
             "are letters, digits, '.', '_', '-' and names of tags in braces"
         )
-    if set(_PLACEHOLDER.findall(template)) <= {"signal"}:
+    if set(TOPIC_TAG.findall(template)) <= {"signal"}:
         topics = {signal: _filled(template, kind, {}) for signal, kind in _KIND.items()}
         return lambda event: topics[event.signal]
 
@@ -135,5 +134,5 @@ def _filled(template: str, kind: str, tags: Mapping[str, str]) -> str:
         text = kind if name == "signal" else tags.get(name, _MISSING)
         return _NOT_IN_TOPIC.sub("_", text)
 
-    topic = _PLACEHOLDER.sub(part, template)[:_LONGEST_TOPIC]
+    topic = TOPIC_TAG.sub(part, template)[:_LONGEST_TOPIC]
     return topic if topic.strip(".") else topic.replace(".", "_")  # "." and ".." are not allowed
