@@ -9,7 +9,9 @@ import pytest
 from otel_cbtop_exporter.env import FALLBACKS, PREFIX, variables
 from tests.docs_tables import GENERATED, ROOT, filled
 
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted(
+    [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")]
+)
 README = (ROOT / "README.md").read_text()
 
 
@@ -26,7 +28,7 @@ def test_every_variable_is_in_the_readme():
         assert f"`{variable}`" in README
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_variable_that_is_named_exists(path):
     """A document names no variable of ours that is not read."""
     known = {variable for variable, _ in variables()} | set(FALLBACKS)
@@ -38,7 +40,7 @@ def test_every_variable_that_is_named_exists(path):
             assert named in known | signals, named
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_leads_somewhere(path):
     """A relative link names a file of the project."""
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
@@ -75,3 +77,11 @@ def test_every_python_example_runs(code, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("*.jsonl")), done.stderr
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_example_programs_import_from_the_packages_root(path):
+    """What a reader copies rests on public names alone."""
+    assert not re.search(r"(from|import) otel_cbtop_exporter\.", path.read_text())
