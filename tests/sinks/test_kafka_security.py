@@ -1,7 +1,13 @@
 """Logins, TLS and permissions, against a real broker that asks for them."""
 
+import json
 import logging
+import re
+import threading
 import time
+from base64 import urlsafe_b64encode
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import (
@@ -19,6 +25,7 @@ from tests.sinks.kafka_data import encoded, kafka_sink, send, spans
 
 pytestmark = pytest.mark.kafka
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "kafka.md"
 PASSWORD = "right-secret"
 OAUTH = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required "
 
@@ -108,6 +115,46 @@ def test_login_with_a_token(broker, sink_for):
         "sasl.oauthbearer.config": "principal=carol",
     }
     assert_arrives(broker, sink_for("SASL_PLAINTEXT", topic, config), topic)
+
+
+class TokenEndpoint(BaseHTTPRequestHandler):
+    """Gives carol a token, unsecured as the broker under test takes it."""
+
+    def do_POST(self):
+        now = int(time.time())
+        claims = {"sub": "carol", "iat": now, "exp": now + 3600}
+        parts = [urlsafe_b64encode(json.dumps(p).encode()) for p in ({"alg": "none"}, claims)]
+        token = b".".join(part.rstrip(b"=") for part in parts).decode() + "."
+        body = json.dumps({"access_token": token, "token_type": "Bearer", "expires_in": 3600})
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+def test_login_with_a_token_of_a_provider(broker, sink_for):
+    """OAUTHBEARER with OpenID Connect fetches its token over HTTP."""
+    topic = broker.new_topic()
+    with ThreadingHTTPServer(("127.0.0.1", 0), TokenEndpoint) as endpoint:
+        server = threading.Thread(target=endpoint.serve_forever)
+        server.start()
+        config = {
+            "sasl.mechanism": "OAUTHBEARER",
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.token.endpoint.url": f"http://127.0.0.1:{endpoint.server_port}/",
+            "sasl.oauthbearer.client.id": "telemetry",
+            "sasl.oauthbearer.client.secret": PASSWORD,
+            "sasl.oauthbearer.scope": "kafka",
+        }
+        try:
+            assert_arrives(broker, sink_for("SASL_PLAINTEXT", topic, config), topic)
+        finally:
+            endpoint.shutdown()
+            server.join()
 
 
 def test_tls_with_an_authority_of_one_s_own(broker, sink_for, certificates):
@@ -230,6 +277,22 @@ def test_a_wrong_property_is_named_without_its_value(config, words):
     assert result.kept == records
     assert words in result.error
     assert "hush-hush" not in result.error
+
+
+@pytest.mark.parametrize(
+    "block", re.findall(r"```properties\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+)
+def test_documented_properties_are_librdkafkas(block, certificates, tmp_path):
+    """What the documentation puts into config_file is taken as it stands, but for paths and hosts."""
+    path = tmp_path / "kafka.properties"
+    for documented, made in (("ca.pem", "ca.pem"), ("client.pem", "client.crt")):
+        block = block.replace(f"/etc/kafka/{documented}", str(certificates / made))
+    block = block.replace("/etc/kafka", str(certificates))
+    path.write_text(block.replace("https://login.example.com", "http://127.0.0.1:1"))
+    sink = kafka_sink("127.0.0.1:1", "t", config_file=str(path))
+    result = sink.write(encoded(sink, spans(1)), 1)
+    sink.close(5)
+    assert "no broker answers" in result.error or "did not answer" in result.error
 
 
 def test_a_missing_file_is_named(tmp_path):
