@@ -47,7 +47,7 @@ class Sender:
         sink: Where to.
         counters: Told of what was delivered and of errors; rejections and what is dropped are
             counted by the caller, who knows what becomes of them.
-        log: Told of exceptions, which a sink must not raise.
+        log: Told why records were kept.
         retry: Bounds of the backoff between the tries of `send`.
         max_batch_events: Over the sink's own limit if set.
         max_batch_bytes: Over the sink's own limit if set.
@@ -151,6 +151,11 @@ class Sender:
                     detail = result.split_detail
                     sent.rejected.append(Rejection(kept[0], result.split_reason, detail))
                 continue
+            self._log.log(
+                logging.WARNING,
+                f"kept {result.error_type}",
+                f"sink {self._sink.name}: {len(result.kept)} events were not taken: {result.error}",
+            )
             sent.retry_after_seconds = _longest(
                 sent.retry_after_seconds, result.retry_after_seconds
             )
@@ -177,11 +182,6 @@ class Sender:
         # A sink must not raise, but one that does must cost no record and no application.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__
-            self._log.log(
-                logging.ERROR,
-                f"raised {word}",
-                f"sink {self._sink.name} raised {word} in write; its records are kept",
-            )
             return WriteResult(kept=batch, error=f"the sink raised {word}", error_type=word)
         if answered == len(batch):
             return result

@@ -257,7 +257,19 @@ def test_a_sink_that_raises_keeps_its_records(caplog):
     assert len(sent.delivered) == 2
     assert bench.counters.snapshot().write_errors == 2
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == ["sink recording raised RuntimeError in write; its records are kept"]
+    assert messages == ["sink recording: 2 events were not taken: the sink raised RuntimeError"]
+
+
+def test_an_outage_is_one_log_line_that_says_why(caplog):
+    """What the sink says of records that it keeps is logged once for each kind of error."""
+    away = WriteResult(kept=records(2), error="no server answers", error_type="refused")
+    slow = WriteResult(kept=records(2), error="no answer in time", error_type="timeout")
+    bench = Bench(away, away, slow)
+    bench.send(records(2))
+    assert [record.getMessage() for record in caplog.records] == [
+        "sink recording: 2 events were not taken: no server answers",
+        "sink recording: 2 events were not taken: no answer in time",
+    ]
 
 
 def test_a_sink_that_does_not_answer_for_every_record_costs_none():

@@ -43,7 +43,7 @@ def main(bootstrap, topic, spool, handed, first, count, big, flush_seconds):
         retry={"initial_delay_ms": 50, "max_delay_ms": 500},
     )
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=200))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     tracer = provider.get_tracer("app")
     start = time.monotonic()
     for number in range(first, first + count):

@@ -152,10 +152,11 @@ def test_poisoned_records(broker, tmp_path, spooled):
     assert_nothing_lost(broker, topic, tmp_path, except_for=(1000, 2000, 3000))
 
 
-def test_batches_too_large_for_the_topic(broker, tmp_path):
+@pytest.mark.parametrize("spooled", [True, False], ids=["disk", "memory"])
+def test_batches_too_large_for_the_topic(broker, tmp_path, spooled):
     """Scenario 7: every full produce batch is refused; halved, all of it arrives."""
     topic = broker.new_topic(max_message_bytes=5_000)
-    with running(broker, topic, tmp_path, first=0, count=1500) as app:
+    with running(broker, topic, tmp_path, first=0, count=1500, spooled=spooled) as app:
         health = app.end()["health"]
     assert (health["events_written"], health["events_rejected"]) == (1500, 0)
     assert_nothing_lost(broker, topic, tmp_path)

@@ -195,3 +195,13 @@ def test_a_full_queue_with_the_broker_away():
     assert time.monotonic() - started < 30  # a tenth of a second for each would be 90
     sink.close(5)
     assert away.kept == records
+
+
+def test_librdkafkas_log_is_on_a_logger_of_ours(caplog):
+    """Its lines come through logging, each kind once, and not on standard error."""
+    sink = kafka_sink("127.0.0.1:1", "t")
+    sink.write(encoded(sink, spans(1)), 1)
+    sink.close(5)
+    (line,) = [r for r in caplog.records if r.name == "otel_cbtop_exporter.kafka"]
+    assert line.levelname == "ERROR"
+    assert "Connection refused" in line.getMessage()

@@ -1,5 +1,8 @@
 """Which topic, key and headers an event has; no broker needed."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from otel_cbtop_exporter.config import KafkaConfig
@@ -7,7 +10,10 @@ from otel_cbtop_exporter.encoding.event_json import encode_event
 from otel_cbtop_exporter.errors import ConfigError
 from otel_cbtop_exporter.events import Event, TagSet
 from otel_cbtop_exporter.sinks.kafka import KafkaSink
+from otel_cbtop_exporter.sinks.kafka_causes import _MEANING
 from tests.sinks.kafka_data import TAGS, java_partition, murmur2, span, trace_id
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "kafka.md"
 
 
 def record(event, **options):
@@ -179,3 +185,14 @@ def test_the_tests_own_murmur2_is_java_s(text, number):
     """The numbers are those of Apache Kafka's UtilsTest."""
     assert murmur2(text.encode()) == number
     assert 0 <= java_partition(text.encode(), 6) < 6
+
+
+def test_documented_errors_are_those_of_the_sink():
+    """Every beginning in the table of docs/kafka.md is that of an error, and means one thing."""
+    text = DOCUMENT.read_text().partition("| `last_error` begins with")[2].partition("\n\n")[0]
+    beginnings = re.findall(r"^\| (\w[^|]*) \|", text, re.MULTILINE)
+    assert len(beginnings) == 8
+    for beginning in beginnings:
+        assert any(m.format(topic="...").startswith(beginning) for m in _MEANING.values()), (
+            beginning
+        )

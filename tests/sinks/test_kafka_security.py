@@ -19,6 +19,9 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from otel_cbtop_exporter.config import ExporterConfig
+from otel_cbtop_exporter.delivery.pipeline import Pipeline
+from otel_cbtop_exporter.sinks.kafka import KafkaSink
 from tests.servers.certificates import make_authority, make_certificate
 from tests.servers.kafka_broker import start_broker
 from tests.sinks.kafka_data import encoded, kafka_sink, send, spans
@@ -231,6 +234,41 @@ def test_a_wrong_password_then_mended_in_the_file(
     said = caplog.text + wrong.error + repr(sink._options)
     assert "wrong-secret" not in said
     assert PASSWORD not in said
+
+
+def test_the_log_says_once_what_to_mend(broker, tmp_path, caplog):
+    """However often a wrong password is tried, one line tells of it; mended, all arrives."""
+    topic = broker.new_topic()
+    path = tmp_path / "kafka.properties"
+    path.write_text("sasl.password=wrong-secret\n")
+    config = ExporterConfig(
+        sink="kafka",
+        kafka={
+            "bootstrap_servers": broker.listeners["SASL_PLAINTEXT"],
+            "topic": topic,
+            "config": {"security.protocol": "sasl_plaintext", **login()},
+            "config_file": str(path),
+        },
+        retry={"initial_delay_ms": 50, "max_delay_ms": 100},
+    )
+    pipeline = Pipeline(KafkaSink(config.kafka), config)
+    assert pipeline.submit(spans(20), 10)
+    deadline = time.monotonic() + 60
+    while pipeline.health().write_errors < 3:
+        assert time.monotonic() < deadline, pipeline.health()
+        time.sleep(0.02)
+    lines = [r.getMessage() for r in caplog.records if r.name == "otel_cbtop_exporter"]
+    (line,) = [line for line in lines if "were not taken" in line]
+    assert line.startswith(
+        "sink kafka: 20 events were not taken: the broker refused the login: mend"
+    )
+    assert line.endswith(pipeline.health().last_error)
+    path.write_text(f"sasl.password={PASSWORD}\n")
+    assert pipeline.force_flush(60)
+    pipeline.release(10)
+    assert len(broker.read_all(topic)) == 20
+    assert PASSWORD not in caplog.text
+    assert "wrong-secret" not in caplog.text
 
 
 def test_no_permission_on_the_topic(broker, sink_for):
