@@ -1,0 +1,231 @@
+"""Requests to InfluxDB: connections, TLS, proxies, and reading answers with care.
+
+Belongs here: how a request reaches a server, and why it did not. Not here: what is sent
+(`influxdb.py`), what an answer means (`influxdb_answers.py`).
+
+influxdb-client makes the connections; they are used directly, because its own call reads
+answers without a limit, trusts their encoding, and retries by itself.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import threading
+import time
+import urllib.request
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from otel_cbtop_exporter.config import InfluxDBConfig
+from otel_cbtop_exporter.sinks.base import parse_retry_after
+from otel_cbtop_exporter.sinks.influxdb_answers import Answer
+
+if TYPE_CHECKING:
+    import urllib3
+
+__all__ = ["InfluxDBConnections", "NoAnswer"]
+
+_logger = logging.getLogger("otel_cbtop_exporter")
+
+_MOST_ANSWER_BYTES = 64 * 1024
+_MASK = "********"
+# A header's value may be as short as a tenant's number, which lines hold, too.
+_SHORTEST_SECRET = 8
+
+
+class NoAnswer(Exception):  # noqa: N818 -- the name says what happened
+    """The server did not answer.
+
+    Its text says why, without anything that was sent.
+
+    Attributes:
+        error_type: A short stable word.
+    """
+
+    def __init__(self, why: str, error_type: str) -> None:
+        super().__init__(why)
+        self.error_type = error_type
+
+
+class InfluxDBConnections:
+    """Connections to one server, made when they are needed; safe between threads.
+
+    Args:
+        options: TLS, and headers whose values are secrets.
+        address: Scheme, host and path of the server.
+    """
+
+    def __init__(self, options: InfluxDBConfig, address: str) -> None:
+        self._options = options
+        self._address = address
+        self._lock = threading.Lock()
+        self._pool: urllib3.PoolManager | None = None
+        self._closed = False
+
+    def post(self, path: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
+        """Post a body; a redirection is an answer like others.
+
+        Args:
+            path: Behind the address, with its query.
+            body: As it goes out.
+            headers: Of the request, all of them.
+            seconds: The longest that it may take.
+
+        Raises:
+            NoAnswer: Nothing came, or nothing whole.
+        """
+        secrets = [headers.get("Authorization", ""), *self._options.headers.values()]
+        try:
+            return _read(self._request(path, body, headers, seconds), secrets)
+        except (OSError, ValueError, http.client.HTTPException, ImportError) as error:
+            raise _no_answer(error, seconds) from None
+        # urllib3's own errors derive from Exception alone, and it is not imported before.
+        except Exception as error:
+            if not type(error).__module__.startswith("urllib3."):
+                raise
+            raise _no_answer(error, seconds) from None
+
+    def close(self) -> None:
+        """Close the connections, for good."""
+        with self._lock:
+            self._closed = True
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.clear()
+
+    def _request(
+        self, path: str, body: bytes, headers: Mapping[str, str], seconds: float
+    ) -> urllib3.BaseHTTPResponse:
+        deadline = time.monotonic() + seconds
+        pool = self._connected()
+        import urllib3  # noqa: PLC0415 -- comes with the client
+
+        return pool.request(
+            "POST",
+            self._address + path,
+            body=body,
+            headers=headers,
+            timeout=urllib3.Timeout(total=max(0.001, deadline - time.monotonic())),
+            retries=False,
+            redirect=False,
+            preload_content=False,
+            decode_content=False,
+        )
+
+    def _connected(self) -> urllib3.PoolManager:
+        with self._lock:
+            if self._closed:
+                raise ConnectionError("the sink is closed")
+            if self._pool is None:
+                self._pool = self._make_pool()
+            return self._pool
+
+    def _make_pool(self) -> urllib3.PoolManager:
+        # 250 ms and 25 MB, which only a process pays that writes to InfluxDB.
+        from influxdb_client.client.influxdb_client import InfluxDBClient  # noqa: PLC0415
+
+        options = self._options
+        proxy, proxy_headers = self._proxy()
+        # Its constructor sets urllib3's logger to WARNING, which is the application's to decide.
+        logger = logging.getLogger("urllib3")
+        level = logger.level
+        client = InfluxDBClient(
+            url=self._address,
+            token="",
+            org=options.org or "",
+            retries=False,
+            verify_ssl=options.verify_tls,
+            ssl_ca_cert=options.ca_file,
+            cert_file=options.cert_file,
+            cert_key_file=options.key_file,
+            proxy=proxy,
+            proxy_headers=proxy_headers,
+        )
+        logger.setLevel(level)
+        pool: urllib3.PoolManager = client.api_client.rest_client.pool_manager
+        # Only the pool is kept, which opens again by itself: at the end of the interpreter, or
+        # in a forked child, the client's own destructor would do harm.
+        client.close()  # type: ignore[no-untyped-call]  # the client is half typed
+        if not options.verify_tls:
+            _logger.warning(
+                "sink influxdb: influxdb.verify_tls is off, so anybody on the way can read the "
+                "token; name the server's authority in influxdb.ca_file instead"
+            )
+        return pool
+
+    def _proxy(self) -> tuple[str | None, dict[str, str] | None]:
+        """Return the proxy that the environment names for this host, and its login."""
+        parts = urlsplit(self._address)
+        proxy = urllib.request.getproxies().get(parts.scheme)
+        if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
+            return None, None
+        import urllib3  # noqa: PLC0415 -- comes with the client
+
+        if "://" not in proxy:
+            proxy = f"http://{proxy}"
+        login = urllib3.util.parse_url(proxy).auth
+        return proxy, urllib3.make_headers(proxy_basic_auth=login) if login else None
+
+
+def _read(response: urllib3.BaseHTTPResponse, secrets: Sequence[str]) -> Answer:
+    """Read an answer with care: a limit, no trust in its encoding, no secret it may echo."""
+    data = response.read(_MOST_ANSWER_BYTES, decode_content=False)
+    if response.read(1, decode_content=False):
+        response.close()  # too long to be read to its end, so the connection is of no use
+    else:
+        response.release_conn()
+    headers: Mapping[str, str] = response.headers
+    text = _unpacked(data, headers.get("Content-Encoding", "")).decode("utf-8", "replace")
+    for secret in secrets:
+        # Behind `Token` or `Bearer`, which a server would leave out.
+        bare = secret.rpartition(" ")[2]
+        text = text.replace(bare, _MASK) if len(bare) >= _SHORTEST_SECRET else text
+    location = urlsplit(headers.get("Location", ""))
+    return Answer(
+        status=response.status,
+        text=text,
+        content_type=headers.get("Content-Type", ""),
+        retry_after_seconds=parse_retry_after(headers.get("Retry-After"), time.time()),
+        location=f"{location.scheme}://{location.hostname}" if location.hostname else "",
+    )
+
+
+def _unpacked(data: bytes, encoding: str) -> bytes:
+    """Undo a compression that was not asked for, up to the same limit."""
+    if encoding not in ("gzip", "deflate"):
+        return data
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(data, _MOST_ANSWER_BYTES)
+    except zlib.error:
+        return b""
+
+
+def _no_answer(error: Exception, seconds: float) -> NoAnswer:
+    """Say why there was no answer, without repeating anything that was sent."""
+    cause = _innermost(error)
+    word = type(cause).__name__
+    why = word
+    if "Timeout" in type(error).__name__ or isinstance(cause, TimeoutError):
+        word, why = "timeout", f"no answer within {seconds:.3g} s"
+    elif isinstance(cause, OSError):
+        why = cause.strerror or (str(cause) if type(cause) is ConnectionError else why)
+        if cause.filename:
+            why = f"{why}: {cause.filename}"
+    elif isinstance(cause, ValueError):
+        why = "the token, a header or the url holds characters that HTTP cannot carry"
+    return NoAnswer(why, word)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return what an error was raised for; urllib3 puts several around one of the system's."""
+    for _ in range(10):
+        reason = getattr(error, "reason", None)
+        inner = reason if isinstance(reason, BaseException) else error.__cause__
+        inner = inner or error.__context__
+        if inner is None:
+            break
+        error = inner
+    return error

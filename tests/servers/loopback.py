@@ -1,0 +1,98 @@
+"""A loopback HTTP server that answers as a test wants: what no real server does on demand."""
+
+import contextlib
+import gzip
+import http.server
+import threading
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Request(NamedTuple):
+    """What arrived; the body is unpacked, its packed size is told apart."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    sent_bytes: int
+
+    @property
+    def lines(self):
+        return self.body.splitlines()
+
+
+class Reply(NamedTuple):
+    """What is answered; `cut` ends the connection instead, before or in the middle of an answer."""
+
+    status: int = 204
+    body: bytes = b""
+    headers: Mapping[str, str] = {}
+    cut: str = ""
+
+
+class Loopback:
+    """A server on a free port of 127.0.0.1.
+
+    Args:
+        reply: Called with each request; returns a `Reply`.
+        tls: An `ssl.SSLContext` for https.
+    """
+
+    def __init__(self, reply, tls=None):
+        self.requests = []
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, reply))
+        self._server.daemon_threads = False  # joined by server_close
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.port = self._server.server_address[1]
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _handler(loopback, reply):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 10  # of a connection that nobody uses any more
+
+        def do_POST(self):
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            packed = self.headers.get("Content-Encoding") == "gzip"
+            body = gzip.decompress(data) if packed else data
+            request = Request(self.path, dict(self.headers), body, len(data))
+            loopback.requests.append(request)
+            answer = reply(request)
+            if answer.cut == "before":
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            if answer.status != 204:
+                self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            body = answer.body
+            if answer.cut == "middle":
+                self.close_connection = True
+                body = body[: len(body) // 2]
+            with contextlib.suppress(ConnectionError):  # a client that reads no further
+                self.wfile.write(body)
+
+        def handle(self):
+            with contextlib.suppress(OSError):  # a client that refused our certificate
+                super().handle()
+
+        def log_message(self, *_):
+            pass
+
+    return Handler

@@ -1,0 +1,79 @@
+"""What the tests of the InfluxDB sink share: events, and delivery as the package does it."""
+
+import contextlib
+import json
+import time
+
+from otel_cbtop_exporter.config import ExporterConfig, InfluxDBConfig
+from otel_cbtop_exporter.delivery.pipeline import Pipeline
+from otel_cbtop_exporter.events import Event, TagSet
+from otel_cbtop_exporter.sinks.influxdb import InfluxDBSink
+
+TAGS = TagSet({"service.name": "shop", "span.name": "GET /cart"})
+BASE_NS = 1_700_000_000_000_000_000
+
+
+def span(number=0, *, measurement="spans", time_ns=None, tags=TAGS, **fields):
+    return Event(
+        measurement=measurement,
+        tags=tags,
+        fields={"span_id": f"{number + 1:016x}", "duration_ns": number, **fields},
+        timestamp_ns=BASE_NS + number if time_ns is None else time_ns,
+        correlation_id=f"{number // 4 + 1:032x}",
+        signal="span",
+    )
+
+
+def spans(count, *, start=0, **more):
+    """Make spans that can be told apart by `duration_ns` and time."""
+    return [span(number, **more) for number in range(start, start + count)]
+
+
+def influxdb_sink(**options):
+    return InfluxDBSink(InfluxDBConfig(**options))
+
+
+def encoded(sink, events):
+    result = sink.encode(events)
+    assert not result.rejected
+    return result.records
+
+
+@contextlib.contextmanager
+def delivering(folder, *, spooled=True, **options):
+    """Give a pipeline to InfluxDB, with short delays and a spool in a folder or in memory."""
+    config = ExporterConfig(
+        sink="influxdb",
+        influxdb=options,
+        spool={"path": str(folder / "spool") if spooled else None},
+        retry={"initial_delay_ms": 20, "max_delay_ms": 200},
+    )
+    pipeline = Pipeline(InfluxDBSink(config.influxdb), config)
+    try:
+        yield pipeline
+    finally:
+        pipeline.release(10)
+
+
+def wait_until(condition, seconds=60, about=lambda: ""):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, about()
+        time.sleep(0.01)
+
+
+def settled(pipeline, count):
+    """Wait until so many events are written, rejected or dropped; returns the health."""
+
+    def is_settled():
+        health = pipeline.health()
+        gone = health.events_written + health.events_rejected + sum(health.events_dropped.values())
+        return gone >= count and not health.events_spooled
+
+    wait_until(is_settled, about=pipeline.health)
+    return pipeline.health()
+
+
+def dead_letters(folder):
+    path = folder / "spool" / "dead-letters.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

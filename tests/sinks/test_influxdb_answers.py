@@ -1,0 +1,282 @@
+"""Answers that no real server gives on demand: each record keeps its right outcome."""
+
+import gzip
+import json
+import threading
+import tracemalloc
+import zlib
+from email.utils import formatdate
+from time import time
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.servers.loopback import Loopback, Reply
+from tests.sinks.influxdb_data import (
+    dead_letters,
+    delivering,
+    encoded,
+    influxdb_sink,
+    settled,
+    spans,
+)
+
+OK = Reply(204)
+PAGE = b"<!DOCTYPE html><html><head><title>Sorry</title></head><body>no</body></html>"
+
+
+def options(server, **more):
+    return {"url": server.url, "org": "acme", "bucket": "b", "token": "t0ken", **more}
+
+
+def written_once(reply, count=10, **more):
+    """Write some records to a server that always answers so; returns them, the result, requests."""
+    with Loopback(lambda _: reply) as server:
+        sink = influxdb_sink(**options(server, **more))
+        records = encoded(sink, spans(count))
+        result = sink.write(records, 10)
+        sink.close(1)
+    return records, result, server.requests
+
+
+def in_turn(*replies):
+    """Answer with each of the replies, and with the last one from then on."""
+    left = list(replies)
+    return lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
+def test_one_request_of_the_v2_api_carries_the_batch(packed):
+    """Path, precision, bucket, organization, token and headers are what InfluxDB asks for."""
+    records, result, requests = written_once(OK, gzip=packed, headers={"X-Tenant": "7"})
+    assert result.delivered == records
+    (request,) = requests
+    url = urlsplit(request.path)
+    assert url.path == "/api/v2/write"
+    assert parse_qs(url.query) == {"org": ["acme"], "bucket": ["b"], "precision": ["ns"]}
+    assert request.headers["Authorization"] == "Token t0ken"
+    assert request.headers["X-Tenant"] == "7"
+    assert request.lines == [record.body for record in records]
+    assert (request.sent_bytes < len(request.body)) == packed
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "seconds"),
+    [(429, "7", 7), (503, "7", 7), (503, None, None), (429, "soon", None), (503, "date", 60)],
+)
+def test_a_busy_server_is_given_the_time_that_it_asks_for(status, header, seconds):
+    """429 and 503 keep everything, with the wait of Retry-After in seconds or as a date."""
+    if header == "date":
+        header = formatdate(time() + 60, usegmt=True)
+    body = b'{"code":"too many requests","message":"org over its limit"}'
+    reply = Reply(status, body, {} if header is None else {"Retry-After": header})
+    records, result, _ = written_once(reply)
+    assert result.kept == records
+    asked = result.retry_after_seconds
+    assert asked == seconds or (seconds == 60 and 50 < asked <= 60)
+    assert result.error == f"InfluxDB answered {status}: org over its limit"
+    assert result.error_type == str(status)
+
+
+@pytest.mark.parametrize("spooled", [True, False], ids=["disk", "memory"])
+def test_429_for_some_requests_loses_nothing(tmp_path, spooled):
+    """Throttled again and again, all points arrive, in order, and none is counted as lost."""
+    replies = in_turn(*[Reply(429, b"{}"), Reply(429, b"{}", {"Retry-After": "0"})] * 3, OK)
+    with (
+        Loopback(replies) as server,
+        delivering(tmp_path, spooled=spooled, **options(server)) as pipeline,
+    ):
+        for start in range(0, 300, 100):
+            assert pipeline.submit(spans(100, start=start), 10)
+        health = settled(pipeline, 300)
+        arrived = [line for request in server.requests[6:] for line in request.lines]
+    assert (health.events_written, health.events_rejected, health.events_dropped) == (300, 0, {})
+    assert health.write_errors == 6
+    assert [int(line.rsplit(b" ", 1)[1]) for line in arrived] == [
+        e.timestamp_ns for e in spans(300)
+    ]
+
+
+def test_413_is_sent_in_smaller_parts_until_they_fit(tmp_path):
+    """A proxy's limit of the body halves batches; only a line over the limit is rejected."""
+    stored = []
+
+    def reply(request):
+        if len(request.body) > 3_000:
+            return Reply(413, PAGE, {"Content-Type": "text/html"})
+        stored.extend(request.lines)
+        return OK
+
+    with Loopback(reply) as server, delivering(tmp_path, **options(server)) as pipeline:
+        pipeline.submit([*spans(500), *spans(1, start=500, padding="x" * 4_000)], 10)
+        health = settled(pipeline, 501)
+    assert (health.events_written, health.events_rejected) == (500, 1)
+    assert len(set(stored)) == len(stored) == 500
+    (letter,) = dead_letters(tmp_path)
+    assert letter["reason"] == "too_large"
+    assert "x" * 4_000 in letter["body"]
+    assert "too large (413)" in health.last_error
+
+
+def test_500_keeps_everything_with_the_servers_reason():
+    """An internal error says nothing of the data."""
+    records, result, _ = written_once(Reply(500, b'{"code":"internal","message":"timeout"}'))
+    assert result.kept == records
+    assert not result.split_reason
+    assert result.error == "InfluxDB answered 500: timeout"
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirection_is_told_and_not_followed(status):
+    """The token goes to the address that was configured and nowhere else."""
+    with Loopback(lambda _: OK) as other:
+        location = {"Location": f"{other.url}/login?next=secret"}
+        records, result, requests = written_once(Reply(status, b"", location))
+    assert result.kept == records
+    assert (len(requests), other.requests) == (1, [])
+    assert "redirects to http://127.0.0.1; set influxdb.url" in result.error
+    assert "secret" not in result.error
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 502])
+def test_a_web_page_is_nobodys_answer(status):
+    """A proxy's page, whatever its status, keeps the records and says where to look."""
+    records, result, _ = written_once(Reply(status, PAGE, {"Content-Type": "text/html"}))
+    assert result.kept == records
+    assert not result.split_reason
+    assert f"answered {status}: a web page instead of InfluxDB's answer" in result.error
+    assert "check influxdb.url and the proxies" in result.error
+
+
+def test_a_token_file_is_read_again_after_401(tmp_path):
+    """A rotated token takes no restart, and the refused points arrive with the new one."""
+    file = tmp_path / "token"
+    file.write_text("old\n")
+    accepted = []
+
+    def reply(request):
+        if request.headers["Authorization"] != "Token new":
+            file.write_text("new\n")
+            return Reply(401, b'{"code":"unauthorized","message":"unauthorized access"}')
+        accepted.extend(request.lines)
+        return OK
+
+    with (
+        Loopback(reply) as server,
+        delivering(tmp_path, **options(server, token=None, token_file=str(file))) as pipeline,
+    ):
+        pipeline.submit(spans(10), 10)
+        health = settled(pipeline, 10)
+    assert (health.events_written, len(set(accepted))) == (10, 10)
+    assert "check influxdb.token or influxdb.token_file" in health.last_error
+
+
+def refusal_of(record, filler=b""):
+    """A 400 as InfluxDB 2 has it, naming one line."""
+    message = f"unable to parse '{record.body.decode()}': missing fields\n" + filler.decode()
+    return json.dumps({"code": "invalid", "message": message}).encode()
+
+
+@pytest.mark.parametrize("coding", ["", "gzip", "deflate"])
+def test_a_long_or_compressed_answer_is_read_to_its_limit_and_understood(coding):
+    """Of ten megabytes 64 KiB are read, and the line that they name is rejected alone."""
+    sink = influxdb_sink(url="http://127.0.0.1:1", bucket="b")
+    body = refusal_of(encoded(sink, spans(10))[4], filler=b"x" * 10_000_000)
+    if coding:
+        body = gzip.compress(body) if coding == "gzip" else zlib.compress(body)
+    reply = Reply(400, body, {"Content-Encoding": coding} if coding else {})
+    records, result, _ = written_once(reply)
+    (rejection,) = result.rejected
+    assert rejection.record == records[4]
+    assert rejection.reason == "invalid"
+    assert rejection.detail.startswith("missing fields")
+    assert result.kept == records[:4] + records[5:]
+    assert result.error == "InfluxDB cannot read some lines (400)"
+    assert len(rejection.detail) <= 64 * 1024
+
+
+def test_a_bomb_takes_no_memory():
+    """An answer of 500 MB in 500 KB is cut where it is unpacked, not behind."""
+    packer = zlib.compressobj(9, wbits=31)
+    bomb = b"".join([packer.compress(bytes(1_000_000)) for _ in range(500)]) + packer.flush()
+    reply = Reply(500, bomb, {"Content-Encoding": "gzip"})
+    tracemalloc.start()
+    try:
+        records, result, _ = written_once(reply)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result.kept == records
+    assert peak < 50_000_000  # importing the client for the first time is in it
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ("Zugriff für Müller verweigert".encode("latin-1"), "f\N{REPLACEMENT CHARACTER}r M"),
+        (b"\x00\x1b[31m\nred\r\n", "\\x00\\x1b[31m red"),
+        (b"", "no reason given"),
+        (b"\x1f\x8b not gzip", "\N{REPLACEMENT CHARACTER} not gzip"),
+    ],
+)
+def test_an_answer_in_any_bytes_becomes_one_readable_line(body, shown):
+    """What cannot be decoded or printed is escaped, and raises nothing."""
+    records, result, _ = written_once(Reply(500, body, {"Content-Type": "text/plain"}))
+    assert result.kept == records
+    assert shown in result.error
+    assert result.error.isprintable()
+
+
+def test_a_line_that_an_answer_quotes_is_never_in_the_message():
+    """Attribute values go to the dead letters alone, whatever the status."""
+    body = b"""{"message":"bad 'spans,route=/private x=1' and \\"private\\" <private>"}"""
+    for status in (400, 403, 422, 500):
+        _, result, _ = written_once(Reply(status, body))
+        assert result.error
+        assert "private" not in result.error
+        assert len(result.error) <= 300
+
+
+@pytest.mark.parametrize("cut", ["before", "middle"])
+def test_a_connection_that_is_cut_keeps_everything(tmp_path, cut):
+    """Cut after the request was read, it is sent again as the same points, and counted once."""
+    replies = in_turn(Reply(500, b"x" * 1_000, cut=cut), OK)
+    with Loopback(replies) as server, delivering(tmp_path, **options(server)) as pipeline:
+        pipeline.submit(spans(10), 10)
+        health = settled(pipeline, 10)
+    assert (health.events_written, health.write_errors) == (10, 1)
+    first, second = server.requests
+    assert first.body == second.body
+    assert "cannot be reached" in health.last_error
+
+
+def test_a_server_that_hangs_is_given_up_in_time():
+    """The write ends with its timeout, keeps the records and says how long it waited."""
+    release = threading.Event()
+
+    def reply(_):
+        release.wait(30)
+        return OK
+
+    with Loopback(reply) as server:
+        sink = influxdb_sink(**options(server, timeout_ms=200))
+        records = encoded(sink, spans(10))
+        result = sink.write(records, 10)
+        release.set()
+        sink.close(1)
+    assert result.kept == records
+    assert result.error_type == "timeout"
+    assert result.error.endswith("cannot be reached: no answer within 0.2 s")
+
+
+def test_nobody_listens():
+    """A refused connection keeps the records, with the system's words for it."""
+    sink = influxdb_sink(url="http://127.0.0.1:1", org="acme", bucket="b")
+    records = encoded(sink, spans(3))
+    result = sink.write(records, 10)
+    sink.close(1)
+    assert result.kept == records
+    assert result.error == (
+        "InfluxDB at http://127.0.0.1:1 org=acme cannot be reached: Connection refused"
+    )
+    assert result.error_type == "ConnectionRefusedError"
