@@ -187,7 +187,7 @@ class InfluxDBConfig(Options, frozen=True, kw_only=True):
     """An InfluxDB, or whatever speaks its `/api/v2/write`.
 
     Attributes:
-        url: For example `http://localhost:8086`.
+        url: For example `http://localhost:8086`; without a login, which is what `token` is for.
         org: Organization; leave it unset for InfluxDB 1.8.
         bucket: `{signal}` in it becomes `metrics`, `spans` or `logs`. For InfluxDB 1.8
             `database` or `database/retention-policy`.
@@ -206,7 +206,7 @@ class InfluxDBConfig(Options, frozen=True, kw_only=True):
 
     group: ClassVar[str] = "influxdb"
 
-    url: Annotated[str, Meta(pattern="^https?://")] | None = None
+    url: Annotated[str, Meta(pattern="^https?://[^@]+$")] | None = None
     org: str | None = None
     bucket: str | None = None
     token: Annotated[str, SECRET] | None = None

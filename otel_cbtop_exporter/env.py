@@ -19,9 +19,9 @@ from otel_cbtop_exporter.options import (
     Options,
     build,
     is_group,
-    is_secret,
     option_types,
     parse_text,
+    shown,
 )
 
 __all__ = ["FALLBACKS", "PREFIX", "SignalName", "options_from_environment", "variables"]
@@ -103,8 +103,7 @@ def _read(environ: Mapping[str, str], variable: str, path: _Path, options: dict[
         _logger.error("%s is wrong, the default stands: %s", variable, error)
         return
     except ValueError as error:
-        shown = "********" if is_secret(hint) else repr(text)
-        _logger.error("%s is %s: %s; the default stands", variable, shown, error)
+        _logger.error("%s is %s: %s; the default stands", variable, shown(hint, text), error)
         return
     group = options
     for name in path[:-1]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -25,6 +26,7 @@ __all__ = [
     "merged",
     "option_types",
     "parse_text",
+    "shown",
     "split_names",
 ]
 
@@ -32,6 +34,7 @@ SECRET = Meta(extra={"secret": True})
 """Marks an option, in Annotated, whose value is never shown."""
 
 _MASK = "********"
+_LOGIN_IN_URL = re.compile(r"(?<=://)[^/\s]*@")
 _O = TypeVar("_O", bound="Options")
 
 
@@ -59,7 +62,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         hints = option_types(type(self))
-        parts = (f"{name}={_shown(hint, getattr(self, name))}" for name, hint in hints.items())
+        parts = (f"{name}={shown(hint, getattr(self, name))}" for name, hint in hints.items())
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
@@ -164,9 +167,10 @@ def is_secret(hint: Any) -> bool:
     return any(is_secret(arg) for arg in typing.get_args(hint))
 
 
-def _shown(hint: Any, value: Any) -> str:
+def shown(hint: Any, value: Any) -> str:
+    """Return an option's value as messages may have it: without secrets."""
     if not value or not is_secret(hint):
-        return repr(value)
+        return _LOGIN_IN_URL.sub(f"{_MASK}@", repr(value))
     if isinstance(value, Mapping):
         return repr(dict.fromkeys(value, _MASK))
     return repr(_MASK)
@@ -187,7 +191,7 @@ def _wrong(
     group: str, name: str, hint: Any, value: Any, error: msgspec.ValidationError
 ) -> ConfigError:
     return ConfigError(
-        f"{_dotted(group, name)} is {_shown(hint, value)}: {_expectation(hint, error)}"
+        f"{_dotted(group, name)} is {shown(hint, value)}: {_expectation(hint, error)}"
     )
 
 

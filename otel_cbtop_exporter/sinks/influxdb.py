@@ -18,6 +18,7 @@ from otel_cbtop_exporter.errors import SinkError
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.base import Encoded, Record, Rejection, WriteResult
 from otel_cbtop_exporter.sinks.influxdb_answers import Answer, classify, readable
+from otel_cbtop_exporter.sinks.influxdb_causes import system_reason
 from otel_cbtop_exporter.sinks.influxdb_http import InfluxDBConnections, NoAnswer
 
 __all__ = ["InfluxDBSink"]
@@ -40,7 +41,7 @@ class InfluxDBSink:
         options: Address, bucket, token, TLS and the rest.
 
     Raises:
-        SinkError: `url` or `bucket` is not set, or the url holds a login.
+        SinkError: `url` or `bucket` is not set.
     """
 
     name = "influxdb"
@@ -55,11 +56,6 @@ class InfluxDBSink:
             raise SinkError(f"sink influxdb needs influxdb.{missing}")
         self._options = options
         parts = urlsplit(options.url)
-        if "@" in parts.netloc:
-            raise SinkError(
-                "influxdb.url must not hold a login; InfluxDB 1.8 takes it as influxdb.token, "
-                "username:password"
-            )
         self._address = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         org = f" org={options.org}" if options.org else ""
         self.destination = f"{self._address}{org}"
@@ -161,7 +157,6 @@ class InfluxDBSink:
             try:
                 self._token = Path(path).read_text().strip()
             except (OSError, ValueError) as error:
-                why = getattr(error, "strerror", None) or "it is no text"
-                word = type(error).__name__
-                raise NoAnswer(f"influxdb.token_file {path!r}: {why}", word) from None
+                why = f"influxdb.token_file {path!r}: {system_reason(error)}"
+                raise NoAnswer(why, type(error).__name__) from None
         return self._token

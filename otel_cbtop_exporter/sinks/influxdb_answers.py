@@ -112,6 +112,8 @@ def _advice(answer: Answer, message: str, *, web_page: bool, bucket: str, org: s
     if 300 <= status < 400:
         where = answer.location or "another address"
         return f"it redirects to {where}; set influxdb.url to where InfluxDB itself answers"
+    if status == 407:
+        return "the proxy wants a login; give it in the proxy's url in the environment"
     if web_page:
         return (
             "a web page instead of InfluxDB's answer; check influxdb.url and the proxies on the way"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import ssl
 import threading
 import time
 import urllib.request
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 from otel_cbtop_exporter.config import InfluxDBConfig
 from otel_cbtop_exporter.sinks.base import parse_retry_after
 from otel_cbtop_exporter.sinks.influxdb_answers import Answer
+from otel_cbtop_exporter.sinks.influxdb_causes import no_answer_reason, system_reason
 
 if TYPE_CHECKING:
     import urllib3
@@ -80,13 +82,15 @@ class InfluxDBConnections:
         secrets = [headers.get("Authorization", ""), *self._options.headers.values()]
         try:
             return _read(self._request(path, body, headers, seconds), secrets)
+        except NoAnswer:
+            raise
         except (OSError, ValueError, http.client.HTTPException, ImportError) as error:
-            raise _no_answer(error, seconds) from None
+            raise NoAnswer(*no_answer_reason(error, seconds)) from None
         # urllib3's own errors derive from Exception alone, and it is not imported before.
         except Exception as error:
             if not type(error).__module__.startswith("urllib3."):
                 raise
-            raise _no_answer(error, seconds) from None
+            raise NoAnswer(*no_answer_reason(error, seconds)) from None
 
     def close(self) -> None:
         """Close the connections, for good."""
@@ -128,6 +132,7 @@ class InfluxDBConnections:
         from influxdb_client.client.influxdb_client import InfluxDBClient  # noqa: PLC0415
 
         options = self._options
+        tls = _tls_context(options) if self._address.startswith("https") else None
         proxy, proxy_headers = self._proxy()
         # Its constructor sets urllib3's logger to WARNING, which is the application's to decide.
         logger = logging.getLogger("urllib3")
@@ -138,9 +143,7 @@ class InfluxDBConnections:
             org=options.org or "",
             retries=False,
             verify_ssl=options.verify_tls,
-            ssl_ca_cert=options.ca_file,
-            cert_file=options.cert_file,
-            cert_key_file=options.key_file,
+            ssl_context=tls,
             proxy=proxy,
             proxy_headers=proxy_headers,
         )
@@ -149,7 +152,7 @@ class InfluxDBConnections:
         # Only the pool is kept, which opens again by itself: at the end of the interpreter, or
         # in a forked child, the client's own destructor would do harm.
         client.close()  # type: ignore[no-untyped-call]  # the client is half typed
-        if not options.verify_tls:
+        if tls is not None and not options.verify_tls:
             _logger.warning(
                 "sink influxdb: influxdb.verify_tls is off, so anybody on the way can read the "
                 "token; name the server's authority in influxdb.ca_file instead"
@@ -168,6 +171,28 @@ class InfluxDBConnections:
             proxy = f"http://{proxy}"
         login = urllib3.util.parse_url(proxy).auth
         return proxy, urllib3.make_headers(proxy_basic_auth=login) if login else None
+
+
+def _tls_context(options: InfluxDBConfig) -> ssl.SSLContext:
+    """Return what checks the server, and shows it our certificate.
+
+    Raises:
+        NoAnswer: A file is missing, or is not what its option needs.
+    """
+    option, path = "ca_file", options.ca_file
+    try:
+        context = ssl.create_default_context(cafile=path)
+        if not options.verify_tls:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if options.cert_file:
+            option, path = "cert_file", options.cert_file
+            # The password is for a key that wants one, which would be asked for on the terminal.
+            context.load_cert_chain(options.cert_file, options.key_file, password="")
+    except (OSError, ValueError) as error:
+        why = f"influxdb.{option} {path!r}: {system_reason(error)}"
+        raise NoAnswer(why, type(error).__name__) from None
+    return context
 
 
 def _read(response: urllib3.BaseHTTPResponse, secrets: Sequence[str]) -> Answer:
@@ -201,31 +226,3 @@ def _unpacked(data: bytes, encoding: str) -> bytes:
         return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(data, _MOST_ANSWER_BYTES)
     except zlib.error:
         return b""
-
-
-def _no_answer(error: Exception, seconds: float) -> NoAnswer:
-    """Say why there was no answer, without repeating anything that was sent."""
-    cause = _innermost(error)
-    word = type(cause).__name__
-    why = word
-    if "Timeout" in type(error).__name__ or isinstance(cause, TimeoutError):
-        word, why = "timeout", f"no answer within {seconds:.3g} s"
-    elif isinstance(cause, OSError):
-        why = cause.strerror or (str(cause) if type(cause) is ConnectionError else why)
-        if cause.filename:
-            why = f"{why}: {cause.filename}"
-    elif isinstance(cause, ValueError):
-        why = "the token, a header or the url holds characters that HTTP cannot carry"
-    return NoAnswer(why, word)
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Return what an error was raised for; urllib3 puts several around one of the system's."""
-    for _ in range(10):
-        reason = getattr(error, "reason", None)
-        inner = reason if isinstance(reason, BaseException) else error.__cause__
-        inner = inner or error.__context__
-        if inner is None:
-            break
-        error = inner
-    return error

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import http.server
+import socket
 import threading
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -89,7 +90,19 @@ def _handler(loopback, reply):
                 self.wfile.write(body)
 
         def handle(self):
-            with contextlib.suppress(OSError):  # a client that refused our certificate
+            if not hasattr(self.connection, "do_handshake"):
+                super().handle()
+                return
+            try:
+                self.connection.do_handshake()
+            except OSError:  # one of us refused the other's certificate
+                # Read what is on its way, or closing would cut off the alert that says so.
+                plain = socket.socket(fileno=self.connection.detach())
+                with plain, contextlib.suppress(OSError):
+                    plain.shutdown(socket.SHUT_WR)
+                    while plain.recv(65_536):
+                        pass
+            else:
                 super().handle()
 
         def log_message(self, *_):

@@ -1,0 +1,264 @@
+"""How requests reach InfluxDB: TLS, client certificates, proxies, tokens; no secret is told."""
+
+import logging
+import ssl
+import traceback
+
+import pytest
+import trustme
+from urllib3.exceptions import InsecureRequestWarning
+
+from otel_cbtop_exporter import CbtopSpanExporter, ConfigError, EventStreamer
+from otel_cbtop_exporter.config import InfluxDBConfig
+from otel_cbtop_exporter.env import options_from_environment
+from tests.servers.loopback import Loopback, Reply
+from tests.servers.proxy import Proxy
+from tests.sinks.influxdb_data import encoded, influxdb_sink, spans
+
+TOKEN = "s3cret-t0ken"
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+def pem(tmp_path):
+    """Write certificates to files."""
+
+    def write(name, *blobs):
+        path = tmp_path / name
+        path.write_bytes(b"".join(blob.bytes() for blob in blobs))
+        return str(path)
+
+    return write
+
+
+def server_tls(authority, client_authority=None):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    if client_authority is not None:
+        client_authority.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def written(url, **options):
+    """Write three spans; returns the result."""
+    sink = influxdb_sink(url=url, bucket="b", token=TOKEN, **options)
+    records = encoded(sink, spans(3))
+    result = sink.write(records, 10)
+    sink.close(1)
+    assert [*result.delivered, *result.kept] == records
+    assert TOKEN not in result.error
+    return result
+
+
+def test_a_server_of_an_authority_that_was_named(authority, pem):
+    """`ca_file` makes a private authority's server trusted."""
+    with Loopback(lambda _: Reply(), server_tls(authority)) as server:
+        result = written(server.url, ca_file=pem("ca.pem", authority.cert_pem))
+    assert len(result.delivered) == 3
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["another authority", "the system's"])
+def test_a_server_of_an_unknown_authority_gets_nothing(authority, pem, named):
+    """A certificate that cannot be checked keeps the records and never sees the token."""
+    options = {"ca_file": pem("other.pem", trustme.CA().cert_pem)} if named else {}
+    with Loopback(lambda _: Reply(), server_tls(authority)) as server:
+        result = written(server.url, **options)
+    assert len(result.kept) == 3
+    assert server.requests == []
+    assert "certificate verify failed" in result.error
+    assert "influxdb.ca_file" in result.error
+    assert result.error_type == "SSLCertVerificationError"
+
+
+def test_a_certificate_of_another_host_gets_nothing(authority, pem):
+    """The name in the certificate is checked, too."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("influxdb.example").configure_cert(context)
+    with Loopback(lambda _: Reply(), context) as server:
+        result = written(server.url, ca_file=pem("ca.pem", authority.cert_pem))
+    assert len(result.kept) == 3
+    assert server.requests == []
+    assert "IP address mismatch" in result.error
+
+
+def test_without_verification_it_writes_and_warns(authority, caplog):
+    """`verify_tls=False` works, and says once what it costs."""
+    with Loopback(lambda _: Reply(), server_tls(authority)) as server:
+        sink = influxdb_sink(url=server.url, bucket="b", token=TOKEN, verify_tls=False)
+        caplog.set_level(logging.WARNING)
+        for _ in range(2):
+            with pytest.warns(InsecureRequestWarning):
+                result = sink.write(encoded(sink, spans(3)), 10)
+            assert len(result.delivered) == 3
+        sink.close(1)
+    (warning,) = [r for r in caplog.records if r.name == "otel_cbtop_exporter"]
+    assert "influxdb.verify_tls is off" in warning.message
+    assert "influxdb.ca_file" in warning.message
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["key apart", "one file"])
+def test_a_client_certificate_opens_a_server_that_asks_for_one(authority, pem, apart):
+    """Mutual TLS, with the key in a file of its own or beside the certificate."""
+    clients = trustme.CA()
+    client = clients.issue_cert("client@shop")
+    chain = client.cert_chain_pems
+    if apart:
+        options = {
+            "cert_file": pem("client.pem", *chain),
+            "key_file": pem("client.key", client.private_key_pem),
+        }
+    else:
+        options = {"cert_file": pem("client.pem", client.private_key_pem, *chain)}
+    ca_file = pem("ca.pem", authority.cert_pem)
+    with Loopback(lambda _: Reply(), server_tls(authority, clients)) as server:
+        assert len(written(server.url, ca_file=ca_file, **options).delivered) == 3
+        refused = written(server.url, ca_file=ca_file)
+    assert len(server.requests) == 1
+    assert len(refused.kept) == 3
+    assert "certificate" in refused.error
+    assert "influxdb.cert_file" in refused.error
+
+
+@pytest.mark.parametrize("option", ["ca_file", "cert_file"])
+def test_a_file_that_is_missing_or_no_certificate_is_named(option, tmp_path):
+    """The records wait, and the message says which option to mend."""
+    path = tmp_path / "file.pem"
+    missing = written("https://127.0.0.1:1", **{option: str(path)})
+    assert f"influxdb.{option}" in missing.error
+    assert "No such file" in missing.error
+    path.write_text("no certificate")
+    broken = written("https://127.0.0.1:1", **{option: str(path)})
+    assert f"influxdb.{option}" in broken.error
+    assert str(path) in broken.error
+
+
+def test_https_to_a_server_without_tls():
+    """A plain server under an https address is told as what it is."""
+    with Loopback(lambda _: Reply()) as server:
+        result = written(server.url.replace("http", "https"))
+    assert len(result.kept) == 3
+    assert "does not speak TLS" in result.error
+
+
+@pytest.mark.parametrize("login", ["", "user:pass-w0rd"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_proxy_of_the_environment_is_used(monkeypatch, authority, pem, scheme, login):
+    """HTTP_PROXY and HTTPS_PROXY count, with their login; TLS goes through the proxy unread."""
+    tls = server_tls(authority) if scheme == "https" else None
+    with Proxy(login) as proxy, Loopback(lambda _: Reply(), tls) as server:
+        monkeypatch.setenv(f"{scheme}_proxy", f"http://{login}{'@' * bool(login)}{proxy.address}")
+        result = written(server.url, ca_file=pem("ca.pem", authority.cert_pem))
+    assert len(result.delivered) == 3, result.error
+    assert len(server.requests) == 1
+    (seen,) = proxy.seen
+    if scheme == "https":
+        assert seen == f"CONNECT 127.0.0.1:{server.port}"
+    else:
+        assert seen.startswith(f"POST {server.url}/api/v2/write?")
+    assert "Proxy-Authorization" not in server.requests[0].headers
+
+
+def test_a_host_without_proxy_is_reached_directly(monkeypatch):
+    """NO_PROXY counts, too."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    with Loopback(lambda _: Reply()) as server:
+        assert len(written(server.url).delivered) == 3
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_refuses_is_told_apart_from_the_server(monkeypatch, scheme):
+    """A proxy that is away, or wants a login, is named as the proxy, without its password."""
+    monkeypatch.setenv(f"{scheme}_proxy", "http://user:pass-w0rd@127.0.0.1:1")
+    away = written(f"{scheme}://127.0.0.1:2")
+    assert "the proxy" in away.error
+    with Proxy("user:right") as proxy:
+        monkeypatch.setenv(f"{scheme}_proxy", f"http://user:pass-w0rd@{proxy.address}")
+        refused = written(f"{scheme}://127.0.0.1:2")
+    assert "407" in refused.error
+    assert "proxy" in refused.error
+    assert "pass-w0rd" not in away.error + refused.error
+
+
+def test_an_unreadable_token_file_is_named_and_read_when_it_is_there(tmp_path):
+    """A secret that is mounted late costs nothing but time."""
+    path = tmp_path / "token"
+    with Loopback(lambda _: Reply()) as server:
+        sink = influxdb_sink(url=server.url, bucket="b", token_file=str(path))
+        records = encoded(sink, spans(3))
+        early = sink.write(records, 10)
+        assert early.kept == records
+        assert "influxdb.token_file" in early.error
+        assert "No such file" in early.error
+        path.write_text(f"{TOKEN}\n")
+        assert sink.write(records, 10).delivered == records
+        sink.close(1)
+    assert server.requests[0].headers["Authorization"] == f"Token {TOKEN}"
+
+
+def test_a_token_that_http_cannot_carry_is_not_repeated():
+    """A line break in a token is told without the token."""
+    sink = influxdb_sink(url="http://127.0.0.1:1", bucket="b", token=f"{TOKEN}\nX: y")
+    result = sink.write(encoded(sink, spans(3)), 10)
+    sink.close(1)
+    assert len(result.kept) == 3
+    assert "characters that HTTP cannot carry" in result.error
+    assert TOKEN not in result.error
+
+
+def test_an_echoed_secret_is_masked_everywhere():
+    """A server that repeats the token or a header gets neither into messages nor dead letters."""
+    body = f"refused {TOKEN} with header key-0123456789".encode()
+    with Loopback(lambda _: Reply(400, body)) as server:
+        sink = influxdb_sink(
+            url=server.url, bucket="b", token=TOKEN, headers={"X-Key": "key-0123456789"}
+        )
+        result = sink.write(encoded(sink, spans(1)), 10)
+        sink.close(1)
+    (rejection,) = result.rejected
+    assert rejection.detail == "refused ******** with header ********"
+    assert result.error == "InfluxDB refused lines: refused ******** with header ******** (400)"
+
+
+def test_a_short_header_is_no_secret_and_hides_no_line():
+    """A tenant's number is also in lines, which must be found in what a server quotes."""
+
+    def reply(request):
+        line = request.lines[1].decode()
+        return Reply(400, f"unable to parse '{line}': bad".encode())
+
+    with Loopback(reply) as server:
+        sink = influxdb_sink(url=server.url, bucket="b", headers={"X-Tenant": "1"})
+        records = encoded(sink, spans(3))
+        result = sink.write(records, 10)
+        sink.close(1)
+    assert [rejection.record for rejection in result.rejected] == [records[1]]
+
+
+def test_a_login_in_the_url_is_refused_without_being_shown(monkeypatch, caplog):
+    """It is an error at once, in code as in the environment, and the password is in no message."""
+    url = "http://u:pass-w0rd@h:8086"
+    with pytest.raises(ConfigError, match=r"influxdb\.url is 'http://\*+@h:8086'") as refused:
+        CbtopSpanExporter(sink="influxdb", influxdb={"url": url, "bucket": "b"})
+    shown = traceback.format_exception(refused.type, refused.value, None)
+    assert "pass-w0rd" not in "".join(shown)
+    monkeypatch.setenv("INFLUXDB_V2_URL", url)
+    assert options_from_environment(None) == {}
+    assert "INFLUXDB_V2_URL" in caplog.text
+    assert "pass-w0rd" not in caplog.text
+
+
+def test_secrets_are_in_no_repr():
+    """The token and the headers are masked wherever a configuration is shown."""
+    options = {"url": "http://h", "bucket": "b", "token": TOKEN, "headers": {"X-Key": TOKEN}}
+    assert TOKEN not in repr(InfluxDBConfig(**options))
+    streamer = EventStreamer("influxdb", influxdb=options)
+    sink = streamer._pipeline._sink
+    assert TOKEN not in f"{sink!r} {sink.destination} {streamer.health()!r}"
+    streamer.shutdown(0)
