@@ -23,6 +23,9 @@ from otel_cbtop_exporter.sinks.influxdb_http import InfluxDBConnections, NoAnswe
 
 __all__ = ["InfluxDBSink"]
 
+# Not accepted, not allowed to write, or a bucket that it cannot see.
+_ABOUT_TOKENS = (401, 403, 404)
+
 _LANES = {
     "span": "spans",
     "span_event": "spans",
@@ -111,7 +114,7 @@ class InfluxDBSink:
                 error=readable(f"InfluxDB at {self.destination} cannot be reached: {error}"),
                 error_type=error.error_type,
             )
-        if answer.status == 401:
+        if answer.status in _ABOUT_TOKENS:
             self._token = None  # token_file is read again for the next request
         return classify(answer, records, bucket=bucket, org=self._options.org or "")
 

@@ -104,6 +104,22 @@ class InfluxDB:
         )
         return response.status, response.data.decode()
 
+    def delete_measurement(self, bucket, measurement):
+        """Delete all points of a measurement, and with them the types of its fields."""
+        if self.major == 1:
+            self.influxql(f'DROP MEASUREMENT "{measurement}"', bucket)
+        else:
+            query = urlencode({"org": self.org, "bucket": bucket})
+            self.api(
+                "POST",
+                f"/api/v2/delete?{query}",
+                {
+                    "start": "1970-01-01T00:00:00Z",
+                    "stop": "2200-01-01T00:00:00Z",
+                    "predicate": f'_measurement="{measurement}"',
+                },
+            )
+
     def influxql(self, query, db, epoch="ns"):
         """Run InfluxQL; returns the series of the statements, as InfluxDB has them."""
         response = self._http.request(

@@ -4,6 +4,8 @@ import contextlib
 import json
 import time
 
+import msgspec
+
 from otel_cbtop_exporter.config import ExporterConfig, InfluxDBConfig
 from otel_cbtop_exporter.delivery.pipeline import Pipeline
 from otel_cbtop_exporter.events import Event, TagSet
@@ -39,8 +41,35 @@ def encoded(sink, events):
     return result.records
 
 
+class PoisoningSink(InfluxDBSink):
+    """Breaks the lines of chosen spans, as an encoder with a bug would.
+
+    Args:
+        poison: By the span's number, the bytes that its fields become.
+    """
+
+    def __init__(self, options, poison):
+        super().__init__(options)
+        self._poison = poison
+
+    def encode(self, events):
+        result = super().encode(events)
+        records = [
+            self._broken(record, self._poison.get(event.fields["duration_ns"]))
+            for event, record in zip(events, result.records, strict=True)
+        ]
+        return msgspec.structs.replace(result, records=records)
+
+    def _broken(self, record, fields):
+        if fields is None:
+            return record
+        head = record.body.partition(b" correlation_id=")[0]
+        body = b"%s %s %d" % (head, fields, record.timestamp_ns)
+        return msgspec.structs.replace(record, body=body)
+
+
 @contextlib.contextmanager
-def delivering(folder, *, spooled=True, **options):
+def delivering(folder, *, spooled=True, poison=None, patience_seconds=10, **options):
     """Give a pipeline to InfluxDB, with short delays and a spool in a folder or in memory."""
     config = ExporterConfig(
         sink="influxdb",
@@ -48,11 +77,12 @@ def delivering(folder, *, spooled=True, **options):
         spool={"path": str(folder / "spool") if spooled else None},
         retry={"initial_delay_ms": 20, "max_delay_ms": 200},
     )
-    pipeline = Pipeline(InfluxDBSink(config.influxdb), config)
+    sink = PoisoningSink(config.influxdb, poison) if poison else InfluxDBSink(config.influxdb)
+    pipeline = Pipeline(sink, config)
     try:
         yield pipeline
     finally:
-        pipeline.release(10)
+        pipeline.release(patience_seconds)
 
 
 def wait_until(condition, seconds=60, about=lambda: ""):
