@@ -98,6 +98,9 @@ class InfluxDBConnections:
             self._closed = True
             pool, self._pool = self._pool, None
         if pool is not None:
+            # Forgetting them would leave their sockets to the garbage collector.
+            for key in pool.pools.keys():  # noqa: SIM118 -- it is no dict, and not to iterate
+                pool.pools[key].close()
             pool.clear()
 
     def _request(

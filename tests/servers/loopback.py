@@ -41,6 +41,7 @@ class Loopback:
 
     def __init__(self, reply, tls=None):
         self.requests = []
+        self.ended_connections = 0
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, reply))
         self._server.daemon_threads = False  # joined by server_close
         if tls is not None:
@@ -88,6 +89,10 @@ def _handler(loopback, reply):
                 body = body[: len(body) // 2]
             with contextlib.suppress(ConnectionError):  # a client that reads no further
                 self.wfile.write(body)
+
+        def finish(self):
+            super().finish()
+            loopback.ended_connections += 1
 
         def handle(self):
             if not hasattr(self.connection, "do_handshake"):

@@ -1,5 +1,6 @@
 """How requests reach InfluxDB: TLS, client certificates, proxies, tokens; no secret is told."""
 
+import gc
 import logging
 import ssl
 import traceback
@@ -13,7 +14,7 @@ from otel_cbtop_exporter.config import InfluxDBConfig
 from otel_cbtop_exporter.env import options_from_environment
 from tests.servers.loopback import Loopback, Reply
 from tests.servers.proxy import Proxy
-from tests.sinks.influxdb_data import encoded, influxdb_sink, spans
+from tests.sinks.influxdb_data import encoded, influxdb_sink, spans, wait_until
 
 TOKEN = "s3cret-t0ken"
 
@@ -239,6 +240,23 @@ def test_a_short_header_is_no_secret_and_hides_no_line():
         result = sink.write(records, 10)
         sink.close(1)
     assert [rejection.record for rejection in result.rejected] == [records[1]]
+
+
+def test_close_closes_every_connection_at_once():
+    """No socket is left to the garbage collector, whatever went wrong before."""
+    replies = [Reply(cut="before"), Reply()]
+    gc.disable()
+    try:
+        with Loopback(lambda _: replies.pop(0)) as server:
+            sink = influxdb_sink(url=server.url, bucket="b")
+            records = encoded(sink, spans(3))
+            assert sink.write(records, 10).kept == records
+            assert sink.write(records, 10).delivered == records
+            wait_until(lambda: server.ended_connections == 1)
+            sink.close(1)
+            wait_until(lambda: server.ended_connections == 2, seconds=5)
+    finally:
+        gc.enable()
 
 
 def test_a_login_in_the_url_is_refused_without_being_shown(monkeypatch, caplog):
