@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import pytest
 import urllib3
+from influxdb_client import InfluxDBClient
 
 _SCRIPT = Path(__file__).with_name("influxdb.sh")
 _HELP = (
@@ -152,6 +153,23 @@ class InfluxDB:
         """Count the points of a measurement that have a field."""
         series = self.influxql(f'SELECT count("{field}") FROM "{measurement}"', bucket)
         return series[0]["values"][0][1] if series else 0
+
+    def flux(self, query):
+        """Run Flux; returns its rows, each a mapping of columns to typed values."""
+        client = InfluxDBClient(url=self.url, token=self.token, org=self.org, timeout=60_000)
+        with client:
+            return [row.values for table in client.query_api().query(query) for row in table]
+
+    def cardinality(self, bucket):
+        """Ask the server how many series a bucket has."""
+        if self.major == 1:
+            series = self.influxql("SHOW SERIES EXACT CARDINALITY", bucket)
+            return sum(one["values"][0][0] for one in series)
+        rows = self.flux(
+            'import "influxdata/influxdb"\n'
+            f'influxdb.cardinality(bucket: "{bucket}", start: 1970-01-01T00:00:00Z)'
+        )
+        return rows[0]["_value"]
 
     def kill(self):
         run_script("kill", self.folder)
