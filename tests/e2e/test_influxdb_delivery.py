@@ -1,0 +1,160 @@
+"""What delivery promises, with a real application and a real InfluxDB: lost is always 0.
+
+Lost means: accepted by `export()` and not in the bucket.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from otel_cbtop_exporter.events import TagSet
+from tests.servers.influxdb import InfluxDB
+from tests.sinks.influxdb_data import dead_letters, delivering, span, spans, wait_until
+
+pytestmark = [pytest.mark.influxdb, pytest.mark.faults]
+
+SCRIPT = Path(__file__).parent / "spans_app.py"
+SPOOLS = pytest.mark.parametrize("spooled", [True, False], ids=["disk", "memory"])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server that is killed and restarted."""
+    started = InfluxDB.start(tmp_path_factory.mktemp("influxdb") / "server", 2)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+@contextlib.contextmanager
+def running(server, bucket, folder, *, first=0, count, spooled=True, old=0):
+    """Run the application; its folder outlives it, as its spool does."""
+    options = {
+        "sink": "influxdb",
+        "influxdb": server.options(bucket),
+        "spool": {"path": str(folder / "spool") if spooled else None},
+        "retry": {"initial_delay_ms": 50, "max_delay_ms": 500},
+    }
+    command = [sys.executable, SCRIPT, json.dumps(options), folder / "handed"]
+    process = subprocess.Popen(
+        [*command, str(first), str(count), str(old)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=SCRIPT.parents[2],
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def health_at_the_end(process):
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, err.decode()
+    return json.loads(out)["health"]
+
+
+def accepted(folder):
+    path = folder / "handed"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [number for line in lines for number in json.loads(line)]
+
+
+def arrived(server, bucket):
+    points = server.points(bucket, "spans")
+    return sorted(json.loads(fields["attributes"])["number"] for _, _, fields, _ in points)
+
+
+@SPOOLS
+def test_server_down_in_the_middle(server, tmp_path, spooled):
+    """Scenario 1: the server is killed and comes back; nothing is lost, with any spool."""
+    bucket = server.new_bucket()
+    with running(server, bucket, tmp_path, count=4_000, spooled=spooled) as app:
+        wait_until(lambda: len(accepted(tmp_path)) >= 500)
+        server.kill()
+        try:
+            wait_until(lambda: len(accepted(tmp_path)) >= 2_500)
+        finally:
+            server.restart()
+        health = health_at_the_end(app)
+    assert health["events_written"] == 4_000
+    assert "cannot be reached" in health["last_error"]
+    assert sorted(accepted(tmp_path)) == arrived(server, bucket) == list(range(4_000))
+
+
+def test_application_killed_in_an_outage(server, tmp_path):
+    """Scenario 3: what a killed process left in its spool is delivered by the next one."""
+    bucket = server.new_bucket()
+    with running(server, bucket, tmp_path, count=100_000) as app:
+        wait_until(lambda: server.count(bucket, "spans", "span_id") > 0)
+        server.kill()
+        try:
+            seen = len(accepted(tmp_path))
+            wait_until(lambda: len(accepted(tmp_path)) >= seen + 1_000)
+            app.kill()
+            app.wait()
+        finally:
+            server.restart()
+    left = set(accepted(tmp_path)) - set(arrived(server, bucket))
+    assert len(left) >= 1_000
+    with running(server, bucket, tmp_path, first=100_000, count=200) as app:
+        health_at_the_end(app)
+    assert set(accepted(tmp_path)) == set(arrived(server, bucket))
+
+
+@SPOOLS
+def test_one_span_in_a_hundred_is_refused(server, tmp_path, spooled):
+    """Scenario 6: spans outside of retention are rejected alone, and counted to the record."""
+    bucket = server.new_bucket(retention_seconds=24 * 3600)
+    with running(server, bucket, tmp_path, first=1, count=2_000, spooled=spooled, old=100) as app:
+        health = health_at_the_end(app)
+    assert (health["events_written"], health["events_rejected"]) == (1_980, 20)
+    assert arrived(server, bucket) == [n for n in range(1, 2_001) if n % 100]
+    if spooled:
+        letters = dead_letters(tmp_path)
+        assert {letter["reason"] for letter in letters} == {"outside_retention"}
+        assert len(letters) == 20
+
+
+@SPOOLS
+def test_requests_that_are_too_large(monkeypatch, tmp_path, spooled):
+    """Scenario 7: InfluxDB 1.8 with a small `max-body-size` gets smaller requests, and all spans."""
+    monkeypatch.setenv("INFLUXDB_HTTP_MAX_BODY_SIZE", "4000")
+    server = InfluxDB.start(tmp_path / "server", 1)
+    try:
+        bucket = server.new_bucket()
+        with running(server, bucket, tmp_path, count=1_500, spooled=spooled) as app:
+            health = health_at_the_end(app)
+        assert (health["events_written"], health["events_rejected"]) == (1_500, 0)
+        assert "too large (413)" in health["last_error"]
+        assert arrived(server, bucket) == list(range(1_500))
+    finally:
+        server.close()
+
+
+@SPOOLS
+def test_one_bucket_refused_all_the_time(server, tmp_path, spooled):
+    """Scenario 16: a bucket that does not exist waits, counted, and the others are unharmed."""
+    bucket = server.new_bucket("lanes-spans").replace("spans", "{signal}")
+    options = {"spooled": spooled, "patience_seconds": 0, **server.options(bucket)}
+    tags = TagSet({"service.name": "shop"})
+    with delivering(tmp_path, **options) as pipeline:
+        for start in range(0, 2_000, 100):
+            logs = [span(n, tags=tags) for n in range(start, start + 100)]
+            logs = [msgspec.structs.replace(one, signal="log", measurement="logs") for one in logs]
+            assert pipeline.submit([*logs, *spans(100, start=start)], 10)
+        wait_until(lambda: pipeline.health().events_written == 2_000, about=pipeline.health)
+        health = pipeline.health()
+        assert (health.events_spooled, health.events_dropped) == (2_000, {})
+        assert "there is no bucket 'lanes-logs'" in health.last_error
+    assert server.count("lanes-spans", "spans", "span_id") == 2_000
+    if not spooled:
+        assert sum(pipeline.health().events_dropped.values()) == 2_000
+    server.drop_buckets()
