@@ -89,7 +89,7 @@ def expected_name(text):
 
 
 def expected_measurement(text):
-    return expected_name(f"_{text}" if re.match(r"_*(#|$)", text) else text)
+    return expected_name(f"_{text}" if re.match(r"_*(#|\Z)", text) else text)
 
 
 _RESERVED = {"", "time", "_time", "_start", "_stop", "_value", "_field", "_measurement"}
