@@ -6,7 +6,7 @@ import re
 from hypothesis import strategies as st
 
 from otel_cbtop_exporter.encoding.event_json import encode_value
-from otel_cbtop_exporter.events import Event, TagSet
+from otel_cbtop_exporter.events import Event, MetricInfo, TagSet
 
 # What line protocol, its parsers and the readers behind them trip over.
 _NASTY = list(
@@ -53,11 +53,22 @@ plain_texts = st.text(
 )
 
 
+SIGNALS = ("span", "span_event", "span_link", "log", "metric", "exemplar")
+metric_infos = st.builds(
+    MetricInfo,
+    type=st.sampled_from(["sum", "histogram"]),
+    unit=texts,
+    temporality=st.sampled_from(["delta", "cumulative"]),
+    monotonic=st.one_of(st.none(), st.booleans()),
+    description=texts,
+)
+
+
 @st.composite
 def events(draw, names=texts):
     """An event of any kind; the caller sets its time, and makes its measurement unique."""
     tags = draw(st.dictionaries(names, names, max_size=4))
-    signal = draw(st.sampled_from([None, "span", "span_event", "log", "metric", "exemplar"]))
+    signal = draw(st.sampled_from([None, *SIGNALS]))
     if signal in ("span", "log"):
         fields = {"span_id": draw(texts), "error": draw(st.sampled_from([0, 1, True]))}
         fields["duration_ns"] = draw(st.integers(-(2**63), 2**63 - 1))
@@ -67,6 +78,8 @@ def events(draw, names=texts):
         fields = {"value": draw(numbers), "span_id": draw(texts)}
     elif signal == "span_event":
         fields = {"span_id": draw(texts)}
+    elif signal == "span_link":
+        fields = {"span_id": draw(texts), "linked_trace_id": draw(texts)}
     else:
         fields = draw(st.dictionaries(names, values, min_size=1, max_size=4))
     return Event(
@@ -77,6 +90,7 @@ def events(draw, names=texts):
         correlation_id=draw(st.one_of(st.none(), texts)),
         signal=signal,
         attributes=draw(st.one_of(st.none(), st.dictionaries(texts, attribute_values, max_size=3))),
+        metric=draw(metric_infos) if signal == "metric" else None,
     )
 
 
@@ -161,6 +175,8 @@ def expected_fields(event):
         )
     if event.attributes:
         found["attributes"] = encode_value(event.attributes).decode()
+    if event.metric:
+        found["metric"] = encode_value(event.metric).decode()
     return found
 
 
