@@ -97,8 +97,15 @@ def examples():
     return "\n".join(parts).strip()
 
 
+def points():
+    cases = ("metric_counter", "metric_histogram", "span", "log_exception", "sample")
+    lines = [(FOLDER / f"{case}.lp").read_text().splitlines()[0] for case in cases]
+    return "\n".join(["```text", *lines, "```"])
+
+
 GENERATED = {
     "README.md": {"variables": variables, "long defaults": long_defaults, "examples": examples},
+    "docs/influxdb.md": {"points": points},
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from otel_cbtop_exporter.events import Event
 from tests.servers.influxdb import (  # noqa: F401
+    InfluxDB,
     influxdb,
     influxdb1,
     influxdb2,
@@ -132,6 +133,28 @@ def test_a_retention_policy_of_1_8_is_named_with_the_database(influxdb1, tmp_pat
         assert outcome(settled(pipeline, 10)) == (10, 0, {})
     series = influxdb1.influxql(f'SELECT count(duration_ns) FROM "{database}"."long".spans', "")
     assert series[0]["values"][0][1] == 10
+
+
+@pytest.mark.faults
+def test_a_login_of_1_8_is_its_token(monkeypatch, tmp_path):
+    """`username:password` is accepted as a token; a wrong password is told and mended."""
+    server = InfluxDB.start(tmp_path / "server", 1)
+    try:
+        server.influxql("CREATE USER shop WITH PASSWORD 'pass-w0rd' WITH ALL PRIVILEGES", db="")
+        monkeypatch.setenv("INFLUXDB_HTTP_AUTH_ENABLED", "true")
+        server.restart()
+        server.token = "shop:pass-w0rd"
+        file = tmp_path / "token"
+        file.write_text("shop:wrong")
+        options = server.options("telemetry", token=None, token_file=str(file))
+        with delivering(tmp_path, **options) as pipeline:
+            pipeline.submit(spans(10), 10)
+            refused(pipeline, "answered 401: the token is not accepted")
+            file.write_text(server.token)
+            assert outcome(settled(pipeline, 10)) == (10, 0, {})
+        assert server.count("telemetry", "spans", "span_id") == 10
+    finally:
+        server.close()
 
 
 def test_a_bucket_for_each_signal_waits_for_itself(influxdb2, tmp_path):  # noqa: F811

@@ -7,6 +7,7 @@ import traceback
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 from urllib3.exceptions import InsecureRequestWarning
 
 from otel_cbtop_exporter import CbtopSpanExporter, ConfigError, EventStreamer
@@ -137,6 +138,21 @@ def test_a_file_that_is_missing_or_no_certificate_is_named(option, tmp_path):
     broken = written("https://127.0.0.1:1", **{option: str(path)})
     assert f"influxdb.{option}" in broken.error
     assert str(path) in broken.error
+
+
+def test_a_key_with_a_password_fails_instead_of_asking(authority, pem):
+    """Nobody sits at the terminal of a service; the message names the file."""
+    client = authority.issue_cert("client@shop")
+    key = serialization.load_pem_private_key(client.private_key_pem.bytes(), None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"pass-w0rd"),
+    )
+    path = pem("client.pem", *client.cert_chain_pems, trustme.Blob(locked))
+    result = written("https://127.0.0.1:1", cert_file=path)
+    assert len(result.kept) == 3
+    assert f"influxdb.cert_file '{path}'" in result.error
 
 
 def test_https_to_a_server_without_tls():

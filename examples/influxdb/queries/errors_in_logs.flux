@@ -1,0 +1,12 @@
+// The newest errors in the logs, with their traces.
+bucket = "telemetry"
+start = -1h
+
+from(bucket: bucket)
+    |> range(start: start)
+    |> filter(fn: (r) => r._measurement == "logs" and r.severity_text == "ERROR")
+    |> filter(fn: (r) => r._field == "body" or r._field == "correlation_id")
+    |> pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")
+    |> group()
+    |> sort(columns: ["_time"], desc: true)
+    |> limit(n: 100)
