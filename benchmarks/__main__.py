@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.measure import FULL, QUICK, Report
 
-NAMES = ("spans",)
+NAMES = ("spans", "metrics", "logs")
 
 
 def show(report: Report) -> None:

@@ -87,3 +87,14 @@ def otlp_json_metrics(resource_metrics: Any) -> str:
     stream = io.StringIO()
     FileMetricExporter(stream=stream).export(MetricsData(resource_metrics))
     return stream.getvalue()
+
+
+def proto_value(value: Any) -> Any:
+    """Return a protobuf `AnyValue` of a plain type."""
+    return getattr(value, value.WhichOneof("value"))
+
+
+def json_value(value: Any) -> Any:
+    """Return an `AnyValue` of a plain type as OTLP's JSON spells it."""
+    ((kind, plain),) = value.items()
+    return int(plain) if kind == "intValue" else plain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from line_protocol_parser import parse_line
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
@@ -80,7 +79,7 @@ def _same_content() -> None:
             span.span_id.hex(),
             span.name,
             span.start_time_unix_nano,
-            {pair.key: _proto_value(pair.value) for pair in span.attributes},
+            {pair.key: peers.proto_value(pair.value) for pair in span.attributes},
         )
         for resource in proto.resource_spans
         for scope in resource.scope_spans
@@ -92,7 +91,7 @@ def _same_content() -> None:
             span["spanId"],
             span["name"],
             int(span["startTimeUnixNano"]),
-            {pair["key"]: _json_value(pair["value"]) for pair in span["attributes"]},
+            {pair["key"]: peers.json_value(pair["value"]) for pair in span["attributes"]},
         )
         for resource in json.loads(peers.otlp_json_spans(spans))["resourceSpans"]
         for scope in resource["scopeSpans"]
@@ -115,12 +114,3 @@ def _same_content() -> None:
     ]
     by_hand = points.lines(points.span_points(spans))
     assert list(map(parse_line, lines)) == list(map(parse_line, by_hand))
-
-
-def _proto_value(value: Any) -> Any:
-    return getattr(value, value.WhichOneof("value"))
-
-
-def _json_value(value: Any) -> Any:
-    ((kind, plain),) = value.items()
-    return int(plain) if kind == "intValue" else plain
