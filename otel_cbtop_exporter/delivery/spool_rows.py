@@ -155,7 +155,6 @@ def pack_row(lane: str, records: Sequence[Record], created_ns: int) -> Row:
         body = zstd.compress(_encoder.encode(records), options=_ZSTD_OPTIONS)
     except UnicodeEncodeError as error:
         raise SpoolError(f"records cannot be packed: {error.reason}") from error
-    size = sum(len(record.body) for record in records)
     tally = Tally.of(records)
     return Row(
         lane,
@@ -163,7 +162,7 @@ def pack_row(lane: str, records: Sequence[Record], created_ns: int) -> Row:
         tally.spans,
         tally.log_records,
         tally.data_points,
-        size,
+        _body_bytes(records),
         created_ns,
         body,
     )
@@ -177,7 +176,14 @@ def unpack(body: bytes) -> list[Record] | None:
         return None
 
 
+def _body_bytes(records: Sequence[Record]) -> int:
+    return sum(len(record.body) for record in records)
+
+
 def _parts(records: list[Record]) -> Iterator[list[Record]]:
+    if len(records) <= _ROW_EVENTS and _body_bytes(records) <= _ROW_BYTES:
+        yield records
+        return
     part: list[Record] = []
     size = 0
     for record in records:
