@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.measure import FULL, QUICK, Report
 
-NAMES = ("spans", "metrics", "logs")
+NAMES = ("spans", "metrics", "logs", "spool", "export")
 
 
 def show(report: Report) -> None:

@@ -40,9 +40,9 @@ def run(scale: Scale) -> Report:
         notes=[
             (
                 f"Records with a text, four attributes and a trace. Mapping alone takes "
-                f"{timings['map']} us a record. To JSON "
+                f"{timings['map']} a record. To JSON "
                 f"{text.best_us / ours.best_us:.0f} times cheaper than the OTLP JSON file exporter "
-                f"({text} us)."
+                f"({text})."
             )
         ],
     )

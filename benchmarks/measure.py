@@ -31,6 +31,10 @@ class Scale:
         """Return a size."""
         return quick if self.quick else full
 
+    def of_rounds(self, full: int) -> Scale:
+        """Return the scale of a comparison that needs another number of rounds."""
+        return self if self.quick else Scale(rounds=full)
+
 
 FULL = Scale()
 QUICK = Scale(rounds=2, quick=True)
@@ -56,7 +60,9 @@ class Timing:
         return statistics.fmean(self.seconds) * 1e6 / self.items
 
     def __str__(self) -> str:
-        return f"{figure(self.best_us)} ({figure(self.median_us)})"
+        if self.best_us < 1_000:
+            return f"{figure(self.best_us)} us ({figure(self.median_us)})"
+        return f"{figure(self.best_us / 1e3)} ms ({figure(self.median_us / 1e3)})"
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def cheaper(
 ) -> Row:
     """Compare by minima: how many times less ours takes."""
     ratio = theirs.best_us / ours.best_us
-    return Row(work, against, f"{ours} us", f"{theirs} us", ratio, gate, goal)
+    return Row(work, against, str(ours), str(theirs), ratio, gate, goal)
 
 
 def interleaved(
@@ -132,10 +138,12 @@ def interleaved(
     items: int,
     scale: Scale,
     clock: Callable[[], float] = time.process_time,
+    settle: Callable[[], object] | None = None,
 ) -> dict[str, Timing]:
     """Time each work once a round, on data that is new in each round and the same for all.
 
     Who comes first in a round also pays for touching the data first, so the order turns.
+    `settle` is called after each work, and is not timed: it waits for what threads still do.
     """
     names = list(works)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -147,6 +155,8 @@ def interleaved(
             begin = clock()
             works[name](data)
             taken = clock() - begin
+            if settle is not None:
+                settle()
             if number:  # the first round fills caches
                 seconds[name].append(taken)
     return {name: Timing(tuple(taken), items) for name, taken in seconds.items()}

@@ -67,8 +67,8 @@ def run(scale: Scale) -> Report:
             ),
             (
                 f"Warm, line protocol is {times_by_hand:.0f} times cheaper than "
-                f"influxdb_client.Point with the same content ({by_hand} us), JSON "
-                f"{times_text:.0f} times cheaper than the OTLP JSON file exporter ({text} us)."
+                f"influxdb_client.Point with the same content ({by_hand}), JSON "
+                f"{times_text:.0f} times cheaper than the OTLP JSON file exporter ({text})."
             ),
         ],
     )

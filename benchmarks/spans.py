@@ -59,7 +59,7 @@ def run(scale: Scale) -> Report:
         notes=[
             (
                 f"Spans with 10 attributes, one in twenty with an exception. Mapping alone takes "
-                f"{timings['map']} us a span. Line protocol is "
+                f"{timings['map']} a span. Line protocol is "
                 f"{timings['otlp'].best_us / lines.best_us:.1f} times cheaper than OTLP proto."
             )
         ],

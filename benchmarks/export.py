@@ -1,0 +1,61 @@
+"""How long `export()` holds the SDK's thread: a spool on disk against a local OTLP receiver."""
+
+from __future__ import annotations
+
+import time
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+from benchmarks import data
+from benchmarks.measure import Report, Scale, cheaper, interleaved
+from benchmarks.processes import folder, receiver
+from otel_cbtop_exporter import CbtopSpanExporter
+
+
+def run(scale: Scale) -> Report:
+    with receiver() as server, folder() as path:
+        ours = CbtopSpanExporter(
+            sink="influxdb",
+            influxdb={"url": server.url, "bucket": "b"},
+            spool={"path": str(path / "spool")},
+        )
+        otlp = OTLPSpanExporter(endpoint=server.otlp_traces)
+        wall = interleaved(
+            {"ours": ours.export, "otlp": otlp.export},
+            data.spans,
+            items=1,
+            scale=scale,
+            clock=time.perf_counter,
+            settle=ours.force_flush,
+        )
+        cpu = interleaved(
+            {"ours": lambda spans: (ours.export(spans), ours.force_flush()), "otlp": otlp.export},
+            data.spans,
+            items=1,
+            scale=scale,
+        )
+        health = ours.health()
+        assert health.events_written
+        assert (health.events_spooled, health.write_errors) == (0, 0)
+        ours.shutdown()
+        otlp.shutdown()
+    return Report(
+        "`export()` of 512 spans, wall time",
+        rows=[
+            cheaper(
+                "export() of 512 spans, spool on disk",
+                "OTLPSpanExporter (HTTP) to a local receiver",
+                wall["ours"],
+                wall["otlp"],
+                gate=8,
+                goal=15,
+            )
+        ],
+        notes=[
+            (
+                f"CPU of the process until the receiver has the batch, compression and the drain "
+                f"thread included: {cpu['ours']} against {cpu['otlp']}. Ours is gzip by default, "
+                "OTLP is not."
+            )
+        ],
+    )

@@ -1,0 +1,73 @@
+"""Processes besides this one: programs in fresh interpreters, and a receiver."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parents[1]
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment without what configures exporters or Python."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OTEL_", "PYTHON", "INFLUXDB_"))
+    }
+
+
+def run_program(name: str, *arguments: object, env: dict[str, str] | None = None) -> Any:
+    """Run `python -m benchmarks.programs.NAME` and return the JSON that it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.programs.{name}", *map(str, arguments)],
+        cwd=_ROOT,
+        env=env or environment(),
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(done.stdout)
+
+
+class Receiver:
+    """A local receiver in a process of its own, which only answers."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.otlp_traces = f"{self.url}/v1/traces"
+
+    def posted_bytes(self) -> int:
+        with urllib.request.urlopen(self.url) as answer:
+            return int(answer.read())
+
+
+@contextlib.contextmanager
+def receiver() -> Iterator[Receiver]:
+    """Start a receiver, and end it."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.programs.receiver"],
+        cwd=_ROOT,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield Receiver(int(process.stdout.readline()))
+        process.stdin.close()
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """Make a folder for what a benchmark writes, on the disk where the results go."""
+    with tempfile.TemporaryDirectory(prefix="cbtop-bench-") as path:
+        yield Path(path)
