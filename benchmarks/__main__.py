@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.measure import FULL, QUICK, Report
 
-NAMES = ("spans", "metrics", "logs", "spool", "export", "start")
+NAMES = ("spans", "metrics", "logs", "spool", "export", "start", "memory")
 
 
 def show(report: Report) -> None:

@@ -1,0 +1,31 @@
+"""The exporters that are compared in processes of their own, by name; imported when asked for."""
+
+from __future__ import annotations
+
+from opentelemetry.sdk.trace.export import SpanExporter
+
+
+def make_exporter(name: str, url: str, folder: str) -> SpanExporter:
+    """Make an exporter with its defaults.
+
+    Args:
+        name: `otlp`, or a sink of ours; `influxdb` and `spooled_jsonlines` with a spool on disk.
+        url: Of a receiver, an InfluxDB with its token and organization in the environment, or
+            a Kafka broker.
+        folder: For files.
+    """
+    if name == "otlp":
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        return OTLPSpanExporter(endpoint=f"{url}/v1/traces")
+    from otel_cbtop_exporter import CbtopSpanExporter
+
+    if name == "kafka":
+        return CbtopSpanExporter(sink="kafka", kafka={"bootstrap_servers": url})
+    lines = {"path": f"{folder}/events.jsonl"}
+    if name == "jsonlines":
+        return CbtopSpanExporter(jsonlines=lines)
+    spool = {"path": f"{folder}/spool"}
+    if name == "spooled_jsonlines":
+        return CbtopSpanExporter(jsonlines=lines, spool=spool)
+    return CbtopSpanExporter(sink="influxdb", influxdb={"url": url, "bucket": "bench"}, spool=spool)
