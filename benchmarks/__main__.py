@@ -5,18 +5,28 @@ from __future__ import annotations
 import argparse
 import importlib
 
-from benchmarks.measure import FULL, QUICK, Report
+from benchmarks.measure import FULL, QUICK, Report, figure
 
-NAMES = ("spans", "metrics", "logs", "spool", "export", "start", "memory")
+NAMES = (
+    "spans",
+    "metrics",
+    "logs",
+    "spool",
+    "export",
+    "start",
+    "memory",
+    "kafka",
+    "influxdb",
+)
 
 
 def show(report: Report) -> None:
     print(f"\n{report.title}: minimum (median)")
     for row in report.rows:
-        print(
-            f"  {row.work} against {row.against}: {row.ours} against {row.theirs}, "
-            f"{row.measured:.1f}{row.unit}, gate {row.gate:g}, goal {row.goal:g}: {row.verdict}"
-        )
+        targets = f"gate {figure(row.gate)}, goal {figure(row.goal)}: {row.verdict}"
+        print(f"  {row.work}: {row.ours}")
+        print(f"    against {row.against}: {row.theirs}")
+        print(f"    {figure(row.measured)}{row.unit}, {targets}")
     for note in report.notes:
         print(f"  {note}")
 

@@ -59,6 +59,11 @@ class Timing:
     def mean_us(self) -> float:
         return statistics.fmean(self.seconds) * 1e6 / self.items
 
+    @property
+    def rate(self) -> str:
+        """Items a second: by the minimum, then by the median."""
+        return f"{1e6 / self.best_us:,.0f} ({1e6 / self.median_us:,.0f})"
+
     def __str__(self) -> str:
         if self.best_us < 1_000:
             return f"{figure(self.best_us)} us ({figure(self.median_us)})"

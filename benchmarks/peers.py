@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from opentelemetry.exporter.otlp.json.file import FileMetricExporter, FileSpanExporter
@@ -13,13 +13,14 @@ from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metr
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics.export import MetricsData
 
-from otel_cbtop_exporter.config import InfluxDBConfig, MappingConfig
+from otel_cbtop_exporter.config import InfluxDBConfig, KafkaConfig, MappingConfig
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.mapping.logs import LogMapper
 from otel_cbtop_exporter.mapping.metrics import MetricMapper
 from otel_cbtop_exporter.mapping.spans import SpanMapper
 from otel_cbtop_exporter.sinks.base import Record
 from otel_cbtop_exporter.sinks.influxdb import InfluxDBSink
+from otel_cbtop_exporter.sinks.kafka_records import RecordMaker
 from otel_cbtop_exporter.sinks.lines import encode_lines
 
 _MAPPING = MappingConfig()
@@ -57,6 +58,12 @@ def line_records(sink: InfluxDBSink, events: Sequence[Event]) -> list[Record]:
     encoded = sink.encode(events)
     assert not encoded.rejected
     return encoded.records
+
+
+def kafka_records() -> Callable[[Sequence[Event]], list[Record]]:
+    """Return a function that encodes as the Kafka sink does."""
+    maker = RecordMaker(KafkaConfig())
+    return lambda events: maker.encode(events).records
 
 
 def otlp_spans(spans: Any) -> bytes:
