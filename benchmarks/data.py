@@ -61,7 +61,7 @@ def spans(count: int = BATCH, attributes: int = 10) -> list[ReadableSpan]:
         failed = position % 20 == 19
         start_ns = _begin_ns + number * 100_003
         duration_ns = _random.randrange(100_000, 50_000_000)
-        bag = _span_attributes(number, attributes, failed=failed)
+        bag = span_attributes(number, attributes, failed=failed)
         made.append(
             ReadableSpan(
                 f"{bag.get('http.request.method', 'GET')} {ROUTES[number % 5]}",
@@ -82,7 +82,7 @@ def spans(count: int = BATCH, attributes: int = 10) -> list[ReadableSpan]:
     return made
 
 
-def _span_attributes(number: int, count: int, *, failed: bool) -> dict[str, object]:
+def span_attributes(number: int, count: int, *, failed: bool = False) -> dict[str, object]:
     route = ROUTES[number % 5]
     bag: dict[str, object] = {
         "http.request.method": METHODS[number % 3],

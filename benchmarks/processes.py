@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 
 
 def environment() -> dict[str, str]:
@@ -29,7 +29,7 @@ def run_program(name: str, *arguments: object, env: dict[str, str] | None = None
     """Run `python -m benchmarks.programs.NAME` and return the JSON that it prints."""
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.programs.{name}", *map(str, arguments)],
-        cwd=_ROOT,
+        cwd=ROOT,
         env=env or environment(),
         stdout=subprocess.PIPE,
         check=True,
@@ -55,7 +55,7 @@ def receiver() -> Iterator[Receiver]:
     """Start a receiver, and end it."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.programs.receiver"],
-        cwd=_ROOT,
+        cwd=ROOT,
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

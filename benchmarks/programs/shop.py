@@ -1,0 +1,70 @@
+"""An application that makes spans at a steady rate; prints what CPU time that took.
+
+    python -m benchmarks.programs.shop EXPORTER URL FOLDER SPANS SPANS_A_SECOND
+
+EXPORTER is `none` for spans that nobody exports. InfluxDB's token and organization are in the
+environment. What one warm-up second takes (connections, imports of clients) is not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import time
+
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import SpanKind, Tracer
+
+from benchmarks import data
+from benchmarks.programs.exporters import make_exporter
+
+_SPANS_A_REQUEST = 5
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def serve(tracer: Tracer, spans: int, spans_a_second: int) -> None:
+    """Make requests of a server span with four client spans in it, evenly over the time."""
+    begin = time.monotonic()
+    for request in range(spans // _SPANS_A_REQUEST):
+        due = begin + request * _SPANS_A_REQUEST / spans_a_second
+        if (early := due - time.monotonic()) > 0:
+            time.sleep(early)
+        failed = request % 20 == 19
+        with tracer.start_as_current_span(
+            "GET /cart", kind=SpanKind.SERVER, attributes=data.span_attributes(request, 10)
+        ) as span:
+            for number in range(_SPANS_A_REQUEST - 1):
+                with tracer.start_as_current_span(
+                    "SELECT cart",
+                    kind=SpanKind.CLIENT,
+                    attributes=data.span_attributes(request + number, 10),
+                ):
+                    pass
+            if failed:
+                span.record_exception(ValueError("there is none left"))
+
+
+def main() -> None:
+    name, url, folder, spans, spans_a_second = sys.argv[1:]
+    random.seed(7)
+    provider = TracerProvider(resource=data.RESOURCE)
+    if name != "none":
+        provider.add_span_processor(BatchSpanProcessor(make_exporter(name, url, folder)))
+    tracer = provider.get_tracer("shop.web", "0.9")
+    serve(tracer, int(spans_a_second), int(spans_a_second))
+    provider.force_flush()
+    before = cpu_seconds()
+    serve(tracer, int(spans), int(spans_a_second))
+    provider.shutdown()
+    print(json.dumps({"cpu_seconds": cpu_seconds() - before}))
+
+
+if __name__ == "__main__":
+    main()

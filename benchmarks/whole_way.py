@@ -1,0 +1,64 @@
+"""The whole way in the application: a steady rate through BatchSpanProcessor to the backend.
+
+What one of three processes takes above the one that exports nothing, divided by the spans.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.measure import Report, Scale, Timing, cheaper
+from benchmarks.processes import Receiver, environment, folder, receiver, run_program
+from tests.servers.influxdb import InfluxDB
+
+_RATE = 2_000
+
+
+def run(scale: Scale) -> Report:
+    spans, rounds = scale.of(60_000, 1_000), scale.of(2, 1)
+    with receiver() as otlp, folder() as path:
+        server = InfluxDB.start(path / "influxdb", 2)
+        try:
+            bucket = server.new_bucket("bench")
+            cpu: dict[str, list[float]] = {"none": [], "otlp": [], "influxdb": []}
+            for _ in range(rounds):
+                for name, all_ in cpu.items():
+                    all_.append(_cpu_seconds(name, otlp, server, path, spans))
+            found = server.count(bucket, "spans", "duration_ns")
+            assert found == rounds * (spans + _RATE), found
+        finally:
+            server.close()
+    above = {
+        name: Timing(
+            tuple(mine - none for mine, none in zip(all_, cpu["none"], strict=True)), items=spans
+        )
+        for name, all_ in cpu.items()
+    }
+    bare = Timing(tuple(cpu["none"]), items=spans)
+    return Report(
+        "The whole way in the application, CPU per span above a run without exporter",
+        rows=[
+            cheaper(
+                f"{spans:,} spans at {_RATE:,} a second to a real InfluxDB, spool on disk",
+                "OTLPSpanExporter (HTTP) to a local receiver that only answers",
+                above["influxdb"],
+                above["otlp"],
+                gate=5,
+                goal=8,
+            )
+        ],
+        notes=[
+            (
+                f"CPU of the application's process alone, defaults of BatchSpanProcessor; {rounds} "
+                f"runs of each in turn. Making the spans, without any exporter, takes {bare} a "
+                "span. The InfluxDB has every span."
+            )
+        ],
+    )
+
+
+def _cpu_seconds(name: str, otlp: Receiver, server: InfluxDB, path: Path, spans: int) -> float:
+    url = server.url if name == "influxdb" else otlp.url
+    env = {**environment(), "INFLUXDB_V2_TOKEN": server.token, "INFLUXDB_V2_ORG": server.org}
+    answer = run_program("shop", name, url, path, spans, _RATE, env=env)
+    return float(answer["cpu_seconds"])
