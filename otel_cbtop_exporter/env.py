@@ -7,7 +7,6 @@ behind the prefix it is set for one signal.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -129,6 +128,8 @@ def _warn_of_unknown(environ: Mapping[str, str], known: Mapping[str, _Path]) -> 
             general = general.replace(PREFIX + signal, PREFIX, 1)
         if variable not in known and general not in known:
             _warned.add(variable)  # three exporters read the same environment
+            import difflib  # noqa: PLC0415 -- only a mistake needs it
+
             nearest = difflib.get_close_matches(general, known, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             _logger.warning("%s is no variable of otel_cbtop_exporter%s", variable, hint)

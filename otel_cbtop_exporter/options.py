@@ -5,7 +5,6 @@ Not here: which options there are (`config.py`), the environment (`env.py`).
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 import typing
@@ -83,6 +82,8 @@ def build(cls: type[_O], values: Mapping[str, Any] | None) -> _O:
     given: dict[str, Any] = {}
     for name, value in (values or {}).items():
         if name not in hints:
+            import difflib  # noqa: PLC0415 -- only a mistake needs it
+
             nearest = difflib.get_close_matches(str(name), hints, n=1)
             hint = f"; did you mean {_dotted(cls.group, nearest[0])}?" if nearest else ""
             raise ConfigError(f"there is no option {_dotted(cls.group, str(name))}{hint}")

@@ -251,6 +251,26 @@ print(json.dumps({
     assert done.stderr == ""
 
 
+def test_who_writes_at_once_does_not_pay_for_the_spool(tmp_path):
+    """With JSON Lines and no spool path, what only a spool needs is not even imported."""
+    code = """
+import sys
+from otel_cbtop_exporter import CbtopSpanExporter
+exporter = CbtopSpanExporter()
+exporter.health(), exporter.force_flush(), exporter.shutdown()
+print(sorted({"sqlite3", "hashlib", "email.utils", "difflib"} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_the_public_names_are_what_the_package_says():
     """__all__ is sorted, complete, and every name of it exists."""
     import otel_cbtop_exporter

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timezone
-from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 import msgspec
@@ -163,6 +162,9 @@ def parse_retry_after(text: str | None, now_seconds: float) -> float | None:
     if text.isascii() and text.isdigit():
         seconds = float(text)
     else:
+        # 3 ms to import, for what hardly a server sends.
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415
+
         try:
             moment = parsedate_to_datetime(text)
             if moment.tzinfo is None:  # as in HTTP's oldest form, which is in GMT all the same

@@ -1,0 +1,111 @@
+"""What waits for a sink: the spool that holds it, and the thread that empties it.
+
+Belongs here: how the two are put together, and the end of both. Not here: where records wait
+(`spool.py`, `spool_folder.py`), what is sent next (`lanes.py`), when (`drain.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from otel_cbtop_exporter.config import ExporterConfig
+from otel_cbtop_exporter.delivery.drain import Drain, Drained
+from otel_cbtop_exporter.delivery.lanes import Lanes
+from otel_cbtop_exporter.delivery.outcomes import Outcomes
+from otel_cbtop_exporter.delivery.retry import Clock
+from otel_cbtop_exporter.delivery.sender import Sender
+from otel_cbtop_exporter.delivery.spool import Spool, SpoolError, SpoolStats
+from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder, make_spool
+from otel_cbtop_exporter.sinks.base import Record, Sink
+from otel_cbtop_exporter.tally import Tally
+
+__all__ = ["Backlog"]
+
+
+class Backlog:
+    """The records of one pipeline that wait; safe between threads.
+
+    Touches neither disk nor network, and starts no thread, before the first record.
+
+    Args:
+        sink: Where the records go.
+        config: `spool`, `retry` and `timeout_ms` are read.
+        sender: Writes them.
+        outcomes: Told of everything that does not arrive.
+        clock: Time.
+        jitter: Returns a number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        config: ExporterConfig,
+        *,
+        sender: Sender,
+        outcomes: Outcomes,
+        clock: Clock,
+        jitter: Callable[[], float],
+    ) -> None:
+        self._outcomes = outcomes
+        self._clock = clock
+        self._store = make_spool(
+            config.spool,
+            sink.name,
+            sink.destination,
+            on_dropped=outcomes.drop,
+            on_notice=outcomes.notice,
+        )
+        self._adopted_before = False
+        self._drain = Drain(
+            Lanes(
+                spools=self._store.spools,
+                adopt=self._adopt,
+                sender=sender,
+                retry=config.retry,
+                clock=clock,
+                jitter=jitter,
+                reject=outcomes.reject,
+            ),
+            name=f"cbtop-{sink.name}",
+            write_timeout_seconds=config.timeout_ms / 1_000,
+            clock=clock,
+            log=outcomes.log,
+        )
+
+    def append(self, records: Sequence[Record]) -> bool:
+        """Take records; False if they could not be kept and were dropped, which is counted."""
+        try:
+            self._store.append(records, self._clock.time_ns())
+        except SpoolError as error:
+            self._outcomes.drop("spool_error", Tally.of(records), str(error))
+            return False
+        if not self._drain.wake():
+            self._store.close()  # again, or memory would lose it uncounted, and a file be held
+            return False
+        return True
+
+    def drain(self, deadline: float, stall_seconds: float) -> Drained:
+        """Wait until what was taken up to now has left; see `Drain.drain`."""
+        return self._drain.drain(deadline, stall_seconds)
+
+    def stats(self) -> SpoolStats:
+        """Return what waits."""
+        return self._store.stats()
+
+    def close(self, deadline: float) -> bool:
+        """End the thread and close the spool; False if the thread hangs in a write."""
+        ended = self._drain.stop(deadline)
+        waiting = self._store.stats().events_spooled
+        self._store.close()
+        if waiting and isinstance(self._store, SpoolFolder):
+            self._outcomes.notice("left", f"{waiting} events wait on disk for the next process")
+        return ended
+
+    def _adopt(self) -> None:
+        if isinstance(self._store, Spool):
+            return
+        self._store.adopt()
+        if not self._adopted_before:
+            self._adopted_before = True
+            if folders := ", ".join(map(str, self._store.foreign())):
+                self._outcomes.notice("foreign", f"events of other destinations wait in {folders}")
