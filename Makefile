@@ -20,10 +20,6 @@ $(VENV)/.setup-tests: $(VENV)/.setup
 	@$(BIN)/python -m pip install --quiet --group tests --group typing
 	@touch $@
 
-$(VENV)/.setup-bench: $(VENV)/.setup-tests
-	@$(BIN)/python -m pip install --quiet --group bench
-	@touch $@
-
 setup: $(VENV)/.setup-tests
 
 demo: $(VENV)/.setup
@@ -51,7 +47,8 @@ test-fast: $(VENV)/.setup-tests
 test-long: $(VENV)/.setup-tests
 	$(BIN)/python -m pytest -m long --timeout 7200
 
-bench: $(VENV)/.setup-bench
+# Writes benchmarks/results.md and .svg; wants a machine that does nothing else, and half an hour.
+bench: $(VENV)/.setup-tests servers
 	$(BIN)/python -m benchmarks
 
 clean:

@@ -32,7 +32,7 @@ NAMES = (
 def show(report: Report) -> None:
     print(f"\n{report.title}: minimum (median)")
     for row in report.rows:
-        targets = f"gate {figure(row.gate)}, goal {figure(row.goal)}: {row.verdict}"
+        targets = f"gate {row.gate:.3g}, goal {row.goal:.3g}: {row.verdict}"
         print(f"  {row.work}: {row.ours}")
         print(f"    against {row.against}: {row.theirs}")
         print(f"    {figure(row.measured)}{row.unit}, {targets}")

@@ -23,7 +23,7 @@ from benchmarks.processes import ROOT, environment, folder, receiver
 from tests.servers.influxdb import InfluxDB
 from tests.servers.kafka_broker import start_broker
 
-_RATE = 200
+_RATE = 100
 _CONNECTIONS = 4
 _NAMES = {
     "none": "no exporter",
@@ -35,7 +35,7 @@ _NAMES = {
 
 
 def run(scale: Scale) -> Report:
-    rounds, requests = scale.of(6, 1), scale.of(1_000, 40)
+    rounds, requests = scale.of(6, 1), scale.of(500, 40)
     seconds: dict[str, list[float]] = {name: [] for name in _NAMES}
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(folder())

@@ -37,7 +37,7 @@ def markdown(reports: Sequence[Report]) -> str:
         ),
         "## Targets",
         _table(
-            ["work", "ours", "against", "theirs", "measured", "gate", "goal", ""],
+            ["work", "ours", "against", "theirs", "measured", "gate", "goal", "verdict"],
             [_cells(row) for row in rows],
         ),
     ]
@@ -87,8 +87,8 @@ def _cells(row: Row) -> list[str]:
         row.against,
         row.theirs,
         f"{figure(row.measured)}{row.unit}",
-        figure(row.gate),
-        figure(row.goal),
+        f"{row.gate:.3g}",
+        f"{row.goal:.3g}",
         row.verdict,
     ]
 

@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import gc
 import json
-import resource
 import sys
-from pathlib import Path
 
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from benchmarks.programs.exporters import make_exporter
-
-
-def resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+from benchmarks.programs.resident import high_water_mib, now_mib
 
 
 def main() -> None:
     name, url, folder, exports, warm_up = sys.argv[1:]
     from benchmarks import data
 
-    before = resident_mib()
+    before = now_mib()
     exporter: SpanExporter = make_exporter(name, url, folder)
     settled = 0.0
     for number in range(int(exports)):
@@ -33,12 +27,12 @@ def main() -> None:
         exporter.force_flush()  # nothing waits when the next batch comes, as with OTLP
         if number == int(warm_up):
             gc.collect()
-            settled = resident_mib()
+            settled = now_mib()
     gc.collect()
     found = {
         "before": before,
-        "growth": resident_mib() - settled,
-        "high_water": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "growth": now_mib() - settled,
+        "high_water": high_water_mib(),
     }
     print(json.dumps(found))
     exporter.shutdown()

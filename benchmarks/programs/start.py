@@ -1,6 +1,6 @@
 """Import an exporter and construct it; prints how long that took, and what it added.
 
-    python -m benchmarks.programs.start EXPORTER
+    python -m benchmarks.programs.start NAME
 
 The SDK is there before: whatever exporter an application uses, it has that.
 """
@@ -8,13 +8,14 @@ The SDK is there before: whatever exporter an application uses, it has that.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 
 import opentelemetry.sdk._logs.export
 import opentelemetry.sdk.metrics.export
 import opentelemetry.sdk.trace.export  # noqa: F401  all three are what this program begins with
+
+from benchmarks.programs.resident import now_mib
 
 
 def ours() -> object:
@@ -29,16 +30,23 @@ def otlp() -> object:
     return OTLPSpanExporter()
 
 
+def influxdb_client() -> object:
+    """What our InfluxDB sink imports and constructs with its first batch."""
+    from influxdb_client.client.influxdb_client import InfluxDBClient
+
+    return InfluxDBClient("http://localhost:8086", "")
+
+
 def main() -> None:
-    make = {"ours": ours, "otlp": otlp}[sys.argv[1]]
-    modules, kib = len(sys.modules), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    make = {"ours": ours, "otlp": otlp, "influxdb_client": influxdb_client}[sys.argv[1]]
+    modules, mib = len(sys.modules), now_mib()
     begin = time.perf_counter()
     exporter = make()
     seconds = time.perf_counter() - begin
     found = {
         "seconds": seconds,
         "modules": len(sys.modules) - modules,
-        "mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - kib) / 1024,
+        "mib": now_mib() - mib,
     }
     print(json.dumps(found))
     del exporter

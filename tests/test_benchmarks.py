@@ -1,0 +1,68 @@
+"""The benchmarks run, and report everything that they measure; how fast things are is no test."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import NAMES
+
+ROOT = Path(__file__).parents[1]
+
+# The targets that each benchmark reports on.
+WITHOUT_SERVERS = {
+    "spans": 3,
+    "metrics": 4,
+    "logs": 2,
+    "spool": 2,
+    "export": 1,
+    "start": 1,
+    "memory": 6,
+    "growth": 0,
+}
+WITH_SERVERS = {"kafka": 1, "influxdb": 1, "whole_way": 1, "latency": 0}
+
+
+def run(names, folder):
+    """Run benchmarks on next to nothing; returns the tables of the page, and the picture."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--output", folder, *names],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    page = (folder / "results.md").read_text()
+    blocks = [block for block in page.split("\n\n") if block.startswith("|")]
+    tables = [[line.strip("| ").split(" | ") for line in block.splitlines()] for block in blocks]
+    for table in tables:
+        assert all(len(cells) == len(table[0]) and all(cells) for cells in table[2:]), table
+    return tables, (folder / "results.svg").read_text()
+
+
+def test_every_benchmark_is_run_by_one_of_the_tests_below():
+    """A new benchmark is tested too."""
+    assert {*WITHOUT_SERVERS, *WITH_SERVERS} == set(NAMES)
+
+
+def test_benchmarks_without_servers(tmp_path):
+    """Each target has its row and its verdict, each curve has a point wherever it was measured."""
+    (targets, *curves), picture = run(WITHOUT_SERVERS, tmp_path)
+    assert len(targets[2:]) == sum(WITHOUT_SERVERS.values())
+    assert {cells[-1] for cells in targets[2:]} <= {"goal met", "met", "NOT MET"}
+    names = ["Attributes of a span", "Series of metrics", "Spans of a batch", "Spool on disk"]
+    assert [table[0][0].partition(":")[0].partition(",")[0] for table in curves] == names
+    assert "<svg" in picture
+    assert all(name in picture for name in names)
+
+
+@pytest.mark.influxdb
+@pytest.mark.kafka
+def test_benchmarks_with_servers(tmp_path):
+    """The same, of those that need a real InfluxDB and a real Kafka."""
+    (targets, latencies), _ = run(WITH_SERVERS, tmp_path)
+    assert len(targets[2:]) == sum(WITH_SERVERS.values())
+    assert len(latencies[2:]) == 5
