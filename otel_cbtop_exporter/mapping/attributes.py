@@ -18,10 +18,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_cbtop_exporter.encoding.event_json import encode_value
-from otel_cbtop_exporter.events import TagSet
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = [
+    "Kept",
     "Loss",
     "Redaction",
     "ScopeCache",
@@ -34,7 +34,7 @@ __all__ = [
 
 REDACTED = "[redacted]"
 
-# Tag sets that mapping keeps before it forgets all of them: about 50 MB at the worst, and no
+# Tag sets that a mapper keeps before it forgets all of them: about 50 MB at the worst, and no
 # process with sane tags comes near.
 MAX_CACHED_TAG_SETS = 65_536
 _MAX_SCOPES = 1_024
@@ -44,6 +44,7 @@ Loss = Callable[[str, str, Tally], None]
 
 _K = TypeVar("_K")
 _S = TypeVar("_S")
+_V = TypeVar("_V")
 
 
 def hex_trace_id(trace_id: int) -> str:
@@ -107,15 +108,39 @@ class Redaction:
         return self.apply(value) if isinstance(value, Mapping) else value
 
 
-class TagCache(dict[_K, TagSet]):
-    """Tag sets by what they were made of; forgets everything when it is full."""
+class Kept:
+    """How many tag sets a mapper keeps, in all of its caches together."""
 
-    def keep(self, key: _K, tags: TagSet) -> TagSet:
-        """Remember and return a tag set."""
-        if len(self) >= MAX_CACHED_TAG_SETS:
+    __slots__ = ("tag_sets",)
+
+    def __init__(self) -> None:
+        self.tag_sets = 0
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether there are as many as there may be."""
+        return self.tag_sets >= MAX_CACHED_TAG_SETS
+
+
+class TagCache(dict[_K, _V]):
+    """Tag sets by what they were made of; forgets everything when there are too many.
+
+    Args:
+        kept: Of the mapper.
+    """
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def keep(self, key: _K, value: _V) -> _V:
+        """Remember and return a tag set, or what has one."""
+        if self._kept.is_too_much:
+            self._kept.tag_sets -= len(self)
             self.clear()
-        self[key] = tags
-        return tags
+        self[key] = value
+        self._kept.tag_sets += 1
+        return value
 
 
 class ScopeCache(Generic[_S]):
@@ -124,19 +149,20 @@ class ScopeCache(Generic[_S]):
     Args:
         resource_tags: Globs of the resource attributes that become tags.
         redaction: Applied to resource and scope attributes before they become tags.
-        make: Called with the tags that an attribute of the data may replace (the resource's)
-            and with those that win over it (the scope's).
+        make: Called with the tags that an attribute of the data may replace (the resource's),
+            with those that win over it (the scope's), and with what its caches count in.
     """
 
     def __init__(
         self,
         resource_tags: Sequence[str],
         redaction: Redaction,
-        make: Callable[[Mapping[str, str], Mapping[str, str]], _S],
+        make: Callable[[Mapping[str, str], Mapping[str, str], Kept], _S],
     ) -> None:
         self._match = _any_of(resource_tags)
         self._redaction = redaction
         self._make = make
+        self._kept = Kept()
         self._known: dict[tuple[int, int], tuple[Resource, InstrumentationScope | None, _S]] = {}
 
     def of(self, resource: Resource, scope: InstrumentationScope | None) -> _S:
@@ -144,11 +170,12 @@ class ScopeCache(Generic[_S]):
         key = (id(resource), id(scope))
         known = self._known.get(key)
         # The entry holds both objects, so that an id cannot come to mean another one.
-        if known is not None and known[0] is resource and known[1] is scope:
-            return known[2]
-        if len(self._known) >= _MAX_SCOPES:
+        if self._kept.is_too_much or len(self._known) >= _MAX_SCOPES:
             self._known.clear()
-        made = self._make(self._resource_tags(resource), self._scope_tags(scope))
+            self._kept = Kept()
+        elif known is not None and known[0] is resource and known[1] is scope:
+            return known[2]
+        made = self._make(self._resource_tags(resource), self._scope_tags(scope), self._kept)
         self._known[key] = (resource, scope, made)
         return made
 

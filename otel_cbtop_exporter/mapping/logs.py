@@ -12,6 +12,7 @@ from otel_cbtop_exporter._sdk import ReadableLogRecord, attribute_map
 from otel_cbtop_exporter.encoding.event_json import encode_value
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, FieldValue, TagSet
 from otel_cbtop_exporter.mapping.attributes import (
+    Kept,
     Redaction,
     ScopeCache,
     TagCache,
@@ -93,9 +94,9 @@ class LogMapper:
 class _Scope:
     """The tag sets of one resource and scope."""
 
-    def __init__(self, below: Mapping[str, str], above: Mapping[str, str]) -> None:
+    def __init__(self, below: Mapping[str, str], above: Mapping[str, str], kept: Kept) -> None:
         self._base = {**below, **above}
-        self._tags: TagCache[tuple[str | None, str | None, str]] = TagCache()
+        self._tags: TagCache[tuple[str | None, str | None, str], TagSet] = TagCache(kept)
 
     def tags(self, severity: str | None, event_name: str | None, exception_type: Any) -> TagSet:
         key = (severity, event_name, tag_text(exception_type) if exception_type else "")

@@ -19,7 +19,13 @@ from opentelemetry.sdk.metrics.export import (
 
 from otel_cbtop_exporter._sdk import attribute_map
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, FieldValue, MetricInfo, TagSet
-from otel_cbtop_exporter.mapping.attributes import MAX_CACHED_TAG_SETS, Redaction, tag_text
+from otel_cbtop_exporter.mapping.attributes import (
+    MAX_CACHED_TAG_SETS,
+    Kept,
+    Redaction,
+    TagCache,
+    tag_text,
+)
 
 __all__ = ["MetricScope", "MetricSeries", "bound_text"]
 
@@ -42,9 +48,10 @@ _TYPES: dict[type, Literal["sum", "gauge", "histogram", "exponential_histogram"]
 class MetricScope:
     """The metrics of one resource and scope."""
 
-    def __init__(self, below: Mapping[str, str], above: Mapping[str, str]) -> None:
+    def __init__(self, below: Mapping[str, str], above: Mapping[str, str], kept: Kept) -> None:
         self._below = below
         self._above = above
+        self._kept = kept
         self._metrics: dict[tuple[Any, ...], MetricSeries] = {}
 
     def series_of(self, metric: Metric) -> MetricSeries:
@@ -64,7 +71,9 @@ class MetricScope:
                 monotonic,
                 metric.description or None,
             )
-            series = self._metrics[key] = MetricSeries(metric.name, info, self._below, self._above)
+            series = self._metrics[key] = MetricSeries(
+                metric.name, info, self._below, self._above, self._kept
+            )
         return series
 
 
@@ -72,14 +81,19 @@ class MetricSeries:
     """The series of one metric, and what all their points have in common."""
 
     def __init__(
-        self, name: str, info: MetricInfo, below: Mapping[str, str], above: Mapping[str, str]
+        self,
+        name: str,
+        info: MetricInfo,
+        below: Mapping[str, str],
+        above: Mapping[str, str],
+        kept: Kept,
     ) -> None:
         self.name = name
         self.info = info
         self._measurement = name + "_" if name in _OUR_MEASUREMENTS else name
         self._below = below
         self._above = above
-        self._tags: dict[int, tuple[Any, TagSet]] = {}
+        self._tags: TagCache[int, tuple[Any, TagSet]] = TagCache(kept)
         self._bounds: tuple[Sequence[float], tuple[str, ...]] = ((), ("count", "le_inf"))
 
     def tags(self, attributes: Any, redaction: Redaction) -> TagSet:
@@ -89,14 +103,12 @@ class MetricSeries:
         known = self._tags.get(id(attributes))
         if known is not None and known[0] is attributes:
             return known[1]
-        if len(self._tags) >= MAX_CACHED_TAG_SETS:
-            self._tags.clear()
         texts = {
             key: tag_text(value)
             for key, value in redaction.apply(attribute_map(attributes)).items()
         }
         tags = TagSet({**self._below, **texts, **self._above})
-        self._tags[id(attributes)] = (attributes, tags)
+        self._tags.keep(id(attributes), (attributes, tags))
         return tags
 
     def exemplar_tags(self, tags: TagSet) -> TagSet:

@@ -20,6 +20,7 @@ from otel_cbtop_exporter._sdk import NONE_DROPPED, attribute_map, read_spans
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, FieldValue, TagSet
 from otel_cbtop_exporter.mapping.attributes import (
     MAX_CACHED_TAG_SETS,
+    Kept,
     Redaction,
     ScopeCache,
     TagCache,
@@ -126,13 +127,17 @@ class _Scope:
     """The tag sets of one resource and scope."""
 
     def __init__(
-        self, tag_keys: frozenset[str], below: Mapping[str, str], above: Mapping[str, str]
+        self,
+        tag_keys: frozenset[str],
+        below: Mapping[str, str],
+        above: Mapping[str, str],
+        kept: Kept,
     ) -> None:
         self._tag_keys = tag_keys
         self._below = below
         self._above = above
         self._pickers: dict[tuple[str, ...], _Picker] = {}
-        self._tags: TagCache[Any] = TagCache()
+        self._tags: TagCache[Any, TagSet] = TagCache(kept)
 
     def span_tags(
         self, name: str, kind: SpanKind, status: StatusCode, attributes: Mapping[str, Any]

@@ -8,6 +8,7 @@ How a request gets there is in `influxdb_http.py`, what an answer means in
 from __future__ import annotations
 
 import gzip
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -67,6 +68,7 @@ class InfluxDBSink:
         }
         self._encoder = LineProtocolEncoder(trace_id_tag_digits=options.trace_id_tag_digits)
         self._told = (0, 0)
+        self._telling = threading.Lock()
         self._token: str | None = None
         self._inherited: list[InfluxDBConnections] = []
         self._connections = InfluxDBConnections(options, self._address)
@@ -94,7 +96,7 @@ class InfluxDBSink:
         encoder = self._encoder
         if (encoder.fields_left_out, encoder.tag_values_cut) == self._told:
             return {}
-        with self._lock:
+        with self._telling:
             before, now = self._told, (encoder.fields_left_out, encoder.tag_values_cut)
             self._told = now
         reasons = ("field_left_out", "tag_cut")
@@ -132,6 +134,7 @@ class InfluxDBSink:
         # take locks that nobody can release any more.
         self._inherited.append(self._connections)
         self._connections = InfluxDBConnections(self._options, self._address)
+        self._telling = threading.Lock()
         self._encoder.after_fork_in_child()
 
     def _post(self, records: Sequence[Record], bucket: str, seconds: float) -> Answer:
