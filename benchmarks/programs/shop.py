@@ -55,11 +55,14 @@ def main() -> None:
     name, url, folder, spans, spans_a_second = sys.argv[1:]
     random.seed(7)
     provider = TracerProvider(resource=data.RESOURCE)
-    if name != "none":
-        provider.add_span_processor(BatchSpanProcessor(make_exporter(name, url, folder)))
+    exporter = None if name == "none" else make_exporter(name, url, folder)
+    if exporter is not None:
+        provider.add_span_processor(BatchSpanProcessor(exporter))
     tracer = provider.get_tracer("shop.web", "0.9")
     serve(tracer, int(spans_a_second), int(spans_a_second))
     provider.force_flush()
+    if exporter is not None:
+        exporter.force_flush()  # the processor's does not reach it
     before = cpu_seconds()
     serve(tracer, int(spans), int(spans_a_second))
     provider.shutdown()
