@@ -25,6 +25,7 @@ from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
+from opentelemetry.util.types import AttributeValue
 
 BATCH = 512
 RESOURCE = Resource(
@@ -82,9 +83,9 @@ def spans(count: int = BATCH, attributes: int = 10) -> list[ReadableSpan]:
     return made
 
 
-def span_attributes(number: int, count: int, *, failed: bool = False) -> dict[str, object]:
+def span_attributes(number: int, count: int, *, failed: bool = False) -> dict[str, AttributeValue]:
     route = ROUTES[number % 5]
-    bag: dict[str, object] = {
+    bag: dict[str, AttributeValue] = {
         "http.request.method": METHODS[number % 3],
         "http.route": route,
         "http.response.status_code": 500 if failed else 200,
