@@ -1,0 +1,307 @@
+"""A backend on loopback that can be up, down, slow, busy, picky or rude, and counts what it got.
+
+It takes the posts of `http_sink.py` (`/write/<lane>`, one record a line) and those of the
+InfluxDB sink (`/api/v2/write?bucket=<lane>`), whose answers are in InfluxDB 2's own words.
+Records are told apart by an id that stands somewhere in them: `#<name>:<number>#`.
+"""
+
+import collections
+import contextlib
+import gzip
+import itertools
+import json
+import re
+import socket
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+ID = re.compile(rb"#([\w.-]+:\d+)#")
+
+
+class Request(NamedTuple):
+    """What came: `ids` stand beside `lines`, "" for a line without one."""
+
+    lane: str
+    lines: list
+    ids: list
+    size: int
+    is_influxdb: bool
+
+
+class Reply(NamedTuple):
+    """What to answer; records are stored where the status says so.
+
+    `cut` is "" or how the connection ends instead of an answer: `unanswered` or, in the middle
+    of one, `half`; what was to be stored is stored then, too.
+    """
+
+    status: int = 204
+    text: str = ""
+    retry_after: str | None = None
+    cut: str = ""
+
+
+def take(request):
+    """Store everything."""
+    return Reply()
+
+
+def refuse(status, retry_after=None):
+    """Answer with a status that is not about the data."""
+    return lambda request: Reply(status, _message("unavailable", "not now"), retry_after)
+
+
+def poisoned_by(is_bad):
+    """Refuse a request that holds a bad record, with 400; InfluxDB names the lines."""
+
+    def rule(request):
+        bad = [line for line, id_ in zip(request.lines, request.ids, strict=True) if is_bad(id_)]
+        if not bad:
+            return Reply()
+        if not request.is_influxdb:
+            return Reply(400, "some record of it is bad")
+        quoted = "\n".join(f"unable to parse '{line.decode()}': missing fields" for line in bad)
+        return Reply(400, _message("invalid", quoted))
+
+    return rule
+
+
+def too_large_over(size):
+    """Refuse a request with more bytes than that, with 413."""
+    text = _message("request too large", "cannot read data: points batch is too large")
+    return lambda request: Reply(413, text) if request.size > size else Reply()
+
+
+def broken_by(is_bad):
+    """Break over a request that holds a bad record, with 500."""
+    text = _message("internal error", "unexpected error writing points to database")
+    return lambda request: Reply(500, text) if any(map(is_bad, request.ids)) else Reply()
+
+
+def without_lane(lane):
+    """Have no such bucket: 404 for it, and everything else is taken."""
+    text = _message("not found", f'bucket "{lane}" not found')
+    return lambda request: Reply(404, text) if request.lane == lane else Reply()
+
+
+def cutting(first, how):
+    """Store what came in the first requests, and cut the connection instead of answering."""
+    numbers = itertools.count()
+    return lambda request: Reply(cut=how) if next(numbers) < first else Reply()
+
+
+def _message(code, text):
+    return json.dumps({"code": code, "message": text})
+
+
+class Receiver:
+    """The backend; `rule` may be changed at any time. Close it, so that its threads end.
+
+    Attributes:
+        rule: Makes a reply of a request.
+        seconds: How long each answer takes.
+        hangs: While it is set, requests are read, and neither stored nor ever answered.
+        cut_requests: How many of the next requests are cut while they are being read.
+        seen: Of every answered request the monotonic time, lane, status and record count.
+        stored: By lane the ids in the order of their arrival, twice if they came twice.
+        acknowledged: Records of all requests whose success was told.
+        errors: What went wrong in here.
+    """
+
+    def __init__(self, rule=take):
+        self.rule = rule
+        self.seconds = 0.0
+        self.hangs = False
+        self.cut_requests = 0
+        self.seen = []
+        self.stored = collections.defaultdict(list)
+        self.acknowledged = 0
+        self.errors = []
+        self._changed = threading.Condition()
+        self._ending = threading.Event()
+        self._server = None
+        self._reserved = _bound(0)
+        self.port = self._reserved.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.up()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def up(self):
+        """Open the port."""
+        self._ending.clear()
+        self._server = _Server(self, self._reserved)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def down(self):
+        """Close the port and every connection; the port stays ours, and refuses."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        server.shutdown()
+        self._thread.join()
+        self._ending.set()
+        server.cut_all()
+        server.server_close()  # joins the threads of the connections
+        self._reserved = _bound(self.port)
+
+    def close(self):
+        """Go down for good."""
+        self.down()
+        self._reserved.close()
+        assert self.errors == []
+
+    def ids(self, lane=None):
+        """Return every id that arrived, once, in the order of its first arrival."""
+        with self._changed:
+            lanes = self.stored.values() if lane is None else [self.stored[lane]]
+            return list(dict.fromkeys(id_ for ids in lanes for id_ in ids))
+
+    def duplicates(self):
+        """Return how many records came again."""
+        with self._changed:
+            return sum(len(ids) - len(set(ids)) for ids in self.stored.values())
+
+    def statuses(self, lane=None):
+        """Return the statuses that were answered, in order."""
+        with self._changed:
+            return [status for _, at, status, _ in self.seen if lane in (None, at)]
+
+    def wait_until(self, condition, seconds=120):
+        """Wait until a function of nothing is true, and look whenever something was answered."""
+        with self._changed:
+            assert self._changed.wait_for(condition, seconds), f"not within {seconds} s"
+
+    def answer(self, request):
+        """Decide about a request; stores what is to be stored, before anything is answered."""
+        if self.hangs:
+            self._ending.wait()
+            return Reply(cut="unanswered")
+        if self.seconds:
+            self._ending.wait(self.seconds)
+        reply = self.rule(request)
+        if reply.status < 300:
+            with self._changed:
+                self.stored[request.lane] += filter(None, request.ids)
+        return reply
+
+    def note(self, request, reply):
+        """Count what was answered."""
+        with self._changed:
+            self.seen.append((time.monotonic(), request.lane, reply.status, len(request.lines)))
+            if reply.status < 300 and not reply.cut:
+                self.acknowledged += len(request.lines)
+            self._changed.notify_all()
+
+    def cuts_this_one(self):
+        """Say whether the request that comes now is cut, and count it."""
+        with self._changed:
+            cut = self.cut_requests > 0
+            self.cut_requests -= cut
+            return cut
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False
+
+    def __init__(self, receiver, bound):
+        super().__init__(bound.getsockname(), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = bound
+        self.server_activate()
+        self.receiver = receiver
+        self._connections = set()
+
+    def process_request(self, request, client_address):
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request):
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def cut_all(self):
+        for connection in list(self._connections):
+            cut(connection)
+
+    def handle_error(self, request, client_address):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):  # the other side is gone, or we cut it
+            self.receiver.errors.append(repr(error))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_POST(self):
+        receiver = self.server.receiver
+        length = int(self.headers["Content-Length"])
+        if receiver.cuts_this_one():
+            self.rfile.read(length // 2)
+            self._cut()
+            return
+        request = _parsed(self.path, self.headers, self.rfile.read(length))
+        reply = receiver.answer(request)
+        if reply.cut == "unanswered":
+            receiver.note(request, reply)
+            self._cut()
+        elif reply.cut == "half":
+            receiver.note(request, reply)
+            self.wfile.write(b"HTTP/1.1 2")
+            self._cut()
+        else:
+            text = reply.text.encode()
+            self.send_response(reply.status)
+            if reply.retry_after is not None:
+                self.send_header("Retry-After", reply.retry_after)
+            if reply.status != 204:
+                self.send_header("Content-Type", "application/json; charset=utf-8")
+                self.send_header("Content-Length", str(len(text)))
+            # Counted before it is sent: whoever has the answer may ask for the count.
+            receiver.note(request, reply)
+            self.end_headers()
+            self.wfile.write(text)
+
+    def _cut(self):
+        self.wfile.flush()
+        cut(self.connection)
+        self.close_connection = True
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def cut(connection):
+    """End a connection from both sides; whoever reads from it is woken."""
+    with contextlib.suppress(OSError):  # the other side was faster
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _parsed(path, headers, body):
+    if headers["Content-Encoding"] == "gzip":
+        body = gzip.decompress(body)
+    lines = body.split(b"\n")
+    found = [ID.search(line) for line in lines]
+    ids = [match[1].decode() if match else "" for match in found]
+    parts = urlsplit(path)
+    is_influxdb = parts.path == "/api/v2/write"
+    lane = parse_qs(parts.query)["bucket"][0] if is_influxdb else parts.path.rpartition("/")[2]
+    return Request(lane, lines, ids, len(body), is_influxdb)
+
+
+def _bound(port):
+    """Return a socket that has a port and does not listen: connecting to it is refused."""
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound
