@@ -22,8 +22,8 @@ from otel_cbtop_exporter.delivery.lanes import Lanes
 from otel_cbtop_exporter.delivery.outcomes import Outcomes
 from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK, Clock
 from otel_cbtop_exporter.delivery.sender import Sender
-from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
-from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder, make_spool
+from otel_cbtop_exporter.delivery.spool import Spool, SpoolError, SpoolStats
+from otel_cbtop_exporter.delivery.spool_folder import make_spool
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.sinks.base import Record, Sink
@@ -86,6 +86,7 @@ class Pipeline:
             on_dropped=self._outcomes.drop,
             on_notice=self._outcomes.notice,
         )
+        self._left: SpoolStats | None = None  # on disk, when the pipeline was closed
         self._adopted_before = False
         self._drain = Drain(
             Lanes(
@@ -161,8 +162,8 @@ class Pipeline:
             self._close(deadline)
 
     def health(self) -> SinkHealth:
-        """Return the counters of this process, and what waits."""
-        stats = self._store.stats()
+        """Return the counters of this process, and what waits; once closed, what it left."""
+        stats = self._left or self._store.stats()
         health = self._outcomes.counters.snapshot(
             events_spooled=stats.events_spooled,
             spool_bytes=stats.spool_bytes,
@@ -217,9 +218,8 @@ class Pipeline:
 
     def _close(self, deadline: float) -> None:
         ended = self._drain.stop(deadline)
-        waiting = self._store.stats().events_spooled
-        self._store.close()
-        if waiting and isinstance(self._store, SpoolFolder):
+        self._left = self._store.close()
+        if waiting := self._left.events_spooled:
             self._outcomes.notice("left", f"{waiting} events wait on disk for the next process")
         if ended:
             self._sink.close(max(0.0, deadline - self._clock.monotonic()))

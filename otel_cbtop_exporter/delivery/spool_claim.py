@@ -14,7 +14,7 @@ from otel_cbtop_exporter.sinks.base import Record
 if TYPE_CHECKING:
     from otel_cbtop_exporter.delivery.spool import Spool
 
-__all__ = ["Claim", "SpoolStats"]
+__all__ = ["Claim", "SpoolStats", "sum_of"]
 
 
 class Claim(msgspec.Struct):
@@ -85,3 +85,13 @@ class SpoolStats(msgspec.Struct, frozen=True):
     events_spooled: int
     spool_bytes: int
     oldest_ns: int | None
+
+
+def sum_of(parts: Sequence[SpoolStats]) -> SpoolStats:
+    """Return what waits in several spools together."""
+    oldest = [part.oldest_ns for part in parts if part.oldest_ns is not None]
+    return SpoolStats(
+        sum(part.events_spooled for part in parts),
+        sum(part.spool_bytes for part in parts),
+        min(oldest, default=None),
+    )
