@@ -138,6 +138,10 @@ class InfluxDBSink:
             self._closed = True
             pool, self._pool = self._pool, None
         if pool is not None:
+            # `clear` alone forgets them, and sockets stay open until the garbage collector has
+            # come to the cycles of the errors that were raised on them.
+            for key in list(pool.pools.keys()):
+                pool.pools[key].close()
             pool.clear()
 
     def after_fork_in_child(self) -> None:
