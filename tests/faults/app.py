@@ -2,8 +2,8 @@
 
 Usage: app.py SETTINGS, a JSON object with the fields of `Settings`. It makes its spans, says so,
 and then does what it is told on standard input, a word and a number a line: `look 0`,
-`flush SECONDS`, `close SECONDS` (the exporter alone), `shutdown 0` (the SDK, as at exit). Every
-answer is one JSON object on standard output.
+`flush SECONDS`, `close SECONDS` (the exporter alone), `shutdown 0` (the SDK, as at exit),
+`join SECONDS` (threads that were told to end). Every answer is one JSON object on standard output.
 
 Every batch that was handed to `export()` is noted in a file when `export()` has returned, and
 before the SDK hears of it, as ranges of numbers: `<name> <first>-<last>`.
@@ -174,7 +174,8 @@ class App:
                 if ahead > 0.002:
                     time.sleep(ahead)
         for provider in self._providers:
-            provider.force_flush()
+            if not isinstance(provider, MeterProvider):  # its reader would flush the exporter, too
+                provider.force_flush()
         took = sorted(self._took_ns)
         return {"made": settings.count, "p99_us": took[len(took) * 99 // 100] / 1_000}
 
@@ -204,11 +205,14 @@ class App:
         began = time.monotonic()
         for provider in reversed(self._providers):  # as at exit: the newest first
             provider.shutdown()
-        seconds = time.monotonic() - began
-        deadline = began + 30
-        while threading.active_count() > 1 and time.monotonic() < deadline:
-            time.sleep(0.01)  # one that was told to end may take a moment
-        return {"seconds": seconds}
+        return {"seconds": time.monotonic() - began}
+
+    def join(self, seconds):
+        deadline = time.monotonic() + seconds
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join(max(0, deadline - time.monotonic()))
+        return {}
 
     def state(self):
         """Return what can be told at any time."""

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults import receiver as rules
-from tests.faults.runs import together
+from tests.faults.runs import PATIENCE_SECONDS, together
 
 pytestmark = pytest.mark.faults
 
@@ -81,9 +81,12 @@ def test_nothing_is_left_open(tmp_path):
         app = run.start(count=1_000, logs=True, metrics=True)
         app.wait_until_made()
         run.receiver.up()
-        app.end()
+        app.ask(f"flush {PATIENCE_SECONDS}")
+        app.ask("shutdown 0")
+        app.ask("join 30")
         assert app.told["threads"] == ["MainThread"]
         assert app.told["new_descriptors"] == []
+        app.end(flush_seconds=0)
         run.assert_nothing_lost()
 
     together(nothing_is_left_open, tmp_path)
