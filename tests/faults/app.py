@@ -21,7 +21,7 @@ import msgspec
 
 
 class Settings(msgspec.Struct):
-    """What to do; `options` are the exporter's.
+    """What to do; `sink` is `http`, `influxdb` or `none`, `options` are the exporter's.
 
     `rate` is spans in a second, 0 for no pause. `padding` bytes are in each. After `flush_every`
     spans the SDK has to hand over what it has queued; 0 leaves that to the SDK. At the span with that number the largest file is limited to what it is (`squeeze_at`), the
@@ -29,7 +29,7 @@ class Settings(msgspec.Struct):
     """
 
     name: str
-    sink: str | None
+    sink: str
     url: str
     noted: str
     count: int
@@ -126,7 +126,7 @@ class App:
         self._took_ns = []
         self._early_peak_bytes = 0
         self._descriptors = descriptors()
-        if settings.sink is not None:
+        if settings.sink != "none":
             self._export()
 
     def _export(self):

@@ -26,18 +26,22 @@ PATIENCE_SECONDS = 120
 # Small delays: outages are short here.
 QUICK = {"initial_delay_ms": 20, "max_delay_ms": 200}
 
+# Each is a process that imports the SDK, and there may be two cores.
+_MOST_AT_ONCE = 6
+
 REPORTS = []
 """One line for each run, for the end of the test session."""
 
 
 class Variant(NamedTuple):
-    """Through which sink, and where records wait: `disk` or `memory`."""
+    """Through which sink, where records wait (`disk` or `memory`), and what else is special."""
 
     sink: str
     place: str
+    case: str = ""
 
     def __str__(self):
-        return f"{self.sink}, {self.place}"
+        return ", ".join(filter(None, self))
 
 
 ON_DISK = (Variant("http", "disk"), Variant("influxdb", "disk"))
@@ -230,10 +234,8 @@ class App:
 
 def together(scenario, folder, variants=EVERYWHERE):
     """Run a scenario in several variants at once, because each is mostly waiting."""
-    with concurrent.futures.ThreadPoolExecutor(len(variants)) as pool:
-        futures = {
-            v: pool.submit(_run, scenario, v, folder / f"{v.sink}-{v.place}") for v in variants
-        }
+    with concurrent.futures.ThreadPoolExecutor(_MOST_AT_ONCE) as pool:
+        futures = {v: pool.submit(_run, scenario, v, folder / "-".join(v)) for v in variants}
     for variant, future in futures.items():
         error = future.exception()
         if error is not None:

@@ -61,4 +61,4 @@ def test_without_an_exporter(tmp_path):
         app.wait_until_made()
         assert app.handed() == []
 
-    together(without_an_exporter, tmp_path, (Variant(None, "memory"),))
+    together(without_an_exporter, tmp_path, (Variant("none", "memory"),))
