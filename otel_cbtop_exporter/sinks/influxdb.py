@@ -29,6 +29,7 @@ from otel_cbtop_exporter.sinks.base import (
     Record,
     Rejection,
     WriteResult,
+    forks_wait,
     parse_retry_after,
 )
 from otel_cbtop_exporter.sinks.influxdb_answers import Answer, classify, readable
@@ -209,10 +210,19 @@ class InfluxDBSink:
             if self._closed:
                 raise ConnectionError("the sink is closed")
             if self._pool is None:
-                self._pool = self._make_pool()
+                with forks_wait():
+                    self._pool = self._make_pool()
+                if not self._options.verify_tls:
+                    _logger.warning(
+                        "sink influxdb: influxdb.verify_tls is off, so anybody on the way can read "
+                        "the token; name the server's authority in influxdb.ca_file instead"
+                    )
             return self._pool
 
     def _make_pool(self) -> urllib3.PoolManager:
+        # Else the first look-up of a host's name imports it, outside of what forks wait for.
+        import encodings.idna  # noqa: F401, PLC0415
+
         # 250 ms and 25 MB, which only a process pays that writes to InfluxDB.
         from influxdb_client.client.influxdb_client import InfluxDBClient  # noqa: PLC0415
 
@@ -238,11 +248,6 @@ class InfluxDBSink:
         # Only the pool is kept, which opens again by itself: at the end of the interpreter, or
         # in a forked child, the client's own destructor would do harm.
         client.close()  # type: ignore[no-untyped-call]  # the client is half typed
-        if not options.verify_tls:
-            _logger.warning(
-                "sink influxdb: influxdb.verify_tls is off, so anybody on the way can read the "
-                "token; name the server's authority in influxdb.ca_file instead"
-            )
         return pool
 
     def _proxy(self) -> tuple[str | None, dict[str, str] | None]:

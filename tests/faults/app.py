@@ -3,13 +3,14 @@
 Usage: app.py SETTINGS, a JSON object with the fields of `Settings`. It makes its spans, says so,
 and then does what it is told on standard input, a word and a number a line: `look 0`,
 `flush SECONDS`, `close SECONDS` (the exporter alone), `shutdown 0` (the SDK, as at exit),
-`join SECONDS` (threads that were told to end). Every answer is one JSON object on standard output.
+`join SECONDS` (threads that were told to end), `reap 0` (forked children). Every answer is one JSON object on standard output.
 
 Every batch that was handed to `export()` is noted in a file when `export()` has returned, and
 before the SDK hears of it, as ranges of numbers: `<name> <first>-<last>`.
 """
 
 import contextlib
+import itertools
 import os
 import resource
 import sys
@@ -26,6 +27,10 @@ class Settings(msgspec.Struct):
     `rate` is spans in a second, 0 for no pause. `padding` bytes are in each. After `flush_every`
     spans the SDK has to hand over what it has queued; 0 leaves that to the SDK. At the span with that number the largest file is limited to what it is (`squeeze_at`), the
     limit is taken back (`relax_at`), or the clock is set back by an hour (`set_back_at`).
+
+    With `crowded` a thread beside makes spans, too, and has them handed over a few at a time. At
+    the spans `fork_at` a child begins, which makes `child_count` spans of its own, and exits as
+    an application does.
     """
 
     name: str
@@ -42,6 +47,9 @@ class Settings(msgspec.Struct):
     squeeze_at: int = -1
     relax_at: int = -1
     set_back_at: int = -1
+    crowded: bool = False
+    fork_at: list[int] = []
+    child_count: int = 0
 
 
 # Before anything imports it by name, so that it is everybody's clock.
@@ -124,6 +132,7 @@ class App:
         self._exporter = None
         self._logger = self._counter = None
         self._took_ns = []
+        self._children = []
         self._early_peak_bytes = 0
         self._descriptors = descriptors()
         if settings.sink != "none":
@@ -150,11 +159,55 @@ class App:
     def make_all(self):
         """Make every span, and hand over what the SDK has queued; returns what there is to tell."""
         settings = self._settings
+        crowd, crowd_ends = None, threading.Event()
+        if settings.crowded:
+            crowd = threading.Thread(target=self._crowd, args=(crowd_ends,))
+            crowd.start()
+        self._make(settings.name, settings.count, settings.fork_at)
+        if crowd is not None:
+            crowd_ends.set()
+            crowd.join()
+        for provider in self._providers:
+            if not isinstance(provider, MeterProvider):  # its reader would flush the exporter, too
+                provider.force_flush()
+        took = sorted(self._took_ns)
+        return {"made": settings.count, "p99_us": took[len(took) * 99 // 100] / 1_000}
+
+    def _crowd(self, ends):
+        tracer = self._traces.get_tracer("crowd")
+        for number in itertools.count():
+            with tracer.start_as_current_span("beside") as span:
+                span.set_attribute("id", f"#{self._settings.name}-beside:{number}#")
+            if number % 20 == 0:
+                self._traces.force_flush()
+                if ends.wait(0.002):
+                    return
+
+    def _fork(self):
+        name = f"{self._settings.name}-child{len(self._children)}"
+        pid = os.fork()
+        if pid:
+            self._children.append(pid)
+            return
+        code = 1
+        try:
+            self._make(name, self._settings.child_count, ())
+            self._traces.force_flush()
+            if self._exporter.force_flush(120_000):
+                self.shutdown(0)
+                code = 0
+        finally:
+            os._exit(code)
+
+    def _make(self, name, count, fork_at):
+        settings = self._settings
         tracer = self._traces.get_tracer("app")
         begin = time.monotonic()
-        for number in range(settings.count):
+        for number in range(count):
             self._disturb(number)
-            id_ = f"#{settings.name}:{number}#"
+            if number in fork_at:
+                self._fork()
+            id_ = f"#{name}:{number}#"
             before = time.perf_counter_ns()
             with tracer.start_as_current_span("work") as span:
                 span.set_attribute("id", id_)
@@ -162,7 +215,7 @@ class App:
                     span.set_attribute("padding", os.urandom(settings.padding // 2).hex())
             self._took_ns.append(time.perf_counter_ns() - before)
             if self._logger is not None:
-                self._logger.emit(LogRecord(body=f"#{settings.name}-log:{number}#"))
+                self._logger.emit(LogRecord(body=f"#{name}-log:{number}#"))
             if self._counter is not None:
                 self._counter.add(1)
             if settings.flush_every and number % settings.flush_every == 0:
@@ -173,11 +226,6 @@ class App:
                 ahead = begin + (number + 1) / settings.rate - time.monotonic()
                 if ahead > 0.002:
                     time.sleep(ahead)
-        for provider in self._providers:
-            if not isinstance(provider, MeterProvider):  # its reader would flush the exporter, too
-                provider.force_flush()
-        took = sorted(self._took_ns)
-        return {"made": settings.count, "p99_us": took[len(took) * 99 // 100] / 1_000}
 
     def _disturb(self, number):
         settings = self._settings
@@ -206,6 +254,10 @@ class App:
         for provider in reversed(self._providers):  # as at exit: the newest first
             provider.shutdown()
         return {"seconds": time.monotonic() - began}
+
+    def reap(self, _):
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self._children]
+        return {"children": statuses}
 
     def join(self, seconds):
         deadline = time.monotonic() + seconds

@@ -7,6 +7,7 @@ its reason. What the SDK's own queue has dropped was never handed over, and is c
 import concurrent.futures
 import contextlib
 import json
+import os
 import re
 import select
 import subprocess
@@ -54,6 +55,7 @@ class Run:
 
     Attributes:
         receiver: Up, and taking everything.
+        folder: Of this run alone.
         on_disk: Whether the spool is in a folder, which then outlives the applications.
         apps: In the order in which they were started.
     """
@@ -65,14 +67,14 @@ class Run:
         self.apps = []
         self.spool = folder / "spool"
         self._name = name
-        self._folder = folder
+        self.folder = folder
 
     def start(self, *, name=None, count=2_000, **settings):
         """Start an application; `options` are over those that every one has."""
         name = name or f"app{len(self.apps)}"
-        options = {"retry": QUICK, "spool": self.spool_options, **settings.pop("options", {})}
+        options = {**self.options, **settings.pop("options", {})}
         app = App(
-            self._folder / f"{name}-{len(self.apps)}",
+            self.folder / f"{name}-{len(self.apps)}",
             name=name,
             sink=self.variant.sink,
             url=self.receiver.url,
@@ -84,10 +86,10 @@ class Run:
         return app
 
     @property
-    def spool_options(self):
-        """Where records wait, and that an hour is too long; nothing here takes so long."""
+    def options(self):
+        """Say where records wait, and that an hour is too long; nothing here takes so long."""
         path = str(self.spool) if self.on_disk else None
-        return {"path": path, "max_age_ms": 3_600_000}
+        return {"retry": QUICK, "spool": {"path": path, "max_age_ms": 3_600_000}}
 
     def handed(self):
         """Return the ids of everything that was handed to `export()`."""
@@ -174,11 +176,7 @@ class App:
 
     def handed(self):
         """Return the ids that it has noted so far, in order."""
-        if not self._noted.exists():
-            return []
-        # A line that is not whole belongs to a batch of which the SDK has not heard.
-        lines = re.findall(r"([\w.-]+) (\d+)-(\d+)\n", self._noted.read_text())
-        return [f"{n}:{k}" for n, a, b in lines for k in range(int(a), int(b) + 1)]
+        return noted_in(self._noted)
 
     def wait_until_handed(self, count):
         """Wait until so many records were handed to `export()`."""
@@ -252,6 +250,15 @@ def _run(scenario, variant, folder):
             REPORTS.append(run.report())
 
 
+def noted_in(path):
+    """Return the ids in a file of notes, in order."""
+    if not path.exists():
+        return []
+    # A line that is not whole belongs to a batch of which the SDK has not heard.
+    lines = re.findall(r"([\w.-]+) (\d+)-(\d+)\n", path.read_text())
+    return [f"{name}:{n}" for name, first, last in lines for n in range(int(first), int(last) + 1)]
+
+
 def wait_until(condition):
     """Wait for something that will come true."""
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -261,6 +268,4 @@ def wait_until(condition):
 
 
 def _environment():
-    import os
-
     return {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "INFLUXDB_"))}
