@@ -6,15 +6,17 @@ and waits in between.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.retry import Clock, next_delay_seconds
 from otel_cbtop_exporter.delivery.sender import Sender, Sent
-from otel_cbtop_exporter.delivery.spool import Claim, Spool
+from otel_cbtop_exporter.delivery.spool import Claim, Spool, SpoolError
 from otel_cbtop_exporter.sinks.base import Record, Rejection
 
 __all__ = ["Lanes", "Step"]
@@ -27,6 +29,10 @@ _SUSPICIOUS_TRIES = 3
 _PIECES_BEFORE_GIVING_UP = 8
 # A record left alone is tried so often before it is blamed.
 _TRIES_ALONE = 2
+# In a search at least two of the spool's rows are taken, however large they are: a batch whose
+# every record breaks the server is known by others that pass.
+_SEARCH_EVENTS = 4_000
+_SEARCH_BYTES = 2 * 1024 * 1024
 # How often dead neighbours are looked for, while there is work anyway.
 _ADOPT_SECONDS = 2.0
 
@@ -62,7 +68,7 @@ class Lanes:
 
     Args:
         spools: Returns where records wait, in the order to empty them.
-        adopt: Takes over what dead processes left.
+        adopt: Takes over what dead processes left; returns whether there may be more of them.
         sender: Writes them.
         retry: Bounds of the backoff; the number of tries has none.
         clock: Time.
@@ -74,7 +80,7 @@ class Lanes:
         self,
         *,
         spools: Callable[[], Sequence[Spool]],
-        adopt: Callable[[], None],
+        adopt: Callable[[], bool],
         sender: Sender,
         retry: RetryConfig,
         clock: Clock,
@@ -90,8 +96,11 @@ class Lanes:
         self._reject = reject
         self._lanes: dict[str, _Lane] = {}
         self._adopt_at = clock.monotonic()
-        self.abandoned = False
-        """Set by whoever no longer waits for a write that hangs: its answer settles nothing."""
+        self._more_to_adopt = False
+
+    def abandon(self) -> None:
+        """Have a write that hangs be the last one, and whatever is answered count for nothing."""
+        self._sender.abandoned = True
 
     def hurry(self) -> None:
         """Let every lane be tried at once, with its backoff from the beginning."""
@@ -99,43 +108,57 @@ class Lanes:
             lane.not_before = 0.0
             lane.failures = min(lane.failures, 1)  # one is kept: it still begins with a probe
 
-    def step(self, timeout_seconds: float) -> Step:
+    def step(self, timeout_seconds: float, deadline: float = math.inf) -> Step:
         """Try one batch of the first lane that may be tried.
 
         Args:
             timeout_seconds: The longest that a write may take.
+            deadline: On the clock's `monotonic`, for all writes of a search together.
 
         Raises:
-            SpoolError: The spool's place does not give or take records now.
+            SpoolError: A spool's place does not give or take records now, and there is nothing
+                to send from another.
         """
         now = self._clock.monotonic()
         if now >= self._adopt_at:
             self._adopt_at = now + _ADOPT_SECONDS
-            self._adopt()
+            self._more_to_adopt = self._adopt()
         soonest: float | None = None
+        unreadable: SpoolError | None = None
         for spool in self._spools():
             for name in spool.lanes():
                 lane = self._lanes.setdefault(name, _Lane())
                 if lane.not_before > now:
                     soonest = min(lane.not_before, soonest or lane.not_before)
                     continue
-                claim = self._claim(spool, name, lane)
+                try:
+                    claim = self._claim(spool, name, lane)
+                except SpoolError as error:
+                    unreadable = error
+                    continue
                 if claim is not None:
-                    return Step(self._send(claim, lane, timeout_seconds), 0.0)
+                    settled = self._send(claim, lane, timeout_seconds, deadline)
+                    return Step(settled, 0.0)
+        if unreadable is not None:
+            raise unreadable
+        if soonest is None and self._more_to_adopt:
+            self._adopt_at = now
+            return Step(settled=False, wait_seconds=0.0)
         return Step(settled=False, wait_seconds=None if soonest is None else soonest - now)
 
     def _claim(self, spool: Spool, name: str, lane: _Lane) -> Claim | None:
-        # After a refusal one small batch asks whether it is over: the oldest row alone.
-        probing = lane.failures > 0 and not _is_suspicious(lane)
-        events = 1 if probing else self._sender.max_batch_events
-        return spool.claim(name, events, self._sender.max_batch_bytes)
-
-    def _send(self, claim: Claim, lane: _Lane, timeout_seconds: float) -> bool:
+        events, size = self._sender.max_batch_events, self._sender.max_batch_bytes
         if _is_suspicious(lane):
-            sent = self._search(claim.records, timeout_seconds)
-        else:
-            sent = self._sender.attempt(claim.records, self._clock.monotonic() + timeout_seconds)
-        if self.abandoned:
+            events, size = max(events, _SEARCH_EVENTS), max(size, _SEARCH_BYTES)
+        elif lane.failures > 0:
+            # After a refusal one small batch asks whether it is over: the oldest row alone.
+            events = 1
+        return spool.claim(name, events, size)
+
+    def _send(self, claim: Claim, lane: _Lane, timeout_seconds: float, deadline: float) -> bool:
+        attempt = partial(self._attempt, timeout_seconds=timeout_seconds, deadline=deadline)
+        sent = _search(claim.records, attempt) if _is_suspicious(lane) else attempt(claim.records)
+        if self._sender.abandoned:
             return False
         if sent.rejected:
             self._reject(sent.rejected)
@@ -146,6 +169,12 @@ class Lanes:
         if sent.kept:
             self._back_off(lane, sent)
         return settled
+
+    def _attempt(
+        self, records: Sequence[Record], *, timeout_seconds: float, deadline: float
+    ) -> Sent:
+        end = min(deadline, self._clock.monotonic() + timeout_seconds)
+        return self._sender.attempt(records, end)
 
     def _back_off(self, lane: _Lane, sent: Sent) -> None:
         delay = next_delay_seconds(
@@ -158,51 +187,53 @@ class Lanes:
         lane.failures += 1
         lane.server_errors = lane.server_errors + 1 if _broke_server(sent) else 0
 
-    def _search(self, records: Sequence[Record], timeout_seconds: float) -> Sent:
-        """Halve records until those that break the server are alone, if others pass.
 
-        Where none passes, it is the server that is broken, and all are kept.
-        """
-        total = Sent()
-        pieces = deque(_halves(records))
-        alone: list[Record] = []
-        broken = 0
-        while pieces:
-            piece = pieces.popleft()
-            sent = self._attempt_into(total, piece, timeout_seconds)
-            if not sent.kept:
-                continue
-            broken += 1
-            gives_up = not total.delivered and broken >= _PIECES_BEFORE_GIVING_UP
-            if gives_up or not _broke_server(sent):
-                break
-            if len(sent.kept) == 1:
-                alone += sent.kept
-            else:
-                pieces.extend(_halves(sent.kept))
-        for record in alone:
-            if total.delivered and self._breaks_alone(total, record, timeout_seconds):
-                total.rejected.append(Rejection(record, "server_error", total.error))
-        gone = {id(record) for record in total.delivered}
-        gone.update(id(rejection.record) for rejection in total.rejected)
-        total.kept = [record for record in records if id(record) not in gone]
-        return total
+def _search(records: Sequence[Record], attempt: Callable[[Sequence[Record]], Sent]) -> Sent:
+    """Halve records until those that break the server are alone, if others pass.
 
-    def _breaks_alone(self, total: Sent, record: Record, timeout_seconds: float) -> bool:
-        for _ in range(_TRIES_ALONE):
-            sent = self._attempt_into(total, [record], timeout_seconds)
-            if not sent.kept or not _broke_server(sent):
-                return False
-        return True
+    Where none passes, it is the server that is broken, and all are kept.
+    """
+    total = Sent()
+    pieces = deque(_halves(records))
+    alone: list[Record] = []
+    broken = 0
+    while pieces:
+        sent = attempt(pieces.popleft())
+        _add(total, sent)
+        if not sent.kept:
+            continue
+        broken += 1
+        gives_up = not total.delivered and broken >= _PIECES_BEFORE_GIVING_UP
+        if gives_up or not _broke_server(sent):
+            break
+        if len(sent.kept) == 1:
+            alone += sent.kept
+        else:
+            pieces.extend(_halves(sent.kept))
+    for record in alone:
+        if total.delivered and _breaks_alone(total, record, attempt):
+            total.rejected.append(Rejection(record, "server_error", total.error))
+    gone = {id(record) for record in total.delivered}
+    gone.update(id(rejection.record) for rejection in total.rejected)
+    total.kept = [record for record in records if id(record) not in gone]
+    return total
 
-    def _attempt_into(self, total: Sent, records: Sequence[Record], timeout_seconds: float) -> Sent:
-        sent = self._sender.attempt(records, self._clock.monotonic() + timeout_seconds)
-        total.delivered += sent.delivered
-        total.rejected += sent.rejected
-        total.retry_after_seconds = sent.retry_after_seconds
-        if sent.error_type:
-            total.error, total.error_type = sent.error, sent.error_type
-        return sent
+
+def _breaks_alone(total: Sent, record: Record, attempt: Callable[[Sequence[Record]], Sent]) -> bool:
+    for _ in range(_TRIES_ALONE):
+        sent = attempt([record])
+        _add(total, sent)
+        if not sent.kept or not _broke_server(sent):
+            return False
+    return True
+
+
+def _add(total: Sent, sent: Sent) -> None:
+    total.delivered += sent.delivered
+    total.rejected += sent.rejected
+    total.retry_after_seconds = sent.retry_after_seconds
+    if sent.error_type:
+        total.error, total.error_type = sent.error, sent.error_type
 
 
 def _is_suspicious(lane: _Lane) -> bool:

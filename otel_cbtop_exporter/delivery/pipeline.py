@@ -227,14 +227,15 @@ class Pipeline:
     def _spools(self) -> Sequence[Spool]:
         return [self._store] if isinstance(self._store, Spool) else self._store.spools()
 
-    def _adopt(self) -> None:
+    def _adopt(self) -> bool:
         if isinstance(self._store, Spool):
-            return
-        self._store.adopt()
+            return False
+        adopted = self._store.adopt()
         if not self._adopted_before:
             self._adopted_before = True
             for folder in self._store.foreign():
                 self._outcomes.notice("foreign", f"{folder} holds events of another destination")
+        return bool(adopted)
 
     def _wait_unless_closed(self, seconds: float) -> bool:
         """Wait; True as soon as the pipeline is closed."""
