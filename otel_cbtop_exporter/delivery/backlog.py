@@ -15,7 +15,7 @@ from otel_cbtop_exporter.delivery.outcomes import Outcomes
 from otel_cbtop_exporter.delivery.retry import Clock
 from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.delivery.spool import Spool, SpoolError, SpoolStats
-from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder, make_spool
+from otel_cbtop_exporter.delivery.spool_folder import make_spool
 from otel_cbtop_exporter.sinks.base import Record, Sink
 from otel_cbtop_exporter.tally import Tally
 
@@ -55,6 +55,7 @@ class Backlog:
             on_dropped=outcomes.drop,
             on_notice=outcomes.notice,
         )
+        self._left: SpoolStats | None = None
         self._adopted_before = False
         self._drain = Drain(
             Lanes(
@@ -89,23 +90,24 @@ class Backlog:
         return self._drain.drain(deadline, stall_seconds)
 
     def stats(self) -> SpoolStats:
-        """Return what waits."""
-        return self._store.stats()
+        """Return what waits; once closed, what was left on disk."""
+        return self._left or self._store.stats()
 
     def close(self, deadline: float) -> bool:
         """End the thread and close the spool; False if the thread hangs in a write."""
         ended = self._drain.stop(deadline)
-        waiting = self._store.stats().events_spooled
-        self._store.close()
-        if waiting and isinstance(self._store, SpoolFolder):
+        self._left = self._store.close()
+        if waiting := self._left.events_spooled:
             self._outcomes.notice("left", f"{waiting} events wait on disk for the next process")
         return ended
 
-    def _adopt(self) -> None:
+    def _adopt(self) -> bool:
+        """Take over what dead processes left; whether there may be more of it."""
         if isinstance(self._store, Spool):
-            return
-        self._store.adopt()
+            return False
+        adopted = self._store.adopt()
         if not self._adopted_before:
             self._adopted_before = True
             if folders := ", ".join(map(str, self._store.foreign())):
                 self._outcomes.notice("foreign", f"events of other destinations wait in {folders}")
+        return bool(adopted)

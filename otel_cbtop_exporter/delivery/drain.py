@@ -7,6 +7,7 @@ sends next is decided in `lanes.py`.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 
 import msgspec
@@ -132,7 +133,7 @@ class Drain:
                 if not nobody_works:
                     self._clock.wait(self._condition, end - now)
                     continue
-            self._work(end - now)
+            self._work(end)
 
     def stop(self, deadline: float) -> bool:
         """End the thread; False if it hangs in a write and was left to itself."""
@@ -148,7 +149,7 @@ class Drain:
 
     def _run(self) -> None:
         while not self._stopping:
-            seen = self._work(self._write_timeout_seconds)
+            seen = self._work(math.inf)
             with self._condition:
                 if self._stopping or self._hurried or self._appends != seen:
                     continue
@@ -157,7 +158,7 @@ class Drain:
                 elif self._next_try is not None:
                     self._clock.wait(self._condition, self._next_try - self._clock.monotonic())
 
-    def _work(self, timeout_seconds: float) -> int:
+    def _work(self, deadline: float) -> int:
         """Do one step and note what came of it; returns the appends that it began with."""
         with self._condition:
             seen = self._appends
@@ -165,12 +166,11 @@ class Drain:
             if self._hurried:
                 self._lanes.hurry()
                 self._hurried = False
-        timeout_seconds = min(timeout_seconds, self._write_timeout_seconds)
         settled = False
         wait_seconds: float | None
         try:
             with self._stepping, suppress_instrumentation():
-                step = self._lanes.step(timeout_seconds)
+                step = self._lanes.step(self._write_timeout_seconds, deadline)
             settled, wait_seconds = step.settled, step.wait_seconds
         # The edge of the thread: whatever happens, what waits must be tried again.
         except Exception as error:  # noqa: BLE001

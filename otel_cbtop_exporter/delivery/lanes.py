@@ -6,9 +6,11 @@ and waits in between.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -28,6 +30,10 @@ _SUSPICIOUS_TRIES = 3
 _PIECES_BEFORE_GIVING_UP = 8
 # A record left alone is tried so often before it is blamed.
 _TRIES_ALONE = 2
+# In a search at least two of the spool's rows are taken, however large they are: a batch whose
+# every record breaks the server is known by others that pass.
+_SEARCH_EVENTS = 4_000
+_SEARCH_BYTES = 2 * 1024 * 1024
 # How often dead neighbours are looked for, while there is work anyway.
 _ADOPT_SECONDS = 2.0
 
@@ -63,7 +69,7 @@ class Lanes:
 
     Args:
         spools: Returns where records wait, in the order to empty them.
-        adopt: Takes over what dead processes left.
+        adopt: Takes over what dead processes left; returns whether there may be more of them.
         sender: Writes them.
         retry: Bounds of the backoff; the number of tries has none.
         clock: Time.
@@ -75,7 +81,7 @@ class Lanes:
         self,
         *,
         spools: Callable[[], Sequence[Spool]],
-        adopt: Callable[[], None],
+        adopt: Callable[[], bool],
         sender: Sender,
         retry: RetryConfig,
         clock: Clock,
@@ -95,12 +101,15 @@ class Lanes:
         # may shut everything down on the thread that holds it.
         self._using_spools = threading.RLock()
         self._abandoned = False
+        self._more_to_adopt = False
 
     def abandon(self) -> None:
         """Leave the spools alone from now on, whatever a write that hangs may still answer.
 
-        For whoever is about to close them: this waits for a use of them to end, not for a write.
+        For whoever is about to close them: this waits for a use of them to end, not for a write,
+        which is the last one.
         """
+        self._sender.abandoned = True
         with self._using_spools:
             self._abandoned = True
 
@@ -110,11 +119,12 @@ class Lanes:
             lane.not_before = 0.0
             lane.failures = min(lane.failures, 1)  # one is kept: it still begins with a probe
 
-    def step(self, timeout_seconds: float) -> Step:
+    def step(self, timeout_seconds: float, deadline: float = math.inf) -> Step:
         """Try one batch of the first lane that may be tried.
 
         Args:
             timeout_seconds: The longest that a write may take.
+            deadline: On the clock's `monotonic`, for all writes of a search together.
 
         Raises:
             SpoolError: A spool's place does not give records now, and no other has some that may
@@ -124,14 +134,17 @@ class Lanes:
         with self._using_spools:
             claim, soonest = (None, None) if self._abandoned else self._next_claim(now)
         if claim is not None:
-            return Step(self._send(claim, timeout_seconds), 0.0)
+            return Step(self._send(claim, timeout_seconds, deadline), 0.0)
+        if soonest is None and self._more_to_adopt and not self._abandoned:
+            self._adopt_at = now
+            return Step(settled=False, wait_seconds=0.0)
         return Step(settled=False, wait_seconds=None if soonest is None else soonest - now)
 
     def _next_claim(self, now: float) -> tuple[Claim | None, float | None]:
         """Return what is to be sent, or when the next lane may be tried."""
         if now >= self._adopt_at:
             self._adopt_at = now + _ADOPT_SECONDS
-            self._adopt()
+            self._more_to_adopt = self._adopt()
         soonest: float | None = None
         unreadable: SpoolError | None = None
         for spool in self._spools():
@@ -161,17 +174,18 @@ class Lanes:
         return None, soonest
 
     def _claim(self, spool: Spool, name: str, lane: _Lane) -> Claim | None:
-        # After a refusal one small batch asks whether it is over: the oldest row alone.
-        probing = lane.failures > 0 and not _is_suspicious(lane)
-        events = 1 if probing else self._sender.max_batch_events
-        return spool.claim(name, events, self._sender.max_batch_bytes)
-
-    def _send(self, claim: Claim, timeout_seconds: float) -> bool:
-        lane = self._lanes[claim.lane]
+        events, size = self._sender.max_batch_events, self._sender.max_batch_bytes
         if _is_suspicious(lane):
-            sent = self._search(claim.records, timeout_seconds)
-        else:
-            sent = self._sender.attempt(claim.records, self._clock.monotonic() + timeout_seconds)
+            events, size = max(events, _SEARCH_EVENTS), max(size, _SEARCH_BYTES)
+        elif lane.failures > 0:
+            # After a refusal one small batch asks whether it is over: the oldest row alone.
+            events = 1
+        return spool.claim(name, events, size)
+
+    def _send(self, claim: Claim, timeout_seconds: float, deadline: float) -> bool:
+        lane = self._lanes[claim.lane]
+        attempt = partial(self._attempt, timeout_seconds=timeout_seconds, deadline=deadline)
+        sent = _search(claim.records, attempt) if _is_suspicious(lane) else attempt(claim.records)
         with self._using_spools:
             if self._abandoned:
                 return False
@@ -185,6 +199,12 @@ class Lanes:
             self._back_off(lane, sent)
         return settled
 
+    def _attempt(
+        self, records: Sequence[Record], *, timeout_seconds: float, deadline: float
+    ) -> Sent:
+        end = min(deadline, self._clock.monotonic() + timeout_seconds)
+        return self._sender.attempt(records, end)
+
     def _back_off(self, lane: _Lane, sent: Sent) -> None:
         delay = next_delay_seconds(
             lane.failures,
@@ -196,51 +216,53 @@ class Lanes:
         lane.failures += 1
         lane.server_errors = lane.server_errors + 1 if _broke_server(sent) else 0
 
-    def _search(self, records: Sequence[Record], timeout_seconds: float) -> Sent:
-        """Halve records until those that break the server are alone, if others pass.
 
-        Where none passes, it is the server that is broken, and all are kept.
-        """
-        total = Sent()
-        pieces = deque(_halves(records))
-        alone: list[Record] = []
-        broken = 0
-        while pieces:
-            piece = pieces.popleft()
-            sent = self._attempt_into(total, piece, timeout_seconds)
-            if not sent.kept:
-                continue
-            broken += 1
-            gives_up = not total.delivered and broken >= _PIECES_BEFORE_GIVING_UP
-            if gives_up or not _broke_server(sent):
-                break
-            if len(sent.kept) == 1:
-                alone += sent.kept
-            else:
-                pieces.extend(_halves(sent.kept))
-        for record in alone:
-            if total.delivered and self._breaks_alone(total, record, timeout_seconds):
-                total.rejected.append(Rejection(record, "server_error", total.error))
-        gone = {id(record) for record in total.delivered}
-        gone.update(id(rejection.record) for rejection in total.rejected)
-        total.kept = [record for record in records if id(record) not in gone]
-        return total
+def _search(records: Sequence[Record], attempt: Callable[[Sequence[Record]], Sent]) -> Sent:
+    """Halve records until those that break the server are alone, if others pass.
 
-    def _breaks_alone(self, total: Sent, record: Record, timeout_seconds: float) -> bool:
-        for _ in range(_TRIES_ALONE):
-            sent = self._attempt_into(total, [record], timeout_seconds)
-            if not sent.kept or not _broke_server(sent):
-                return False
-        return True
+    Where none passes, it is the server that is broken, and all are kept.
+    """
+    total = Sent()
+    pieces = deque(_halves(records))
+    alone: list[Record] = []
+    broken = 0
+    while pieces:
+        sent = attempt(pieces.popleft())
+        _add(total, sent)
+        if not sent.kept:
+            continue
+        broken += 1
+        gives_up = not total.delivered and broken >= _PIECES_BEFORE_GIVING_UP
+        if gives_up or not _broke_server(sent):
+            break
+        if len(sent.kept) == 1:
+            alone += sent.kept
+        else:
+            pieces.extend(_halves(sent.kept))
+    for record in alone:
+        if total.delivered and _breaks_alone(total, record, attempt):
+            total.rejected.append(Rejection(record, "server_error", total.error))
+    gone = {id(record) for record in total.delivered}
+    gone.update(id(rejection.record) for rejection in total.rejected)
+    total.kept = [record for record in records if id(record) not in gone]
+    return total
 
-    def _attempt_into(self, total: Sent, records: Sequence[Record], timeout_seconds: float) -> Sent:
-        sent = self._sender.attempt(records, self._clock.monotonic() + timeout_seconds)
-        total.delivered += sent.delivered
-        total.rejected += sent.rejected
-        total.retry_after_seconds = sent.retry_after_seconds
-        if sent.error_type:
-            total.error, total.error_type = sent.error, sent.error_type
-        return sent
+
+def _breaks_alone(total: Sent, record: Record, attempt: Callable[[Sequence[Record]], Sent]) -> bool:
+    for _ in range(_TRIES_ALONE):
+        sent = attempt([record])
+        _add(total, sent)
+        if not sent.kept or not _broke_server(sent):
+            return False
+    return True
+
+
+def _add(total: Sent, sent: Sent) -> None:
+    total.delivered += sent.delivered
+    total.rejected += sent.rejected
+    total.retry_after_seconds = sent.retry_after_seconds
+    if sent.error_type:
+        total.error, total.error_type = sent.error, sent.error_type
 
 
 def _is_suspicious(lane: _Lane) -> bool:

@@ -165,7 +165,7 @@ class Pipeline:
             self._sink.close(max(0.0, deadline - self._clock.monotonic()))
 
     def health(self) -> SinkHealth:
-        """Return the counters of this process, and what waits."""
+        """Return the counters of this process, and what waits; once closed, what it left."""
         counters = self._outcomes.counters
         if self._backlog:
             waiting = self._backlog.stats()

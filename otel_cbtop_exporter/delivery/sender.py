@@ -78,6 +78,8 @@ class Sender:
         self._clock = clock
         self._jitter = jitter
         self._wait = wait
+        self.abandoned = False
+        """Set by whoever no longer waits for a write that hangs; everything is kept from then."""
 
     def send(self, records: Sequence[Record], deadline: float) -> Sent:
         """Try, wait and try again, until all is settled, retries are used up, or time is.
@@ -131,6 +133,9 @@ class Sender:
         while waiting:
             batch = waiting.pop()
             result = self._write(batch, deadline)
+            if self.abandoned:
+                # What waits in memory has been counted as dropped by now, and once is enough.
+                result = WriteResult(kept=batch)
             if result.delivered:
                 self._counters.written(result.delivered, self._clock.time_ns())
                 sent.delivered += result.delivered

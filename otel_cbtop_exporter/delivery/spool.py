@@ -216,16 +216,22 @@ class Spool:
         with self._held():
             return self._store.database.was_removed()
 
-    def close(self) -> None:
+    def close(self) -> SpoolStats:
         """Close the database; a later call opens it again.
 
         What nobody can open again, a spool in memory or a file that was removed, is dropped
         and counted as `shutdown`.
+
+        Returns:
+            What is left for whoever opens it again.
         """
         with self._held():
+            left = self.stats()
             if self.path is None or self._store.database.was_removed():
-                self._reports.drop("shutdown", self._store.ledger.waiting)
+                self._reports.drop("shutdown", left.waiting)
+                left = SpoolStats(Tally(), 0, None)
             self._store.close()
+            return left
 
     def delete(self) -> None:
         """Close the database and remove what it holds.

@@ -15,7 +15,7 @@ from otel_cbtop_exporter.tally import Tally
 if TYPE_CHECKING:
     from otel_cbtop_exporter.delivery.spool import Spool
 
-__all__ = ["Claim", "SpoolStats"]
+__all__ = ["Claim", "SpoolStats", "sum_of"]
 
 
 class Claim(msgspec.Struct):
@@ -91,3 +91,13 @@ class SpoolStats(msgspec.Struct, frozen=True):
     def events_spooled(self) -> int:
         """How many records."""
         return self.waiting.events
+
+
+def sum_of(parts: Sequence[SpoolStats]) -> SpoolStats:
+    """Return what waits in several spools together."""
+    oldest = [part.oldest_ns for part in parts if part.oldest_ns is not None]
+    return SpoolStats(
+        sum((part.waiting for part in parts), Tally()),
+        sum(part.spool_bytes for part in parts),
+        min(oldest, default=None),
+    )

@@ -5,20 +5,17 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Generator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
+from otel_cbtop_exporter.delivery import spool_queries as queries
 from otel_cbtop_exporter.delivery.spool_database import Database
-from otel_cbtop_exporter.delivery.spool_queries import (
-    restore,
-    rows_newest_first,
-    rows_oldest_first,
-)
 from otel_cbtop_exporter.delivery.spool_rows import Row
 
 __all__ = ["rebuild"]
 
 _KEPT_ASIDE = 3
+_ABOVE_ALL_IDS = 2**63 - 1
 
 
 def rebuild(database: Database, path: Path, owed: Mapping[int, Row | None]) -> Path:
@@ -43,7 +40,7 @@ def rebuild(database: Database, path: Path, owed: Mapping[int, Row | None]) -> P
             for row_id, stored in rows:
                 row = owed.get(row_id, stored)
                 if row is not None:
-                    restore(connection, row_id, row)
+                    queries.restore(connection, row_id, row)
 
     database.run(fill)
     return aside
@@ -69,21 +66,33 @@ def _remove_older(folder: Path) -> None:
 
 
 def _salvage(path: Path) -> Generator[tuple[int, Row], None, None]:
-    """Read from the first row to the damage, and from the last back to it; no row twice."""
-    last_id = -1
+    """Read every row that can be read, each for itself; no row twice."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            try:
-                for row_id, row in rows_oldest_first(connection):
-                    last_id = row_id
-                    if _is_row(row):
-                        yield row_id, row
-            except sqlite3.Error:
-                for row_id, row in rows_newest_first(connection, last_id):
-                    if _is_row(row):
+            for row_id in _ids(connection):
+                with suppress(sqlite3.Error):
+                    row = queries.row_by_id(connection, row_id)
+                    # A damaged tree may not find what it has listed.
+                    if row is not None and _is_row(row):
                         yield row_id, row
     except sqlite3.Error:
         return
+
+
+def _ids(connection: sqlite3.Connection) -> Generator[int, None, None]:
+    """Find rows from the first one to the damage, and from the last one back to it."""
+    # One query for each: a cursor is a row ahead, so where it meets the damage it takes the good
+    # row in front of it along. A damaged tree may answer with a row that was not asked for.
+    low, high = -1, _ABOVE_ALL_IDS
+    with suppress(sqlite3.Error):
+        while (found := queries.next_id(connection, low)) is not None and found > low:
+            yield found
+            low = found
+        if found is None:
+            return
+    while (found := queries.previous_id(connection, high)) is not None and low < found < high:
+        yield found
+        high = found
 
 
 def _is_row(row: Row) -> bool:

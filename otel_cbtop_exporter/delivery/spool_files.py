@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
+from otel_cbtop_exporter.delivery.spool import Spool, SpoolError, SpoolStats
 from otel_cbtop_exporter.delivery.spool_checks import (
     make_private_folder,
     make_shared_folder,
@@ -115,12 +115,16 @@ class SpoolFiles:
             held.spool.evict(held.spool.max_bytes, now_ns)
             left -= held.spool.stats().spool_bytes
 
-    def give_up(self) -> None:
-        """Close everything; what is empty is removed, the rest is for whoever takes it over."""
-        for held in self._all():
-            self._give_up(held)
+    def give_up(self) -> list[SpoolStats]:
+        """Close everything; what is empty is removed, the rest is for whoever takes it over.
+
+        Returns:
+            What is left in each.
+        """
+        left = [self._give_up(held) for held in self._all()]
         self._own = None
         self._adopted = []
+        return left
 
     def leave_to_parent(self) -> None:
         """Forget everything in a forked child; the files and the locks stay the parent's."""
@@ -193,14 +197,16 @@ class SpoolFiles:
         ]
         return max(self._max_bytes - sum(others), self._max_bytes // (len(others) + 1))
 
-    def _give_up(self, held: _Held) -> None:
-        empty = not held.spool.stats().events_spooled
+    def _give_up(self, held: _Held) -> SpoolStats:
+        left = held.spool.stats()
+        empty = not left.events_spooled
         try:
             if empty:
                 held.spool.delete()
             else:
-                held.spool.close()
+                left = held.spool.close()
         except OSError as error:
             self._reports.note("spool_remove", f"a spool file cannot be removed: {error}")
             empty = False
         held.owner.release(remove=empty)
+        return left

@@ -21,6 +21,7 @@ from otel_cbtop_exporter.delivery.spool import (
     SpoolError,
     SpoolStats,
 )
+from otel_cbtop_exporter.delivery.spool_claim import sum_of
 from otel_cbtop_exporter.delivery.spool_files import SpoolFiles
 from otel_cbtop_exporter.delivery.spool_owner import is_alive
 from otel_cbtop_exporter.delivery.spool_reports import Reports
@@ -204,22 +205,21 @@ class SpoolFolder:
     def stats(self) -> SpoolStats:
         """Return what is waiting in all spools that this process has."""
         with self._held():
-            parts = [spool.stats() for spool in [*self._files.spools(), self._memory]]
-        oldest = [part.oldest_ns for part in parts if part.oldest_ns is not None]
-        return SpoolStats(
-            sum((part.waiting for part in parts), Tally()),
-            sum(part.spool_bytes for part in parts),
-            min(oldest, default=None),
-        )
+            return sum_of([spool.stats() for spool in [*self._files.spools(), self._memory]])
 
-    def close(self) -> None:
-        """Leave what is on disk to the next process; what only memory holds is dropped, counted."""
+    def close(self) -> SpoolStats:
+        """Leave what is on disk to the next process; what only memory holds is dropped, counted.
+
+        Returns:
+            What is left on disk.
+        """
         with self._held():
             if self._memory.stats().events_spooled:
                 self._back_to_disk(self._memory.max_bytes, self._time_ns())
             self._memory.close()
-            self._files.give_up()
+            left = sum_of(self._files.give_up())
             self._begin()
+            return left
 
     def before_fork(self) -> None:
         """Nothing: the spools close themselves, and the locks stay the parent's."""

@@ -19,10 +19,12 @@ __all__ = [
     "is_empty",
     "lanes",
     "leaving",
+    "next_id",
     "oldest_ns",
+    "previous_id",
     "replace",
     "restore",
-    "rows_newest_first",
+    "row_by_id",
     "rows_of_lane",
     "rows_oldest_first",
 ]
@@ -173,15 +175,28 @@ def rows_oldest_first(connection: sqlite3.Connection) -> Generator[tuple[int, Ro
     return _rows(connection.execute(query))
 
 
-def rows_newest_first(
-    connection: sqlite3.Connection, after: int
-) -> Generator[tuple[int, Row], None, None]:
-    """Walk back to a row; close the iterator where you leave it early."""
+def next_id(connection: sqlite3.Connection, after: int) -> int | None:
+    """Return the id of the first row behind one; None if there is none."""
+    query = "SELECT id FROM batches WHERE id > ? ORDER BY id LIMIT 1"
+    row = connection.execute(query, (after,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def previous_id(connection: sqlite3.Connection, before: int) -> int | None:
+    """Return the id of the last row in front of one; None if there is none."""
+    query = "SELECT id FROM batches WHERE id < ? ORDER BY id DESC LIMIT 1"
+    row = connection.execute(query, (before,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def row_by_id(connection: sqlite3.Connection, row_id: int) -> Row | None:
+    """Return a row; None if there is none of that id."""
     query = """
-        SELECT id, lane, events, spans, log_records, data_points, bytes, created_ns, body
-        FROM batches WHERE id > ? ORDER BY id DESC
+        SELECT lane, events, spans, log_records, data_points, bytes, created_ns, body
+        FROM batches WHERE id = ?
     """
-    return _rows(connection.execute(query, (after,)))
+    row = connection.execute(query, (row_id,)).fetchone()
+    return None if row is None else Row(*row)
 
 
 def _rows(cursor: sqlite3.Cursor) -> Generator[tuple[int, Row], None, None]:

@@ -7,7 +7,10 @@ retries or spools: that is delivery's. A new sink is a class with these members;
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timezone
 from typing import Protocol
 
@@ -15,7 +18,15 @@ import msgspec
 
 from otel_cbtop_exporter.events import Event
 
-__all__ = ["Encoded", "Record", "Rejection", "Sink", "WriteResult", "parse_retry_after"]
+__all__ = [
+    "Encoded",
+    "Record",
+    "Rejection",
+    "Sink",
+    "WriteResult",
+    "forks_wait",
+    "parse_retry_after",
+]
 
 # A wrong date in an answer must not stop delivery for a day.
 _LONGEST_RETRY_AFTER_SECONDS = 3_600.0
@@ -173,3 +184,40 @@ def parse_retry_after(text: str | None, now_seconds: float) -> float | None:
         except (ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_SECONDS)
+
+
+_importing = threading.RLock()
+
+
+@contextmanager
+def forks_wait() -> Iterator[None]:
+    """Have forks wait for what is done inside: imports, and a client library's first steps.
+
+    Python locks a module while it is being imported. A child that was forked then has the lock
+    and not the thread that would give it back, so it could never import the library: it would
+    wait for ever with its first batch. Never for what waits for the outside, or logs.
+    """
+    with _importing:
+        yield
+
+
+def _before_fork() -> None:
+    _importing.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _importing.release()
+
+
+def _after_fork_in_child() -> None:
+    # A new lock, not a release: a server that forks in C runs this hook alone.
+    global _importing  # noqa: PLW0603 -- once in each forked child, before any thread of it
+    _importing = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

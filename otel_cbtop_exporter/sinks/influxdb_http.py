@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from otel_cbtop_exporter.config import InfluxDBConfig
-from otel_cbtop_exporter.sinks.base import parse_retry_after
+from otel_cbtop_exporter.sinks.base import forks_wait, parse_retry_after
 from otel_cbtop_exporter.sinks.influxdb_answers import Answer
 from otel_cbtop_exporter.sinks.influxdb_causes import no_answer_reason, system_reason
 
@@ -63,6 +63,7 @@ class InfluxDBConnections:
     def __init__(self, options: InfluxDBConfig, address: str) -> None:
         self._options = options
         self._address = address
+        self._is_tls = address.startswith("https")
         self._lock = threading.Lock()
         self._pool: urllib3.PoolManager | None = None
         self._closed = False
@@ -127,15 +128,24 @@ class InfluxDBConnections:
             if self._closed:
                 raise ConnectionError("the sink is closed")
             if self._pool is None:
-                self._pool = self._make_pool()
+                with forks_wait():
+                    self._pool = self._make_pool()
+                if self._is_tls and not self._options.verify_tls:
+                    _logger.warning(
+                        "sink influxdb: influxdb.verify_tls is off, so anybody on the way can read "
+                        "the token; name the server's authority in influxdb.ca_file instead"
+                    )
             return self._pool
 
     def _make_pool(self) -> urllib3.PoolManager:
+        # Else the first look-up of a host's name imports it, outside of what forks wait for.
+        import encodings.idna  # noqa: F401, PLC0415
+
         # 250 ms and 25 MB, which only a process pays that writes to InfluxDB.
         from influxdb_client.client.influxdb_client import InfluxDBClient  # noqa: PLC0415
 
         options = self._options
-        tls = _tls_context(options) if self._address.startswith("https") else None
+        tls = _tls_context(options) if self._is_tls else None
         proxy, proxy_headers = self._proxy()
         # Its constructor sets urllib3's logger to WARNING, which is the application's to decide.
         logger = logging.getLogger("urllib3")
@@ -155,11 +165,6 @@ class InfluxDBConnections:
         # Only the pool is kept, which opens again by itself: at the end of the interpreter, or
         # in a forked child, the client's own destructor would do harm.
         client.close()  # type: ignore[no-untyped-call]  # the client is half typed
-        if tls is not None and not options.verify_tls:
-            _logger.warning(
-                "sink influxdb: influxdb.verify_tls is off, so anybody on the way can read the "
-                "token; name the server's authority in influxdb.ca_file instead"
-            )
         return pool
 
     def _proxy(self) -> tuple[str | None, dict[str, str] | None]:

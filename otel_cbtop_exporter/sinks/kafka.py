@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.errors import SinkError
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.sinks.base import Encoded, Record, WriteResult
+from otel_cbtop_exporter.sinks.base import Encoded, Record, WriteResult, forks_wait
 from otel_cbtop_exporter.sinks.kafka_causes import TIMEOUT, explain
 from otel_cbtop_exporter.sinks.kafka_records import RecordMaker
 
@@ -161,7 +161,8 @@ class KafkaSink:
     def _connected(self) -> KafkaClient:
         if self._client is None:
             # confluent_kafka takes 70 ms to import, and the thread that writes has the time.
-            from otel_cbtop_exporter.sinks.kafka_client import KafkaClient  # noqa: PLC0415
+            with forks_wait():
+                from otel_cbtop_exporter.sinks.kafka_client import KafkaClient  # noqa: PLC0415
 
             self._client = KafkaClient(self._options, self._lock)
         return self._client
@@ -172,7 +173,10 @@ class KafkaSink:
             return b""
         if self._registry is None:
             # An extra of its own, and its HTTP client takes longer to import than Kafka's.
-            from otel_cbtop_exporter.sinks.kafka_registry import SchemaRegistry  # noqa: PLC0415
+            with forks_wait():
+                from otel_cbtop_exporter.sinks.kafka_registry import (  # noqa: PLC0415
+                    SchemaRegistry,
+                )
 
             self._registry = SchemaRegistry(self._options)
         return self._registry.prefix(topic, deadline - time.monotonic())

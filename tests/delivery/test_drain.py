@@ -52,7 +52,7 @@ class Bench:
         )
         lanes = Lanes(
             spools=spools or (lambda: [self.spool]),
-            adopt=lambda: None,
+            adopt=lambda: False,
             sender=sender,
             retry=retry,
             clock=clock,

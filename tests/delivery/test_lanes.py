@@ -24,6 +24,7 @@ class Bench:
         self.spools = [Spool() for _ in range(spools)]
         self.rejections = []
         self.adoptions = 0
+        self.dead = []
         sender = Sender(
             self.sink,
             counters=HealthCounters(),
@@ -47,6 +48,9 @@ class Bench:
 
     def _adopt(self):
         self.adoptions += 1
+        adopted, self.dead = self.dead[:1], self.dead[1:]
+        self.spools[:0] = adopted
+        return bool(adopted)
 
     def append(self, batch, spool=0):
         self.spools[spool].append(batch, self.clock.time_ns())
@@ -296,3 +300,69 @@ def test_dead_neighbours_are_looked_for_now_and_then():
     bench.clock.advance(2.0)
     bench.step()
     assert bench.adoptions == 2
+
+
+def test_all_the_dead_are_taken_over_before_it_rests():
+    """A few are taken over at one time; what is left of them does not wait for the next record."""
+    bench = Bench()
+    bench.append(records(1))
+    for _ in range(3):
+        bench.dead.append(Spool())
+        bench.dead[-1].append(records(2), 0)
+    bench.run()
+    assert bench.adoptions == 4
+    assert len(bench.sink.delivered) == 7
+
+
+class Unreadable(Spool):
+    """What a bad sector of a disk makes of a spool: it has lanes, and no record can be read."""
+
+    def claim(self, lane, max_events, max_bytes):
+        raise SpoolError("disk I/O error")
+
+
+def test_a_spool_that_cannot_be_read_holds_up_no_other():
+    """The others are emptied, and then it is said."""
+    bench = Bench()
+    bench.append(records(2))
+    bench.spools.insert(0, Unreadable())
+    bench.append(records(1), spool=0)
+    bench.step()
+    assert len(bench.sink.delivered) == 2
+    with pytest.raises(SpoolError, match="disk I/O error"):
+        bench.step()
+
+
+def test_a_batch_of_nothing_but_breakers_is_found_among_small_batches():
+    """Though a write takes less than a row of the spool, it is compared with what is behind."""
+    bad, good = records(16), records(16, start=100)
+    bench = Bench(*itertools.repeat(broken_by(bad), 1_000), max_batch_events=4)
+    bench.append(bad)
+    bench.append(good)
+    bench.run()
+    assert {rejection.record for rejection in bench.rejections} == set(bad)
+    assert set(bench.sink.delivered) == set(good)
+
+
+def test_a_search_ends_in_its_time():
+    """Where a deadline is given, all of its writes together keep it, and the rest is kept."""
+    batch = records(64)
+    answer = broken_by(batch[:1])
+
+    def slow(written):
+        bench.clock.advance(1.0)
+        return answer(written)
+
+    bench = Bench(*itertools.repeat(slow, 100))
+    bench.append(batch)
+    for _ in range(3):
+        bench.step()
+        bench.clock.advance(60.0)
+    deadline = bench.clock.monotonic() + 2.5
+    writes = len(bench.sink.writes)
+    bench.lanes.step(10.0, deadline)
+    assert bench.clock.monotonic() - deadline < 1.0
+    assert len(bench.sink.writes) == writes + 3
+    bench.run()
+    assert [rejection.record for rejection in bench.rejections] == batch[:1]
+    assert set(bench.sink.delivered) == set(batch[1:])

@@ -252,6 +252,7 @@ def test_what_is_on_disk_waits_for_the_next_process(make, tmp_path):
     first.submit(events(7), 5.0)
     first.release(LONG)
     assert first.health().events_dropped == {}
+    assert first.health().events_spooled == 7
     sink = RecordingSink()
     second = make(sink, spool={"path": str(tmp_path)})
     second.submit(events(1, start=7), 5.0)

@@ -295,3 +295,18 @@ def test_outcomes_add_up(kept):
     sent = Bench(result).attempt(batch)
     assert sent.kept == stays
     assert len(sent.delivered) + len(sent.kept) == 4
+
+
+def test_an_abandoned_write_is_the_last_one_and_counts_for_nothing():
+    """Its records were counted when it was given up; nothing else is sent after it."""
+    batch = records(6)
+
+    def late(written):
+        bench.sender.abandoned = True
+        return WriteResult(delivered=written)
+
+    bench = Bench(late, max_batch_events=2)
+    sent = bench.attempt(batch)
+    assert (sent.delivered, sent.kept) == ([], batch)
+    assert len(bench.sink.writes) == 1
+    assert bench.counters.snapshot().events_written == 0

@@ -83,7 +83,7 @@ def test_a_damaged_page_costs_what_was_on_it_and_nothing_else(tmp_path, page, ho
     assert set(got) <= set(APPENDED)
     assert len(set(got)) == len(got)
     if page % pages > 1:  # beyond the header and the root of the table
-        assert len(got) >= len(APPENDED) - 8
+        assert len(got) >= len(APPENDED) - 4  # a page holds parts of two rows at most
     if len(got) < len(APPENDED):
         assert told.dropped.get("damaged") or "spool_damaged" in told.causes
 

@@ -124,6 +124,8 @@ class Receiver:
         self._changed = threading.Condition()
         self._ending = threading.Event()
         self._server = None
+        # It never listens: while it is all that has the port, connecting is refused, and nobody
+        # else can be given the port.
         self._reserved = _bound(0)
         self.port = self._reserved.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -138,12 +140,12 @@ class Receiver:
     def up(self):
         """Open the port."""
         self._ending.clear()
-        self._server = _Server(self, self._reserved)
+        self._server = _Server(self, _bound(self.port))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
     def down(self):
-        """Close the port and every connection; the port stays ours, and refuses."""
+        """Close the port and every connection."""
         if self._server is None:
             return
         server, self._server = self._server, None
@@ -152,7 +154,6 @@ class Receiver:
         self._ending.set()
         server.cut_all()
         server.server_close()  # joins the threads of the connections
-        self._reserved = _bound(self.port)
 
     def close(self):
         """Go down for good."""
@@ -300,8 +301,8 @@ def _parsed(path, headers, body):
 
 
 def _bound(port):
-    """Return a socket that has a port and does not listen: connecting to it is refused."""
+    """Return a socket on a port that others of ours may have too."""
     bound = socket.socket()
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind(("127.0.0.1", port))
     return bound

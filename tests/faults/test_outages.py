@@ -1,0 +1,145 @@
+"""The backend is away, busy, slow or rude, and comes back: nothing is lost, with any spool."""
+
+import itertools
+
+import pytest
+
+from tests.faults import receiver as rules
+from tests.faults.runs import ON_DISK, together
+
+pytestmark = pytest.mark.faults
+
+
+def test_down_in_the_middle(tmp_path):
+    """What is handed over while nobody can connect is delivered when somebody can again."""
+
+    def down_in_the_middle(run):
+        app = run.start(count=3_000)
+        run.receiver.wait_until(lambda: run.receiver.acknowledged >= 500)
+        run.receiver.down()
+        app.wait_until_handed(2_000)
+        run.receiver.up()
+        app.end()
+        run.assert_nothing_lost()
+        run.assert_counters_agree()
+
+    together(down_in_the_middle, tmp_path)
+
+
+def test_down_from_start_to_end(tmp_path):
+    """On disk the next process delivers all of it; in memory all is counted as lost."""
+
+    def down_from_start_to_end(run):
+        run.receiver.down()
+        app = run.start()
+        app.end(flush_seconds=0)
+        assert app.health["events_written"] == 0
+        assert not app.health["connected"]
+        if run.on_disk:
+            assert app.health["events_spooled"] == len(app.handed())
+            assert "wait on disk for the next process" in app.log
+        else:
+            assert app.health["events_dropped"] == {"shutdown": len(app.handed())}
+            assert f"{len(app.handed())} events were dropped (shutdown)" in app.log
+        run.receiver.up()
+        run.start(count=100).end()
+        assert run.lost() == (set() if run.on_disk else set(app.handed()))
+        run.assert_counters_agree()
+
+    together(down_from_start_to_end, tmp_path)
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_busy_with_retry_after(tmp_path, status):
+    """A wish for a second is respected, and everything arrives when it is over."""
+
+    def busy_with_retry_after(run):
+        run.receiver.rule = rules.refuse(status, "1")
+        app = run.start(count=2_500)
+        run.receiver.wait_until(lambda: len(run.receiver.seen) == 3)
+        run.receiver.rule = rules.take
+        app.end()
+        refused = [at for at, _, answered, _ in run.receiver.seen if answered == status]
+        assert len(refused) >= 3
+        assert all(after - before >= 0.99 for before, after in itertools.pairwise(refused))
+        run.assert_nothing_lost()
+        run.assert_counters_agree()
+
+    together(busy_with_retry_after, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["unanswered", "half"])
+def test_cut_before_the_answer(tmp_path, how):
+    """What was read and never acknowledged is sent again: nothing is lost, some comes twice."""
+
+    def cut_before_the_answer(run):
+        run.receiver.rule = rules.cutting(3, how)
+        run.start().end()
+        assert run.receiver.duplicates() > 0
+        run.assert_nothing_lost()
+        run.assert_counters_agree()
+
+    together(cut_before_the_answer, tmp_path)
+
+
+def test_cut_while_it_is_sent(tmp_path):
+    """A request that arrived only in part is sent again as a whole."""
+
+    def cut_while_it_is_sent(run):
+        run.receiver.cut_requests = 5
+        run.start().end()
+        assert run.receiver.cut_requests == 0
+        assert run.receiver.duplicates() == 0
+        run.assert_nothing_lost()
+        run.assert_counters_agree()
+
+    together(cut_while_it_is_sent, tmp_path)
+
+
+def test_hanging_in_the_middle(tmp_path):
+    """A request without an answer is given up in its time, and its records are sent again."""
+
+    def hanging_in_the_middle(run):
+        app = run.start(count=2_500, options={"timeout_ms": 500})
+        run.receiver.wait_until(lambda: run.receiver.acknowledged >= 500)
+        run.receiver.hangs = True
+        app.wait_until_handed(2_000)
+        run.receiver.hangs = False
+        app.end()
+        assert app.health["write_errors"] >= 1
+        run.assert_nothing_lost()
+        run.assert_counters_agree()
+
+    together(hanging_in_the_middle, tmp_path)
+
+
+def test_clock_set_back(tmp_path):
+    """An hour back in the middle of an outage changes neither what is delivered nor its order."""
+
+    def clock_set_back(run):
+        run.receiver.down()
+        app = run.start(count=2_000, set_back_at=1_000)
+        app.wait_until_made()
+        run.receiver.up()
+        app.end()
+        assert run.receiver.ids() == app.handed()
+        run.assert_nothing_lost()
+        run.assert_counters_agree()
+
+    together(clock_set_back, tmp_path)
+
+
+def test_clock_set_back_before_the_next_process(tmp_path):
+    """What a killed process left is delivered by one that thinks it lives an hour before."""
+
+    def clock_set_back_before_the_next_process(run):
+        run.receiver.down()
+        first = run.start()
+        first.wait_until_made()
+        first.kill()
+        run.receiver.up()
+        run.start(count=100, set_back_at=0).end()
+        assert run.receiver.ids()[: len(first.handed())] == first.handed()
+        run.assert_nothing_lost()
+
+    together(clock_set_back_before_the_next_process, tmp_path, ON_DISK)

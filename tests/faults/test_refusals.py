@@ -1,0 +1,140 @@
+"""The backend refuses some of it, for good or for now: nothing else suffers, nothing is lost."""
+
+import pytest
+
+from tests.faults import receiver as rules
+from tests.faults.runs import IN_MEMORY, ON_DISK, together
+
+pytestmark = pytest.mark.faults
+
+
+def number_of(id_):
+    return int(id_.rpartition(":")[2] or -1)
+
+
+def assert_rejected(run, reason, ids):
+    """Exactly these were refused for good, and all others arrived; on disk the letters say why."""
+    (app,) = run.apps
+    assert app.health["events_rejected"] == len(ids)
+    assert not ids & set(run.receiver.ids())
+    if run.on_disk:
+        assert run.dead_letters() == ({reason: ids} if ids else {})
+    run.assert_nothing_lost(but=set() if run.on_disk else ids)
+    run.assert_counters_agree()
+
+
+def test_one_poisoned_record_in_a_thousand(tmp_path):
+    """Exactly the bad ones are rejected, and no bad one takes its neighbours along."""
+
+    def one_poisoned_record_in_a_thousand(run):
+        run.receiver.rule = rules.poisoned_by(lambda id_: number_of(id_) % 1_000 == 700)
+        app = run.start(count=3_000)
+        app.end()
+        assert_rejected(run, "invalid", {f"{app.name}:{n}" for n in (700, 1_700, 2_700)})
+
+    together(one_poisoned_record_in_a_thousand, tmp_path)
+
+
+def test_too_large(tmp_path):
+    """Requests are halved until they are small enough, and nothing of them is refused."""
+
+    def too_large(run):
+        run.receiver.rule = rules.too_large_over(20_000)
+        run.start().end()
+        assert run.receiver.statuses().count(413) > 0
+        assert_rejected(run, "too_large", set())
+
+    together(too_large, tmp_path)
+
+
+def test_one_record_that_breaks_the_server(tmp_path):
+    """It is found by halving, because others pass, and blamed alone."""
+
+    def one_record_that_breaks_the_server(run):
+        run.receiver.rule = rules.broken_by(lambda id_: number_of(id_) == 700)
+        app = run.start()
+        app.end()
+        assert_rejected(run, "server_error", {f"{app.name}:700"})
+
+    together(one_record_that_breaks_the_server, tmp_path)
+
+
+def test_one_batch_that_always_gets_500(tmp_path):
+    """A whole batch of records that break the server leaves, and those behind it arrive."""
+
+    def one_batch_that_always_gets_500(run):
+        run.receiver.rule = rules.broken_by(lambda id_: 512 <= number_of(id_) < 1_024)
+        app = run.start()
+        app.end()
+        assert_rejected(run, "server_error", {f"{app.name}:{n}" for n in range(512, 1_024)})
+
+    together(one_batch_that_always_gets_500, tmp_path)
+
+
+def test_everything_gets_500_for_a_while(tmp_path):
+    """A server that is broken for everything is broken by nothing: no record is blamed."""
+
+    def everything_gets_500_for_a_while(run):
+        run.receiver.rule = rules.broken_by(lambda _: True)
+        app = run.start()
+        app.wait_until_handed(1_500)
+        run.receiver.wait_until(lambda: len(run.receiver.seen) >= 20)
+        run.receiver.rule = rules.take
+        app.end()
+        assert_rejected(run, "server_error", set())
+
+    together(everything_gets_500_for_a_while, tmp_path)
+
+
+def test_one_lane_refused_for_the_whole_run(tmp_path):
+    """It waits while the other is delivered; in time for the end there is a bucket for it."""
+
+    def one_lane_refused_for_the_whole_run(run):
+        run.receiver.rule = rules.without_lane("logs")
+        app = run.start(count=1_500, logs=True)
+        app.wait_until_made()
+        spans = {id_ for id_ in app.handed() if "-log:" not in id_}
+        run.receiver.wait_until(lambda: set(run.receiver.ids("spans")) == spans)
+        app.ask("look 0")
+        assert app.health["events_spooled"] == len(app.handed()) - len(spans) > 0
+        assert app.health["events_dropped"] == {}
+        assert run.receiver.ids("logs") == []
+        run.receiver.rule = rules.take
+        app.end()
+        run.assert_nothing_lost()
+        run.assert_counters_agree()
+
+    together(one_lane_refused_for_the_whole_run, tmp_path)
+
+
+def test_one_lane_refused_to_the_end(tmp_path):
+    """Without a bucket to the end, disk leaves what waits to the next process."""
+
+    def one_lane_refused_to_the_end(run):
+        run.receiver.rule = rules.without_lane("logs")
+        app = run.start(count=1_000, logs=True)
+        app.end(flush_seconds=0)
+        logs = {id_ for id_ in app.handed() if "-log:" in id_}
+        assert set(run.receiver.ids()) == set(app.handed()) - logs
+        assert app.health["events_spooled"] == len(logs)
+        run.receiver.rule = rules.take
+        run.start(count=100).end()
+        run.assert_nothing_lost()
+        run.assert_counters_agree()
+
+    together(one_lane_refused_to_the_end, tmp_path, ON_DISK)
+
+
+def test_one_lane_refused_to_the_end_in_memory(tmp_path):
+    """Without a bucket to the end, memory counts what it had to drop, and lost nothing else."""
+
+    def one_lane_refused_to_the_end_in_memory(run):
+        run.receiver.rule = rules.without_lane("logs")
+        app = run.start(count=1_000, logs=True)
+        app.end(flush_seconds=0)
+        logs = {id_ for id_ in app.handed() if "-log:" in id_}
+        assert run.lost() == logs
+        assert app.health["events_dropped"] == {"shutdown": len(logs)}
+        run.assert_counters_agree()
+
+    together(one_lane_refused_to_the_end_in_memory, tmp_path, IN_MEMORY)

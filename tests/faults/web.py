@@ -1,0 +1,34 @@
+"""A WSGI application that answers with the id of the span that it made, for gunicorn.
+
+The environment variable FAULTS_WEB holds the sink, the receiver's url, the file of the notes and
+the exporter's options as JSON. Everything is made when this is imported: with --preload before
+the fork, and otherwise in each worker.
+"""
+
+import itertools
+import json
+import os
+
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from tests.faults.app import NotedSpanExporter, Notes, sink_options
+
+_settings = json.loads(os.environ["FAULTS_WEB"])
+_exporter = NotedSpanExporter(
+    Notes(_settings["noted"]),
+    **_settings["options"],
+    **sink_options(_settings["sink"], _settings["url"]),
+)
+_provider = TracerProvider()  # shut down by the SDK when the process exits
+_provider.add_span_processor(BatchSpanProcessor(_exporter))
+_tracer = _provider.get_tracer("web")
+_numbers = itertools.count()
+
+
+def app(environ, start_response):
+    id_ = f"worker-{os.getpid()}:{next(_numbers)}"
+    with _tracer.start_as_current_span("request") as span:
+        span.set_attribute("id", f"#{id_}#")
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [id_.encode()]
