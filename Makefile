@@ -31,12 +31,9 @@ check: $(VENV)/.setup-tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layout.py
 
-# Builds the real servers once; later calls answer at once and touch no network. A server that
-# runs already is named by CBTOP_TEST_INFLUXDB_URL and so on, and is not built.
+# Builds the real servers once; later calls answer at once and touch no network.
 servers:
-	@test -n "$(CBTOP_TEST_INFLUXDB_URL)" || bash tests/servers/influxdb.sh install 2
-	@test -n "$(CBTOP_TEST_INFLUXDB1_URL)" || bash tests/servers/influxdb.sh install 1
-	@test -n "$(CBTOP_TEST_KAFKA)" || bash tests/servers/kafka/kafka.sh install
+	@bash tests/servers/install.sh
 
 test: $(VENV)/.setup-tests servers
 	$(BIN)/python -m pytest -m "not long"

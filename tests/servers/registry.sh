@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A real schema registry for tests: Apicurio Registry, in memory, jars by Maven, loopback only.
+#   registry.sh check                  say what this machine lacks for it
 #   registry.sh install                fetch it once (142 MB); later calls touch no network
 #   registry.sh start DIR [port=N]     start, wait for an answer, print the URL of its
 #                                      Confluent-compatible interface
@@ -18,15 +19,20 @@ jar=$home/apicurio-registry-app-$version-runner.jar
 
 die() { echo "registry.sh: $*" >&2; exit 1; }
 
-needs() {  # COMMAND NAME PACKAGE
-  command -v "$1" >/dev/null || die "$2 is missing. Debian: apt-get install $3. Where a registry runs \
-already, CBTOP_TEST_SCHEMA_REGISTRY=URL points the tests at it"
+check() {  # say at once what is missing, all of it, how to get it, and how to do without
+  local missing=()
+  command -v java >/dev/null || missing+=("Java 17 or later (apt install openjdk-17-jre-headless)")
+  [ -e "$jar" ] || command -v mvn >/dev/null || missing+=("Maven (apt install maven)")
+  [ ${#missing[@]} -eq 0 ] && return
+  printf 'registry.sh: Apicurio Registry %s needs:\n' "$version" >&2
+  printf '  - %s\n' "${missing[@]}" >&2
+  echo "With a registry that runs already, set CBTOP_TEST_SCHEMA_REGISTRY=URL instead." >&2
+  exit 1
 }
 
 install() {
-  needs java "Java 17 or later" openjdk-17-jre-headless
+  check
   [ -e "$jar" ] && return
-  needs mvn Maven maven
   mkdir -p "$cache"
   (
     flock 9
@@ -90,10 +96,11 @@ stop() {  # DIR
   kill -9 "$pid" 2>/dev/null || true
 }
 
-[ $# -ge 1 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2; }
-[ "$1" = install ] || [ $# -ge 2 ] || die "$1 needs a folder"
+[ $# -ge 1 ] || { sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2; }
+[ "$1" = install ] || [ "$1" = check ] || [ $# -ge 2 ] || die "$1 needs a folder"
 dir=$(realpath -m "${2:-$cache}")
 case $1 in
+  check) check ;;
   install) install; echo "$home" ;;
   start) install; start "$dir" "${@:3}" ;;
   stop) stop "$dir" ;;
