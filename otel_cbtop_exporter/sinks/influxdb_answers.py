@@ -1,7 +1,8 @@
 """What InfluxDB's answer to a write means for each line of it.
 
 Belongs here: reading answers of 1.8, 2 and 3, and of what stands in front of them. Not here:
-getting one (`influxdb.py`). Pure: no network, no clock.
+getting one (`influxdb_http.py`), finding refused lines in it (`influxdb_refusals.py`). Pure: no
+network, no clock.
 
 When a server refuses some lines of a request, 2.x may have stored none of the others (400) or
 all (422), 1.8 all of them, and a partial write names one cause and counts its lines although
@@ -15,35 +16,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from typing import NamedTuple
 
 from otel_cbtop_exporter.sinks.base import Record, Rejection, WriteResult
+from otel_cbtop_exporter.sinks.influxdb_refusals import read_refusal
 
 __all__ = ["Answer", "classify", "readable"]
 
-_PARSE_ERROR = "unable to parse '"
-_CONFLICT = re.compile(
-    r'input field ("(?:[^"\\]|\\.)*") on measurement ("(?:[^"\\]|\\.)*") '
-    r"is type (\w+), already exists as type (\w+)"
-)
-_DROPPED = re.compile(r"dropped=(\d+)")
-_LOWER_BOUND = re.compile(
-    r"outside retention policy.* Lower Bound at (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z",
-    re.DOTALL,
-)
 _MESSAGE = re.compile(r'"(?:message|error)"\s*:\s*("(?:[^"\\]|\\.)*)')
 _QUOTED = re.compile(r"'.*'|\"(?:[^\"\\]|\\.)*\"|<[^>]*>", re.DOTALL)
 
-# A line: measurement up to an unescaped comma or space, fields after the first unescaped space.
-_MEASUREMENT = re.compile(r"(?:[^\\ ,]|\\.)+", re.DOTALL)
-_HEAD = re.compile(r"(?:[^\\ ]|\\.)+ ", re.DOTALL)
-_FIELD = re.compile(r'((?:[^\\=,]|\\.)+)=("(?:[^"\\]|\\.)*"|[^, ]+),?', re.DOTALL)
-_ESCAPED = re.compile(r"\\([ ,=])")
-
 _LONGEST_ERROR = 300
-# How far a reported line is looked for in front of its reason; a value may hold the separator.
-_MOST_SEPARATORS = 100
 
 
 class Answer(NamedTuple):
@@ -82,7 +65,7 @@ def classify(answer: Answer, records: Sequence[Record], *, bucket: str, org: str
         return WriteResult(delivered=records)
     message = _message(answer.text)
     if status in (400, 422) and not web_page and not _is_about_settings(message):
-        return _refused(records, status, message)
+        return _refused(records, answer, message)
     if status == 413:
         return WriteResult(
             kept=records,
@@ -133,46 +116,28 @@ def _advice(answer: Answer, message: str, *, web_page: bool, bucket: str, org: s
     return _QUOTED.sub("...", message) or "no reason given"
 
 
-def _refused(records: Sequence[Record], status: int, message: str) -> WriteResult:
-    """Find the lines that were refused, or have the batch halved."""
-    conflict = _CONFLICT.search(message)
-    bound = _LOWER_BOUND.search(message)
-    named: dict[int, str] = {}
-    reason, error, detail = "invalid", "InfluxDB cannot read some lines", message
-    if _PARSE_ERROR in message:
-        named = _unparsed(records, message)
-    elif conflict is not None:
-        reason = "field_type_conflict"
-        error, detail = _conflict_sentence(conflict, message)
-        named = _with_field(records, conflict)
-    elif bound is not None or "beyond retention policy" in message:
-        reason = "outside_retention"
-        error = "points are older than the bucket keeps them"
-        named = _older_than(records, bound) if bound is not None else {}
-    elif "partial write" not in message:
-        error = f"InfluxDB refused lines: {_QUOTED.sub('...', message)}"
-    error = readable(f"{error} ({status})")
-    # A parse error quotes lines, which may hold any number; it names every line anyway.
-    dropped = 0 if _PARSE_ERROR in message else _dropped(message)
-    if dropped == len(records) or len(records) == 1:
-        named = {position: named.get(position, "") for position in range(len(records))}
-    elif dropped and dropped != len(named):
-        named = {}  # there may be other causes, or other shards with other types
+def _refused(records: Sequence[Record], answer: Answer, message: str) -> WriteResult:
+    """Reject the lines that were refused, or have the batch halved."""
+    refusal = read_refusal(answer.text, message, records)
+    words = refusal.error or f"InfluxDB refused lines: {_QUOTED.sub('...', message)}"
+    error, status = readable(f"{words} ({answer.status})"), str(answer.status)
+    named = refusal.named
     if not named:
         return WriteResult(
             kept=records,
             error=error,
-            error_type=str(status),
-            split_reason=reason,
-            split_detail=detail,
+            error_type=status,
+            split_reason=refusal.reason,
+            split_detail=refusal.detail,
         )
     return WriteResult(
         rejected=[
-            Rejection(records[position], reason, own or detail) for position, own in named.items()
+            Rejection(records[position], refusal.reason, own or refusal.detail)
+            for position, own in named.items()
         ],
         kept=[record for position, record in enumerate(records) if position not in named],
         error=error,
-        error_type=str(status),
+        error_type=status,
     )
 
 
@@ -189,91 +154,7 @@ def _message(text: str) -> str:
 
 def _is_about_settings(message: str) -> bool:
     """Tell a 400 for what the request was sent with from one for its lines."""
-    if any(words in message for words in (_PARSE_ERROR, "partial write", "conflict")):
+    if any(words in message for words in ("unable to parse", "partial write", "conflict")):
         return False
     # The last one is what a server with TLS answers to plain HTTP.
     return any(words in message for words in ("orgID or org", "bucket", "HTTP request"))
-
-
-def _unparsed(records: Sequence[Record], message: str) -> dict[int, str]:
-    """Find the lines that the message quotes, with the reason behind each."""
-    positions = {record.body.decode(): position for position, record in enumerate(records)}
-    found: dict[int, str] = {}
-    start = message.find(_PARSE_ERROR)
-    while start >= 0:
-        start += len(_PARSE_ERROR)
-        end = start
-        for _ in range(_MOST_SEPARATORS):
-            end = message.find("': ", end + 1)
-            if end < 0:
-                break
-            position = positions.get(message[start:end])
-            if position is not None:
-                reason = message[end + 3 :].partition(f"\n{_PARSE_ERROR}")[0]
-                found[position] = reason
-                start = end
-                break
-        start = message.find(_PARSE_ERROR, start)
-    return found
-
-
-def _conflict_sentence(conflict: re.Match[str], message: str) -> tuple[str, str]:
-    field, measurement, ours, theirs = conflict.groups()
-    error = (
-        f"field {field} of measurement {measurement} is {ours} here and {theirs} in the bucket; "
-        "write to another bucket, or delete that measurement's old points"
-    )
-    return error, f"{error} (docs/influxdb.md says how). InfluxDB: {message}"
-
-
-def _with_field(records: Sequence[Record], conflict: re.Match[str]) -> dict[int, str]:
-    """Find the lines that have the field of a conflict with the refused type."""
-    try:
-        field, measurement = json.loads(conflict.group(1)), json.loads(conflict.group(2))
-    except ValueError:  # Go quotes some characters in a way that JSON has not
-        return {}
-    found = {}
-    for position, record in enumerate(records):
-        name, types = _read_line(record.body.decode())
-        if name == measurement and types.get(field) == conflict.group(3):
-            found[position] = ""
-    return found
-
-
-def _read_line(line: str) -> tuple[str, dict[str, str]]:
-    """Return a line's measurement and the types of its fields."""
-    measurement = _MEASUREMENT.match(line)
-    head = _HEAD.match(line)
-    if measurement is None or head is None:
-        return "", {}
-    types: dict[str, str] = {}
-    at = head.end()
-    while (match := _FIELD.match(line, at)) is not None:
-        types[_ESCAPED.sub(r"\1", match.group(1))] = _type_name(match.group(2))
-        at = match.end()
-    return _ESCAPED.sub(r"\1", measurement.group()), types
-
-
-def _type_name(value: str) -> str:
-    if value.startswith('"'):
-        return "string"
-    if value in ("true", "false"):
-        return "boolean"
-    return "integer" if value.endswith("i") else "float"
-
-
-def _older_than(records: Sequence[Record], bound: re.Match[str]) -> dict[int, str]:
-    """Find the points before the moment that the server named."""
-    moment = datetime.strptime(bound.group(1), "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
-    nanoseconds = int((bound.group(2) or "").ljust(9, "0")[:9])
-    bound_ns = int(moment.timestamp()) * 1_000_000_000 + nanoseconds
-    return {
-        position: "" for position, record in enumerate(records) if record.timestamp_ns < bound_ns
-    }
-
-
-def _dropped(message: str) -> int:
-    """Return how many points a partial write says that it dropped; 0 if it does not say."""
-    counts = _DROPPED.findall(message)
-    # The last one is the server's own; a field's name in front of it may hold anything.
-    return int(counts[-1]) if counts else 0

@@ -280,3 +280,62 @@ def test_nobody_listens():
         "InfluxDB at http://127.0.0.1:1 org=acme cannot be reached: Connection refused"
     )
     assert result.error_type == "ConnectionRefusedError"
+
+
+def partial_write_of_3(*lines):
+    """What InfluxDB 3 Core answers, by its documentation."""
+    data = [
+        {"original_line": "cut", "line_number": number, "error_message": reason}
+        for number, reason in lines
+    ]
+    body = {"error": "partial write of line protocol occurred", "data": data}
+    return Reply(400, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+
+CONFLICT_OF_3 = (
+    "invalid column type for column 'duration_ns', expected iox::column_type::field::float, "
+    "got iox::column_type::field::integer"
+)
+
+
+def test_influxdb_3_names_refused_lines_by_number():
+    """They are rejected with their own reasons; the others are sent again."""
+    reply = partial_write_of_3((2, "No fields were provided"), (5, "bad timestamp"))
+    records, result, _ = written_once(reply)
+    found = {rejection.record: rejection.detail for rejection in result.rejected}
+    assert found == {records[1]: "No fields were provided", records[4]: "bad timestamp"}
+    assert {rejection.reason for rejection in result.rejected} == {"invalid"}
+    assert result.kept == [record for record in records if record not in found]
+    assert result.error == "InfluxDB cannot read some lines (400)"
+
+
+def test_a_type_conflict_of_influxdb_3_names_the_field_and_both_types():
+    """Lines that are refused for another cause come again, and get their own reason then."""
+    reply = partial_write_of_3((3, CONFLICT_OF_3), (4, "bad timestamp"), (7, CONFLICT_OF_3))
+    records, result, _ = written_once(reply)
+    assert [rejection.record for rejection in result.rejected] == [records[2], records[6]]
+    assert {rejection.reason for rejection in result.rejected} == {"field_type_conflict"}
+    assert result.error == (
+        'field "duration_ns" is integer here and float in the bucket; '
+        "write to another bucket, or delete that measurement's old points (400)"
+    )
+
+
+def test_line_numbers_are_not_trusted_where_lines_can_be_counted_otherwise():
+    """A line break in a text, or a number beyond the batch: the batch is halved instead."""
+    with Loopback(lambda _: partial_write_of_3((2, "x"))) as server:
+        sink = influxdb_sink(**options(server))
+        records = encoded(sink, [*spans(3), *spans(1, start=3, status_message="a\nb")])
+        result = sink.write(records, 10)
+        sink.close(1)
+    assert (result.kept, result.split_reason) == (records, "invalid")
+    records, result, _ = written_once(partial_write_of_3((11, "x"), (0, "x")))
+    assert (result.kept, result.split_reason) == (records, "invalid")
+
+
+def test_what_a_server_with_tls_says_to_plain_http_rejects_nothing():
+    """It is the url that is wrong, and no line."""
+    body = b"Client sent an HTTP request to an HTTPS server.\n"
+    records, result, _ = written_once(Reply(400, body))
+    assert (result.kept, result.split_reason) == (records, "")
+    assert "HTTP request to an HTTPS server" in result.error
