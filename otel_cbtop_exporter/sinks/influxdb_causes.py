@@ -30,6 +30,8 @@ def no_answer_reason(error: Exception, seconds: float) -> tuple[str, str]:
     word = type(cause).__name__
     if isinstance(cause, ssl.SSLError):
         return where + _tls_reason(cause), word
+    if word == "CertificateError":  # of urllib3 1, which compares names itself
+        return f"{where}certificate verify failed: {cause}; check influxdb.url", word
     if isinstance(cause, OSError):
         return where + _system_words(cause), word
     if isinstance(cause, ValueError):
@@ -72,9 +74,9 @@ def _system_words(error: OSError) -> str:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and what it was raised for; urllib3 puts several around the system's."""
+    """Return an error and what it was raised for, down to the first that is not urllib3's."""
     chain = [error]
-    while len(chain) < 10:
+    while type(chain[-1]).__module__.startswith("urllib3.") and len(chain) < 10:
         reason = getattr(chain[-1], "reason", None)
         inner = reason if isinstance(reason, BaseException) else chain[-1].__cause__
         inner = inner or chain[-1].__context__

@@ -121,6 +121,7 @@ class InfluxDBConnections:
             redirect=False,
             preload_content=False,
             decode_content=False,
+            enforce_content_length=True,  # the default of urllib3 2 alone
         )
 
     def _connected(self) -> urllib3.PoolManager:
@@ -145,7 +146,8 @@ class InfluxDBConnections:
         from influxdb_client.client.influxdb_client import InfluxDBClient  # noqa: PLC0415
 
         options = self._options
-        tls = _tls_context(options) if self._is_tls else None
+        if self._is_tls:
+            _check_files(options)
         proxy, proxy_headers = self._proxy()
         # Its constructor sets urllib3's logger to WARNING, which is the application's to decide.
         logger = logging.getLogger("urllib3")
@@ -156,7 +158,9 @@ class InfluxDBConnections:
             org=options.org or "",
             retries=False,
             verify_ssl=options.verify_tls,
-            ssl_context=tls,
+            ssl_ca_cert=options.ca_file,
+            cert_file=options.cert_file,
+            cert_key_file=options.key_file,
             proxy=proxy,
             proxy_headers=proxy_headers,
         )
@@ -181,8 +185,8 @@ class InfluxDBConnections:
         return proxy, urllib3.make_headers(proxy_basic_auth=login) if login else None
 
 
-def _tls_context(options: InfluxDBConfig) -> ssl.SSLContext:
-    """Return what checks the server, and shows it our certificate.
+def _check_files(options: InfluxDBConfig) -> None:
+    """Load the files of TLS once, because a later failure would not name the option.
 
     Raises:
         NoAnswer: A file is missing, or is not what its option needs.
@@ -190,9 +194,6 @@ def _tls_context(options: InfluxDBConfig) -> ssl.SSLContext:
     option, path = "ca_file", options.ca_file
     try:
         context = ssl.create_default_context(cafile=path)
-        if not options.verify_tls:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
         if options.cert_file:
             option, path = "cert_file", options.cert_file
             # The password is for a key that wants one, which would be asked for on the terminal.
@@ -200,7 +201,6 @@ def _tls_context(options: InfluxDBConfig) -> ssl.SSLContext:
     except (OSError, ValueError) as error:
         why = f"influxdb.{option} {path!r}: {system_reason(error)}"
         raise NoAnswer(why, type(error).__name__) from None
-    return context
 
 
 def _read(response: urllib3.BaseHTTPResponse, secrets: Sequence[str]) -> Answer:
