@@ -133,7 +133,9 @@ CASES = {
 def small_bounds(monkeypatch):
     """Make the bounds that are large for what they count smaller."""
     for module in (attributes, spans, metric_series):
+        assert module.MAX_CACHED_TAG_SETS <= 65_536  # a million must be too many
         monkeypatch.setattr(module, "MAX_CACHED_TAG_SETS", 4_096)
+    assert unique_points.UniquePoints.__init__.__defaults__ <= (65_536,)
     monkeypatch.setattr(unique_points.UniquePoints.__init__, "__defaults__", (4_096,))
 
 

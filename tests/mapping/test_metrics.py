@@ -24,7 +24,6 @@ from opentelemetry.sdk.metrics.view import (
 )
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_cbtop_exporter.mapping.attributes import MAX_CACHED_TAG_SETS
 from tests.builders import (
     DELTA,
     RESOURCE,
@@ -292,22 +291,6 @@ def test_a_series_keeps_its_tag_set_over_collections():
         seen += mapper.map(reader.get_metrics_data().resource_metrics)
     assert len({id(event.tags) for event in seen}) == 1
     provider.shutdown()
-
-
-def test_a_million_series_do_not_grow_memory_without_limit():
-    """The cache of a metric is bounded."""
-    from otel_cbtop_exporter.mapping.metrics import MetricMapper
-
-    mapper = MetricMapper((), "histograms", (), lambda *_: None)
-    metric = sum_metric()
-    for number in range(MAX_CACHED_TAG_SETS + 10):
-        made = Metric(
-            metric.name, "", "1", type(metric.data)([number_point(1, {"n": number})], DELTA, True)
-        )
-        batch = metrics(made)
-        mapper.map(batch)
-    scope = mapper._scopes.of(batch[0].resource, batch[0].scope_metrics[0].scope)
-    assert len(scope.series_of(made)._tags) <= MAX_CACHED_TAG_SETS
 
 
 def test_a_kind_that_a_later_sdk_invents_is_counted():

@@ -15,9 +15,8 @@ from otel_cbtop_exporter import decode_event
 from otel_cbtop_exporter.config import DEFAULT_RESOURCE_TAGS, DEFAULT_SPAN_TAGS
 from otel_cbtop_exporter.encoding.event_json import encode_event
 from otel_cbtop_exporter.events import TagSet
-from otel_cbtop_exporter.mapping.attributes import MAX_CACHED_TAG_SETS
 from otel_cbtop_exporter.mapping.spans import SpanMapper
-from tests.builders import RESOURCE, SCOPE, link, span, span_event
+from tests.builders import RESOURCE, link, span, span_event
 from tests.mappers import map_spans
 
 
@@ -162,15 +161,6 @@ def test_what_the_sdk_makes_equals_what_its_properties_say():
     assert outer_event.attributes == {"key": (1, 2)}
     assert outer_event.fields["duration_ns"] == outer_span.end_time - outer_span.start_time
     provider.shutdown()
-
-
-def test_tag_sets_that_never_repeat_are_forgotten():
-    """A million span names do not keep a million tag sets."""
-    shared = mapper()
-    for number in range(MAX_CACHED_TAG_SETS + 10):
-        shared.map([span(f"GET /{number}")])
-    scope = shared._scopes.of(RESOURCE, SCOPE)
-    assert len(scope._tags) <= MAX_CACHED_TAG_SETS
 
 
 ANY_VALUE = st.recursive(
