@@ -5,12 +5,20 @@ from contextlib import closing
 
 import pytest
 
-from otel_cbtop_exporter.delivery import spool_queries as queries
 from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
 from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS, migrate
 from otel_cbtop_exporter.sinks.base import Record
 from otel_cbtop_exporter.tally import Tally
-from tests.delivery.spools import MANY, Told, bodies, empty, incompressible, make_spool, numbered
+from tests.delivery.spools import (
+    MANY,
+    Told,
+    bodies,
+    empty,
+    incompressible,
+    insert_as_it_was,
+    make_spool,
+    numbered,
+)
 
 SECOND = 1_000_000_000
 
@@ -334,8 +342,7 @@ def test_a_spool_of_an_earlier_schema_is_read(tmp_path, version):
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         migrate(connection, MIGRATIONS[:version])
         if version:
-            rows = new._store.unclaimed(MANY)[0].values()
-            queries.insert(connection, rows)
+            insert_as_it_was(connection, new._store.unclaimed(MANY)[0].values())
     new.close()
     old = make_spool(path)
     old.open()
@@ -349,7 +356,9 @@ def test_a_migration_and_its_record_are_one_transaction():
     """A step that fails leaves the version before it, and the steps before it."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         with pytest.raises(sqlite3.OperationalError):
-            migrate(connection, ["CREATE TABLE a (x)", "CREATE TABLE a (x)", "CREATE TABLE b (x)"])
+            migrate(
+                connection, [["CREATE TABLE a (x)"], ["CREATE TABLE b (x)", "CREATE TABLE a (x)"]]
+            )
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("a",)]
 
