@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults import receiver as rules
-from tests.faults.runs import IN_MEMORY, ON_DISK, together
+from tests.faults.runs import IN_MEMORY, ON_DISK, ONE_OF_EACH, together, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -56,7 +56,7 @@ def test_one_record_that_breaks_the_server(tmp_path):
         app.end()
         assert_rejected(run, "server_error", {f"{app.name}:700"})
 
-    together(one_record_that_breaks_the_server, tmp_path)
+    together(one_record_that_breaks_the_server, tmp_path, ONE_OF_EACH)
 
 
 def test_one_batch_that_always_gets_500(tmp_path):
@@ -83,7 +83,7 @@ def test_everything_gets_500_for_a_while(tmp_path):
         app.end()
         assert_rejected(run, "server_error", set())
 
-    together(everything_gets_500_for_a_while, tmp_path)
+    together(everything_gets_500_for_a_while, tmp_path, ONE_OF_EACH)
 
 
 def test_one_lane_refused_for_the_whole_run(tmp_path):
@@ -95,7 +95,7 @@ def test_one_lane_refused_for_the_whole_run(tmp_path):
         app.wait_until_made()
         spans = {id_ for id_ in app.handed() if "-log:" not in id_}
         run.receiver.wait_until(lambda: set(run.receiver.ids("spans")) == spans)
-        app.ask("look 0")
+        wait_until(lambda: app.ask("look 0")["health"]["events_written"] == len(spans))
         assert app.health["events_spooled"] == len(app.handed()) - len(spans) > 0
         assert app.health["events_dropped"] == {}
         assert run.receiver.ids("logs") == []

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults import receiver as rules
-from tests.faults.runs import PATIENCE_SECONDS, together
+from tests.faults.runs import EVERYWHERE, ONE_OF_EACH, PATIENCE_SECONDS, together
 
 pytestmark = pytest.mark.faults
 
@@ -25,8 +25,10 @@ def be_busy(receiver):
     receiver.rule = rules.refuse(503, "3600")
 
 
-@pytest.mark.parametrize("backend", [hang, be_down, be_busy])
-def test_shutdown_of_all_three_exporters(tmp_path, backend):
+@pytest.mark.parametrize(
+    ("backend", "variants"), [(hang, EVERYWHERE), (be_down, ONE_OF_EACH), (be_busy, ONE_OF_EACH)]
+)
+def test_shutdown_of_all_three_exporters(tmp_path, backend, variants):
     """With the backend away it takes 3 s at most, and what was not delivered is told."""
 
     def shutdown_of_all_three_exporters(run):
@@ -55,7 +57,7 @@ def test_shutdown_of_all_three_exporters(tmp_path, backend):
         run.assert_nothing_lost()
         assert after.health["events_written"] == kept + 100
 
-    together(shutdown_of_all_three_exporters, tmp_path)
+    together(shutdown_of_all_three_exporters, tmp_path, variants)
 
 
 def test_shutdown_within_its_timeout(tmp_path):
@@ -70,7 +72,7 @@ def test_shutdown_within_its_timeout(tmp_path):
         app.end(flush_seconds=0)
         run.assert_counters_agree()
 
-    together(shutdown_within_its_timeout, tmp_path)
+    together(shutdown_within_its_timeout, tmp_path, ONE_OF_EACH)
 
 
 def test_nothing_is_left_open(tmp_path):
@@ -89,4 +91,4 @@ def test_nothing_is_left_open(tmp_path):
         app.end(flush_seconds=0)
         run.assert_nothing_lost()
 
-    together(nothing_is_left_open, tmp_path)
+    together(nothing_is_left_open, tmp_path, ONE_OF_EACH)
