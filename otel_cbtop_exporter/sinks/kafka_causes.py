@@ -21,7 +21,6 @@ _MEANING = {
         "ssl.certificate.location and ssl.key.location, in kafka.config or kafka.config_file"
     ),
     "_RESOLVE": "the broker's host name is not known: mend kafka.bootstrap_servers",
-    "_TRANSPORT": "no broker answers: is it up, and is kafka.bootstrap_servers right?",
     "_ALL_BROKERS_DOWN": (
         "no broker answers: is it up, is kafka.bootstrap_servers right, and does "
         "security.protocol suit its listener?"
@@ -51,6 +50,7 @@ _MEANING = {
     ),
     "NOT_ENOUGH_REPLICAS": "topic {topic} has too few replicas in sync for kafka.acks",
 }
+_MEANING["_TRANSPORT"] = _MEANING["_ALL_BROKERS_DOWN"]
 _MEANING["RECORD_LIST_TOO_LARGE"] = _MEANING["MSG_SIZE_TOO_LARGE"]
 _MEANING["NOT_ENOUGH_REPLICAS_AFTER_APPEND"] = _MEANING["NOT_ENOUGH_REPLICAS"]
 

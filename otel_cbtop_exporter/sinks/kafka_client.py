@@ -1,7 +1,7 @@
-"""One librdkafka producer: its properties, its reports, and what it says beside them.
+"""One librdkafka producer: its reports, and what it says beside them.
 
-Belongs here: everything that touches `confluent_kafka`. Not here: what a report means for a
-record (`kafka.py`).
+Belongs here: everything that touches `confluent_kafka`. Not here: its properties
+(`kafka_properties.py`), and what a report means for a record (`kafka.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -19,6 +18,7 @@ from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.errors import SinkError
 from otel_cbtop_exporter.sinks.base import Record
 from otel_cbtop_exporter.sinks.kafka_causes import cleaned, explain
+from otel_cbtop_exporter.sinks.kafka_properties import read_properties
 from otel_cbtop_exporter.sinks.kafka_statistics import essentials
 
 __all__ = ["KafkaClient", "Missing"]
@@ -28,27 +28,9 @@ _logger = logging.getLogger("otel_cbtop_exporter.kafka")
 Missing = Mapping[int, KafkaError | None]
 """Records that are not acknowledged, by index: their errors, None where nothing was said."""
 
-_OURS = {
-    "client.id": "otel-cbtop-exporter",
-    # librdkafka's default agrees with the Java clients on one key in twelve.
-    "partitioner": "murmur2_random",
-    # A produce batch over the topic's max.message.bytes is refused whole, and librdkafka's own
-    # batches grow to 1 MB.
-    "batch.size": "262144",
-    # How large a record may be is for the broker to say. A request over its
-    # socket.request.max.bytes (100 MiB) would cost the connection instead of a report.
-    "message.max.bytes": "16777216",
-    # A topic that does not exist is an answer after a second instead of 30.
-    "topic.metadata.propagation.max.ms": "1000",
-    "reconnect.backoff.max.ms": "2000",
-    "statistics.interval.ms": "30000",
-}
-
-# It makes spans as small as librdkafka's default, 3, does, for 0.7 us of CPU less each.
-_ZSTD_LEVEL = "1"
-
 _SLICE_SECONDS = 0.1
-_LONGEST_PURGE_SECONDS = 0.2
+_KEPT_FOR_PURGING_SECONDS = 0.2
+_PURGE_SECONDS = 1.0
 # With every broker down, whoever waits is told after so long, and tries again later. Sooner, and
 # a broker that restarts would get again what it had taken and not acknowledged.
 _PATIENCE_SECONDS = 2.0
@@ -85,12 +67,13 @@ class KafkaClient:
         self.cause: tuple[str, str] | None = None
         self.is_fatal = False
         self.is_login_refused = False
+        self._has_sent = False
         self._are_all_down = False
         self._hopeless_at = 0.0
         self._is_giving_up = False
         self._lock = lock
         self._stop = threading.Event()
-        properties = _read_properties(options)
+        properties = read_properties(options)
         try:
             self._producer = Producer(
                 {
@@ -132,12 +115,14 @@ class KafkaClient:
         Returns:
             What is not acknowledged; usually nothing.
         """
-        self._serve_queue(0)  # what was said since the last time is history
-        self.cause = None
-        self.is_login_refused = self._are_all_down = False
+        if self._has_sent:  # what was said since the last time is history
+            self._serve_queue(0)
+            self.cause = None
+            self.is_login_refused = self._are_all_down = False
+        self._has_sent = True
         now = time.monotonic()
         self._hopeless_at = now + _PATIENCE_SECONDS
-        wait_until = deadline - min(_LONGEST_PURGE_SECONDS, (deadline - now) / 4)
+        wait_until = deadline - min(_KEPT_FOR_PURGING_SECONDS, (deadline - now) / 4)
         # By value, so that one callback does for all records: one for each, which knew its index,
         # would cost a tenth more. Of equal records one is as good as the other.
         errors: dict[bytes, list[KafkaError]] = {}
@@ -185,12 +170,16 @@ class KafkaClient:
         # Otherwise closing waits for delivery.timeout.ms when the broker is away.
         self._producer.purge(blocking=False)
         # It joins librdkafka's threads, and one of those may be waiting for a name server.
-        closing = threading.Thread(target=self._producer.close, daemon=True)
+        closing = threading.Thread(target=self._destroy, daemon=True)
         try:
             closing.start()
         except RuntimeError:
             return  # the process ends, and its threads with it
         closing.join(max(0.0, deadline - time.monotonic()))
+
+    def _destroy(self) -> None:
+        # Before confluent-kafka 2.13 there is no close; the last reference is what counts.
+        del self._producer
 
     def _is_over(self, until: float) -> bool:
         """Say whether waiting is of no more use."""
@@ -204,8 +193,16 @@ class KafkaClient:
             # flush sends at once what otherwise lingers for more to come.
             if not self._flush(min(_SLICE_SECONDS, max(0.0, until - time.monotonic()))):
                 return True
-        self._producer.purge(blocking=False)
-        return not self._flush(max(0.0, deadline - time.monotonic()))
+        # Again and again, because a message that is on its way between librdkafka's queues is
+        # missed; not for long, because whoever gave up waits for this.
+        end = min(deadline, time.monotonic() + _PURGE_SECONDS)
+        while True:
+            self._producer.purge(blocking=False)
+            left_seconds = max(0.0, end - time.monotonic())
+            if not self._flush(min(_SLICE_SECONDS, left_seconds)):
+                return True
+            if not left_seconds:
+                return False
 
     def _serve_queue(self, timeout_seconds: float) -> None:
         """Hand out what librdkafka has to say, or wait for the first of it."""
@@ -226,7 +223,8 @@ class KafkaClient:
         while not self._stop.wait(_SERVE_SECONDS):
             if self._lock.acquire(blocking=False):
                 try:
-                    self._serve_queue(0)
+                    if not self._stop.is_set():
+                        self._serve_queue(0)
                 finally:
                     self._lock.release()
 
@@ -249,43 +247,6 @@ class KafkaClient:
 
     def _on_statistics(self, text: str) -> None:
         self.statistics = essentials(text)
-
-
-def _read_properties(options: KafkaConfig) -> dict[str, str]:
-    """Return librdkafka's properties: ours, then the options', then the file's.
-
-    Raises:
-        SinkError: `config_file` cannot be read.
-    """
-    given = dict(options.config)
-    for line in _lines(options.config_file):
-        name, separator, text = line.strip().partition("=")
-        if separator and not name.startswith("#"):
-            given[name.strip()] = text.strip()
-    properties: dict[str, str] = {
-        **_OURS,
-        "acks": options.acks,
-        "compression.type": options.compression,
-        "linger.ms": str(options.linger_ms),
-    }
-    if options.compression == "zstd":
-        properties["compression.level"] = _ZSTD_LEVEL
-    if options.bootstrap_servers:
-        properties["bootstrap.servers"] = options.bootstrap_servers
-    properties.update(given)
-    acks = given.get("request.required.acks", properties["acks"])
-    # librdkafka refuses to start with idempotence and fewer acknowledgements.
-    return {"enable.idempotence": str(acks in ("all", "-1")).lower(), **properties}
-
-
-def _lines(path: str | None) -> list[str]:
-    if path is None:
-        return []
-    try:
-        return Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or type(error).__name__
-        raise SinkError(f"kafka.config_file {path} cannot be read: {why}") from None
 
 
 class _Log:

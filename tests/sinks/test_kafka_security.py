@@ -204,7 +204,7 @@ def test_plaintext_against_tls(broker):
     """A wrong security.protocol is named among the causes."""
     sink = kafka_sink(broker.listeners["SSL"], "t")
     records = encoded(sink, spans(5))
-    result = sink.write(records, 1)
+    result = sink.write(records, 30)
     sink.close(5)
     assert result.kept == records
     assert "security.protocol" in result.error
@@ -330,7 +330,8 @@ def test_documented_properties_are_librdkafkas(block, certificates, tmp_path):
     sink = kafka_sink("127.0.0.1:1", "t", config_file=str(path))
     result = sink.write(encoded(sink, spans(1)), 1)
     sink.close(5)
-    assert "no broker answers" in result.error or "did not answer" in result.error
+    assert result.error
+    assert "librdkafka refuses" not in result.error
 
 
 def test_a_missing_file_is_named(tmp_path):

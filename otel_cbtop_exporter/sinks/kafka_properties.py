@@ -1,0 +1,66 @@
+"""librdkafka's properties: ours, over them what the options say, over that what a user gave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from otel_cbtop_exporter.config import KafkaConfig
+from otel_cbtop_exporter.errors import SinkError
+
+__all__ = ["read_properties"]
+
+_OURS = {
+    "client.id": "otel-cbtop-exporter",
+    # librdkafka's default agrees with the Java clients on one key in twelve.
+    "partitioner": "murmur2_random",
+    # A produce batch over the topic's max.message.bytes is refused whole, and librdkafka's own
+    # batches grow to 1 MB.
+    "batch.size": "262144",
+    # How large a record may be is for the broker to say. A request over its
+    # socket.request.max.bytes (100 MiB) would cost the connection instead of a report.
+    "message.max.bytes": "16777216",
+    # A topic that does not exist is an answer after a second instead of 30.
+    "topic.metadata.propagation.max.ms": "1000",
+    "reconnect.backoff.max.ms": "2000",
+    "statistics.interval.ms": "30000",
+}
+
+# It makes spans as small as librdkafka's default, 3, does, for 0.7 us of CPU less each.
+_ZSTD_LEVEL = "1"
+
+
+def read_properties(options: KafkaConfig) -> dict[str, str]:
+    """Return librdkafka's properties: ours, then the options', then the file's.
+
+    Raises:
+        SinkError: `config_file` cannot be read.
+    """
+    given = dict(options.config)
+    for line in _lines(options.config_file):
+        name, separator, text = line.strip().partition("=")
+        if separator and not name.startswith("#"):
+            given[name.strip()] = text.strip()
+    properties: dict[str, str] = {
+        **_OURS,
+        "acks": options.acks,
+        "compression.type": options.compression,
+        "linger.ms": str(options.linger_ms),
+    }
+    if options.compression == "zstd":
+        properties["compression.level"] = _ZSTD_LEVEL
+    if options.bootstrap_servers:
+        properties["bootstrap.servers"] = options.bootstrap_servers
+    properties.update(given)
+    acks = given.get("request.required.acks", properties["acks"])
+    # librdkafka refuses to start with idempotence and fewer acknowledgements.
+    return {"enable.idempotence": str(acks in ("all", "-1")).lower(), **properties}
+
+
+def _lines(path: str | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise SinkError(f"kafka.config_file {path} cannot be read: {why}") from None
