@@ -7,6 +7,7 @@ the caller's again.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
@@ -135,7 +136,8 @@ class Sender:
             result = self._write(batch, deadline)
             if self.abandoned:
                 # What waits in memory has been counted as dropped by now, and once is enough.
-                result = WriteResult(kept=batch)
+                sent.kept += [*batch, *itertools.chain.from_iterable(reversed(waiting))]
+                return
             if result.delivered:
                 self._counters.written(result.delivered, self._clock.time_ns())
                 sent.delivered += result.delivered
@@ -164,9 +166,7 @@ class Sender:
             sent.retry_after_seconds = _longest(
                 sent.retry_after_seconds, result.retry_after_seconds
             )
-            sent.kept += result.kept
-            for batch in reversed(waiting):
-                sent.kept += batch
+            sent.kept += [*result.kept, *itertools.chain.from_iterable(reversed(waiting))]
             return
 
     def _write(self, batch: Sequence[Record], deadline: float) -> WriteResult:
@@ -192,7 +192,6 @@ class Sender:
             return result
         # Nor may one that forgets a record make it disappear uncounted.
         why = f"the sink answered for {answered} of {len(batch)} records"
-        self._log.log(logging.ERROR, "answers", f"sink {self._sink.name}: {why}; all are kept")
         return WriteResult(kept=batch, error=why, error_type="incomplete_answer")
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from otel_cbtop_exporter.config import TOPIC_TAG, KafkaConfig
-from otel_cbtop_exporter.encoding.event_json import encode_event
+from otel_cbtop_exporter.encoding.event_json import encode_events
 from otel_cbtop_exporter.errors import ConfigError, EventError
 from otel_cbtop_exporter.events import Event, TagSet
 from otel_cbtop_exporter.sinks.base import Encoded, Record, Rejection
@@ -55,20 +55,13 @@ class RecordMaker:
         """Make the records of events, in order; an event that JSON cannot carry is rejected."""
         records: list[Record] = []
         rejected: list[Rejection] = []
-        for event in events:
-            try:
-                body = encode_event(event)
-            except EventError as error:
-                nothing = Record(
-                    b"",
-                    lane=self._topic(event),
-                    timestamp_ns=event.timestamp_ns,
-                    signal=event.signal,
-                )
-                rejected.append(Rejection(nothing, "invalid", str(error)))
+        for event, body in zip(events, encode_events(events), strict=True):
+            topic, time_ns = self._topic(event), event.timestamp_ns
+            if isinstance(body, EventError):
+                nothing = Record(b"", None, topic, time_ns, (), event.signal)
+                rejected.append(Rejection(nothing, "invalid", str(body)))
                 continue
             headers = self._headers_of(event) if self._has_event_headers else self._headers
-            topic, time_ns = self._topic(event), event.timestamp_ns
             records.append(Record(body, _key(event), topic, time_ns, headers, event.signal))
         return Encoded(records, rejected)
 
