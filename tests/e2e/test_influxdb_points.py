@@ -43,6 +43,25 @@ def test_a_hundred_thousand_twins_are_a_hundred_thousand_points(influxdb2):  # n
     assert len(influxdb2.influxql("SHOW SERIES FROM spans", bucket)[0]["values"]) == 5
 
 
+def test_the_first_digit_of_the_trace_id_as_a_tag(influxdb2):  # noqa: F811
+    """Asked for, it makes 16 times the series, and finds a trace by its tag."""
+    bucket = influxdb2.new_bucket()
+    options = influxdb2.options(bucket, trace_id_tag_digits=1)
+    exporter = CbtopSpanExporter(sink="influxdb", influxdb=options)
+    provider = TracerProvider(resource=Resource.create({"service.name": "shop"}))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    for _ in range(1_000):
+        provider.get_tracer("shop").start_span("work").end()
+    assert provider.force_flush(60_000)
+    assert exporter.force_flush(60_000)
+    provider.shutdown()
+    points = influxdb2.points(bucket, "spans")
+    assert len(points) == 1_000
+    for _, tags, fields, _ in points:
+        assert tags["trace_id_prefix"] == fields["correlation_id"][0]
+    assert influxdb2.cardinality(bucket) == 16
+
+
 def test_ten_thousand_spans_of_a_service_are_few_series(influxdb):  # noqa: F811
     """Ids, urls and addresses are no tags: under 100 series, asked of the server."""
     bucket = influxdb.new_bucket()

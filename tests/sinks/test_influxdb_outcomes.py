@@ -1,0 +1,90 @@
+"""Whatever a server answers, every record has one outcome, and no data is in the message."""
+
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.sinks.influxdb_answers import Answer, classify
+from tests.sinks.conformance import assert_partition
+
+VALUE = "pr1vate"
+lines = st.builds(
+    lambda number, text: f'm,t=a\\ {VALUE} f={number}i,s="{text} {VALUE}" {number}',
+    st.integers(1, 10**9),
+    st.text(st.characters(blacklist_characters='"\\', blacklist_categories=["Cs"]), max_size=5),
+)
+PIECES = [
+    "unable to parse '",
+    "': bad timestamp",
+    "\n",
+    "partial write: ",
+    'field type conflict: input field "s" on measurement "m" is type string, already exists as type float',
+    " dropped=2",
+    " dropped=1 for database: x",
+    "points beyond retention policy",
+    "outside retention policy of duration 1h0m0s - Lower Bound at 2026-11-23T07:12:37.476454994Z",
+    "bucket not found",
+    "Please provide either orgID or org",
+    "{",
+    '"',
+    "\\",
+    "<html>",
+    "\x00\x1b[31m",
+]
+
+
+@st.composite
+def answered(draw):
+    """Make a batch, and an answer made of pieces of real ones and of the batch's lines."""
+    batch = draw(st.lists(lines, min_size=1, max_size=6))
+    pieces = st.one_of(st.sampled_from(PIECES), st.sampled_from(batch), st.text(max_size=5))
+    message = "".join(draw(st.lists(pieces, max_size=8)))
+    numbered = st.fixed_dictionaries(
+        {"line_number": st.integers(-1, 8), "error_message": st.just(message)}
+    )
+    text = draw(
+        st.sampled_from(
+            [
+                message,
+                json.dumps({"code": "invalid", "message": message}),
+                json.dumps({"error": message}),
+                json.dumps({"error": message, "data": draw(st.lists(numbered, max_size=3))}),
+            ]
+        )
+    )
+    status = draw(st.sampled_from([200, 204, 301, 400, 401, 403, 404, 413, 422, 429, 500, 503]))
+    cut = draw(st.integers(0, len(text)))
+    return [Record(line.encode(), None, "b", 0) for line in batch], Answer(status, text[:cut])
+
+
+@settings(max_examples=1_500, deadline=None)
+@given(answered())
+def test_every_answer_gives_every_record_one_outcome(made):
+    """Nothing raises, nothing is lost, only a success delivers, and messages are fit for a log."""
+    records, answer = made
+    result = classify(answer, records, bucket="b", org="o")
+    assert_partition(result, records)
+    assert not result.delivered or answer.status < 300
+    if answer.status not in (400, 422):
+        assert not result.rejected
+    assert len(result.error) <= 300
+    assert result.error.isprintable()
+    assert bool(result.error) == (len(result.delivered) < len(records))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(lines, min_size=1, max_size=5, unique=True), st.sampled_from([400, 422, 500]))
+def test_quoted_lines_are_not_repeated_in_the_message(batch, status):
+    """What a server quotes goes to the dead letters; the message has the reason alone."""
+    records = [Record(line.encode(), None, "b", 0) for line in batch]
+    message = "\n".join(f"unable to parse '{line}': bad timestamp" for line in batch)
+    text = json.dumps({"code": "invalid", "message": message}, ensure_ascii=False)
+    result = classify(Answer(status, text), records, bucket="b", org="o")
+    assert_partition(result, records)
+    assert result.error
+    assert VALUE not in result.error
+    if status != 500:
+        assert [rejection.record for rejection in result.rejected] == records
+        assert {rejection.detail for rejection in result.rejected} == {"bad timestamp"}
