@@ -10,7 +10,8 @@ import pytest
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
     for name in list(os.environ):
-        if name.startswith(("OTEL_", "INFLUXDB_")) and name != "OTEL_CBTOP_SERVERS":
+        ours = name.startswith(("OTEL_", "INFLUXDB_")) and name != "OTEL_CBTOP_SERVERS"
+        if ours or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
 
 

@@ -148,7 +148,8 @@ def test_a_web_page_is_nobodys_answer(status):
     assert "check influxdb.url and the proxies" in result.error
 
 
-def test_a_token_file_is_read_again_after_401(tmp_path):
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_token_file_is_read_again_when_the_token_is_refused(tmp_path, status):
     """A rotated token takes no restart, and the refused points arrive with the new one."""
     file = tmp_path / "token"
     file.write_text("old\n")
@@ -157,7 +158,7 @@ def test_a_token_file_is_read_again_after_401(tmp_path):
     def reply(request):
         if request.headers["Authorization"] != "Token new":
             file.write_text("new\n")
-            return Reply(401, b'{"code":"unauthorized","message":"unauthorized access"}')
+            return Reply(status, b'{"message":"bucket not found"}')
         accepted.extend(request.lines)
         return OK
 
@@ -168,7 +169,15 @@ def test_a_token_file_is_read_again_after_401(tmp_path):
         pipeline.submit(spans(10), 10)
         health = settled(pipeline, 10)
     assert (health.events_written, len(set(accepted))) == (10, 10)
-    assert "check influxdb.token or influxdb.token_file" in health.last_error
+    assert f"answered {status}" in health.last_error
+
+
+def test_a_gateways_own_authorization_is_sent_where_there_is_no_token():
+    """`headers` can hold another scheme than InfluxDB's."""
+    headers = {"Authorization": "Bearer gateway-key"}
+    records, result, requests = written_once(OK, token=None, headers=headers)
+    assert result.delivered == records
+    assert requests[0].headers["Authorization"] == "Bearer gateway-key"
 
 
 def refusal_of(record, filler=b""):

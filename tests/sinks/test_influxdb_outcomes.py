@@ -88,3 +88,55 @@ def test_quoted_lines_are_not_repeated_in_the_message(batch, status):
     if status != 500:
         assert [rejection.record for rejection in result.rejected] == records
         assert {rejection.detail for rejection in result.rejected} == {"bad timestamp"}
+
+
+def of_one_field(*times, value="1i"):
+    """Make records of one measurement with a field `x`."""
+    return [Record(f"m x={value} {time}".encode(), None, "b", time) for time in times]
+
+
+def partial_write(cause, dropped):
+    message = f"failure writing points to database: partial write: {cause} dropped={dropped}"
+    return Answer(422, json.dumps({"code": "unprocessable entity", "message": message}))
+
+
+def rejected_times(answer, records):
+    result = classify(answer, records, bucket="b", org="o")
+    assert_partition(result, records)
+    return [rejection.record.timestamp_ns for rejection in result.rejected], result.split_reason
+
+
+CONFLICT = (
+    'field type conflict: input field "{}" on measurement "m" is type integer, '
+    "already exists as type float"
+)
+
+
+def test_one_answer_is_enough_where_it_tells_which_lines():
+    """Nothing is halved, so a batch with refused lines costs one request more."""
+    mixed = [*of_one_field(1, 2), *of_one_field(3, value="1.5"), *of_one_field(4)]
+    assert rejected_times(partial_write(CONFLICT.format("x"), 3), mixed) == ([1, 2, 4], "")
+    all_refused = partial_write("points beyond retention policy", 2)
+    assert rejected_times(all_refused, of_one_field(1, 2)) == ([1, 2], "")
+    second = 1_000_000_000
+    bound = "outside retention policy of duration 1h - Lower Bound at 1970-01-01T00:00:05.5Z"
+    times = [4 * second, 5 * second + 499_999_999, 5 * second + 500_000_000, 6 * second]
+    assert rejected_times(partial_write(bound, 2), of_one_field(*times)) == (times[:2], "")
+
+
+def test_a_count_that_does_not_fit_names_nobody():
+    """Another cause, or another shard with another type: the batch is halved instead."""
+    conflict = CONFLICT.format("x")
+    assert rejected_times(partial_write(conflict, 1), of_one_field(1, 2, 3)) == (
+        [],
+        "field_type_conflict",
+    )
+
+
+def test_the_servers_count_is_the_last_one():
+    """A field may be called like one."""
+    field = "a dropped=1"
+    records = [
+        Record(rf"m a\ dropped\=1=1i {time}".encode(), None, "b", time) for time in (1, 2)
+    ] + of_one_field(3)
+    assert rejected_times(partial_write(CONFLICT.format(field), 2), records) == ([1, 2], "")

@@ -89,6 +89,20 @@ def test_a_field_of_another_type_in_the_bucket(influxdb, tmp_path):  # noqa: F81
     assert "already exists as type float" in letters[0]["detail"]
 
 
+def test_types_are_fixed_for_each_shard(influxdb, tmp_path):  # noqa: F811
+    """A conflict in one week says nothing of another: what is good there arrives."""
+    bucket = influxdb.new_bucket()
+    month_ns = 30 * 24 * 3600 * 10**9
+    influxdb.write(bucket, f"spans duration_ns=1.5 {BASE_NS - 1}")
+    later = [span(n, time_ns=BASE_NS + month_ns + n) for n in range(50, 80)]
+    with delivering(tmp_path, **influxdb.options(bucket)) as pipeline:
+        pipeline.submit([*spans(20), *later, *spans(30, start=20)], 10)
+        health = settled(pipeline, 80)
+    assert outcome(health) == (30, 50, {})
+    assert numbers(influxdb, bucket) == [1.5, *range(50, 80)]
+    assert len(dead_letters(tmp_path)) == 50
+
+
 def test_the_way_out_of_a_type_conflict_works(influxdb, tmp_path):  # noqa: F811
     """Once the old points are deleted the refused lines are taken, from the dead letters, too."""
     bucket = influxdb.new_bucket()
