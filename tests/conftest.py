@@ -6,6 +6,9 @@ import threading
 
 import pytest
 
+# Imported by each module instead, a session's fixture would start a server for each of them.
+pytest_plugins = ["tests.servers.influxdb"]
+
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):

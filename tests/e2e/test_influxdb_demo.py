@@ -10,7 +10,6 @@ import pytest
 
 from tests.e2e.processes import events_in
 from tests.encoding.line_protocol_cases import expected_tags
-from tests.servers.influxdb import influxdb2  # noqa: F401
 
 pytestmark = pytest.mark.influxdb
 
@@ -18,7 +17,7 @@ DEMO = Path(__file__).parents[2] / "examples" / "demo" / "run.py"
 PREFIX = "OTEL_EXPORTER_CBTOP_"
 
 
-def test_the_demo_fills_a_real_influxdb(influxdb2, tmp_path):  # noqa: F811
+def test_the_demo_fills_a_real_influxdb(influxdb2, tmp_path):
     """With five variables set, as a user would: every event of the file is a point, and no more."""
     bucket = influxdb2.new_bucket()
     token = tmp_path / "token"

@@ -16,7 +16,6 @@ from tests.builders import (
     number_point,
     sum_metric,
 )
-from tests.servers.influxdb import influxdb, influxdb1, influxdb2  # noqa: F401
 
 pytestmark = pytest.mark.influxdb
 
@@ -37,7 +36,7 @@ def deliver_spans(options, names_and_routes):
     return health
 
 
-def test_nan_and_exponential_histograms_among_good_metrics(influxdb, caplog):  # noqa: F811
+def test_nan_and_exponential_histograms_among_good_metrics(influxdb, caplog):
     """A value that cannot be carried goes alone, counted; every other metric arrives."""
     bucket = influxdb.new_bucket()
     exporter = CbtopMetricExporter(sink="influxdb", influxdb=influxdb.options(bucket))
@@ -89,7 +88,7 @@ def test_nan_and_exponential_histograms_among_good_metrics(influxdb, caplog):  #
         ("#no comment", "#no comment"),
     ],
 )
-def test_a_name_that_would_break_a_line(influxdb, text, stored):  # noqa: F811
+def test_a_name_that_would_break_a_line(influxdb, text, stored):
     """A newline or a trailing backslash in a tag costs no point, and injects none."""
     bucket = influxdb.new_bucket()
     made = [(text if n == 50 else "fine", text if n == 60 else f"/{n}") for n in range(100)]
@@ -102,7 +101,7 @@ def test_a_name_that_would_break_a_line(influxdb, text, stored):  # noqa: F811
     assert names == ["spans"]
 
 
-def test_a_tag_value_of_70_kb(influxdb):  # noqa: F811
+def test_a_tag_value_of_70_kb(influxdb):
     """A value over the server's limit is cut and its span kept, and so are its neighbours."""
     bucket = influxdb.new_bucket()
     long = "é" * 35_000

@@ -12,7 +12,6 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from otel_cbtop_exporter import CbtopSpanExporter
-from tests.servers.influxdb import influxdb, influxdb1, influxdb2  # noqa: F401
 
 pytestmark = pytest.mark.influxdb
 
@@ -20,7 +19,7 @@ SCRIPT = Path(__file__).parent / "influxdb_twins.py"
 EACH = 12_500
 
 
-def test_a_hundred_thousand_twins_are_a_hundred_thousand_points(influxdb2):  # noqa: F811
+def test_a_hundred_thousand_twins_are_a_hundred_thousand_points(influxdb2):
     """Equal tags and equal times, from threads and forks at once: no span overwrites another."""
     bucket = influxdb2.new_bucket()
     done = subprocess.run(
@@ -43,7 +42,7 @@ def test_a_hundred_thousand_twins_are_a_hundred_thousand_points(influxdb2):  # n
     assert len(influxdb2.influxql("SHOW SERIES FROM spans", bucket)[0]["values"]) == 5
 
 
-def test_the_first_digit_of_the_trace_id_as_a_tag(influxdb2):  # noqa: F811
+def test_the_first_digit_of_the_trace_id_as_a_tag(influxdb2):
     """Asked for, it makes 16 times the series, and finds a trace by its tag."""
     bucket = influxdb2.new_bucket()
     options = influxdb2.options(bucket, trace_id_tag_digits=1)
@@ -62,7 +61,7 @@ def test_the_first_digit_of_the_trace_id_as_a_tag(influxdb2):  # noqa: F811
     assert influxdb2.cardinality(bucket) == 16
 
 
-def test_ten_thousand_spans_of_a_service_are_few_series(influxdb):  # noqa: F811
+def test_ten_thousand_spans_of_a_service_are_few_series(influxdb):
     """Ids, urls and addresses are no tags: under 100 series, asked of the server."""
     bucket = influxdb.new_bucket()
     exporter = CbtopSpanExporter(sink="influxdb", influxdb=influxdb.options(bucket))

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.shop_traffic import BOUNDS, LIVES, MINUTES, requests
-from tests.servers.influxdb import influxdb1, influxdb2  # noqa: F401
 
 pytestmark = pytest.mark.influxdb
 
@@ -83,12 +82,12 @@ class Driven:
 
 
 @pytest.fixture(scope="module")
-def flux_driven(influxdb2):  # noqa: F811
+def flux_driven(influxdb2):
     return Driven(influxdb2)
 
 
 @pytest.fixture(scope="module")
-def old_driven(influxdb1):  # noqa: F811
+def old_driven(influxdb1):
     return Driven(influxdb1)
 
 

@@ -1,5 +1,8 @@
 """Real InfluxDB servers for tests: started by influxdb.sh, or named by variables.
 
+A plugin of pytest, so that every test can ask for `influxdb`, `influxdb1`, `influxdb2` and
+`own_influxdb`.
+
 CBTOP_TEST_INFLUXDB_URL, _TOKEN and _ORG name a running InfluxDB 2, CBTOP_TEST_INFLUXDB1_URL a
 running 1.8; the tests then make and drop buckets (databases) of their own there. What kills a
 server always starts its own.
@@ -14,7 +17,6 @@ from urllib.parse import urlencode
 
 import pytest
 import urllib3
-from influxdb_client import InfluxDBClient
 
 _SCRIPT = Path(__file__).with_name("influxdb.sh")
 _HELP = (
@@ -156,6 +158,8 @@ class InfluxDB:
 
     def flux(self, query):
         """Run Flux; returns its rows, each a mapping of columns to typed values."""
+        from influxdb_client import InfluxDBClient  # slow, and every run imports this module
+
         client = InfluxDBClient(url=self.url, token=self.token, org=self.org, timeout=60_000)
         with client:
             return [row.values for table in client.query_api().query(query) for row in table]

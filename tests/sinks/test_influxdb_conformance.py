@@ -4,7 +4,6 @@ import pytest
 
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.events import Event
-from tests.servers.influxdb import influxdb1, influxdb2  # noqa: F401
 from tests.sinks.conformance import SinkConformance
 from tests.sinks.influxdb_data import influxdb_sink
 
@@ -38,7 +37,7 @@ class TestInfluxDB2(_OnServer):
     """InfluxDB 2.7."""
 
     @pytest.fixture
-    def server(self, influxdb2):  # noqa: F811
+    def server(self, influxdb2):
         return influxdb2
 
 
@@ -46,5 +45,5 @@ class TestInfluxDB1(_OnServer):
     """InfluxDB 1.8, through its compatibility API."""
 
     @pytest.fixture
-    def server(self, influxdb1):  # noqa: F811
+    def server(self, influxdb1):
         return influxdb1

@@ -19,7 +19,6 @@ from tests.encoding.line_protocol_cases import (
     expected_tags,
     same,
 )
-from tests.servers.influxdb import influxdb, influxdb1, influxdb2  # noqa: F401
 from tests.sinks.influxdb_data import BASE_NS
 
 pytestmark = pytest.mark.influxdb
@@ -94,7 +93,7 @@ def pivots(server, bucket):
 
 
 @pytest.mark.parametrize("case", TABLE)
-def test_where_the_clients_point_differs_the_server_says_why(influxdb, case):  # noqa: F811
+def test_where_the_clients_point_differs_the_server_says_why(influxdb, case):
     """Our line is stored as what it should be; the client's has the fate of the table."""
     measurement, tags, fields, *fates = TABLE[case]
     event = Event(measurement, tags, fields, BASE_NS)
@@ -115,7 +114,7 @@ def test_where_the_clients_point_differs_the_server_says_why(influxdb, case):  #
         assert influxdb.write(influxdb.new_bucket(), ours)[0] == 204
 
 
-def test_a_lone_surrogate_stops_the_clients_point(influxdb):  # noqa: F811
+def test_a_lone_surrogate_stops_the_clients_point(influxdb):
     """Point's text cannot be encoded, and takes its request along; ours has U+FFFD."""
     event = Event("m", {"t": "\ud83d"}, {"x": 1.5}, BASE_NS)
     with pytest.raises(UnicodeEncodeError):
@@ -124,7 +123,7 @@ def test_a_lone_surrogate_stops_the_clients_point(influxdb):  # noqa: F811
     assert fate(influxdb, ours, expected_tags(event), expected_fields(event)) == "stored"
 
 
-def test_a_subnormal_float_is_the_parsers_limit(influxdb):  # noqa: F811
+def test_a_subnormal_float_is_the_parsers_limit(influxdb):
     """The independent parser refuses it, the server reads it back bit-exact."""
     event = Event("m", {"t": "v"}, {"x": 5e-324}, BASE_NS)
     ours = LineProtocolEncoder().encode([event]).bodies[0].decode()

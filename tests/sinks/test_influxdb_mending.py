@@ -1,17 +1,12 @@
 """What somebody can mend costs nothing but time: tokens, buckets, organizations, dead servers."""
 
 import threading
+import uuid
 
 import pytest
 
 from otel_cbtop_exporter.events import Event
-from tests.servers.influxdb import (  # noqa: F401
-    InfluxDB,
-    influxdb,
-    influxdb1,
-    influxdb2,
-    own_influxdb,
-)
+from tests.servers.influxdb import InfluxDB
 from tests.sinks.influxdb_data import (
     BASE_NS,
     TAGS,
@@ -31,11 +26,15 @@ def refused(pipeline, words):
     return pipeline.health()
 
 
+def wait_until_written(pipeline, count):
+    wait_until(lambda: pipeline.health().events_written >= count, about=pipeline.health)
+
+
 def outcome(health):
     return health.events_written, health.events_rejected, health.events_dropped
 
 
-def test_a_revoked_token_that_is_mended_in_its_file(influxdb2, tmp_path):  # noqa: F811
+def test_a_revoked_token_that_is_mended_in_its_file(influxdb2, tmp_path):
     """Everything written between the revocation and the new token arrives with the new one."""
     bucket = influxdb2.new_bucket()
     first = influxdb2.new_token(bucket, "write")
@@ -61,7 +60,7 @@ def test_a_revoked_token_that_is_mended_in_its_file(influxdb2, tmp_path):  # noq
 
 
 @pytest.mark.parametrize("where", ["this bucket", "another bucket"])
-def test_a_token_that_may_not_write(influxdb2, tmp_path, where):  # noqa: F811
+def test_a_token_that_may_not_write(influxdb2, tmp_path, where):
     """403 names the bucket, and the points wait for a token that may write, without a restart."""
     bucket = influxdb2.new_bucket()
     file = tmp_path / "token"
@@ -82,18 +81,19 @@ def test_a_token_that_may_not_write(influxdb2, tmp_path, where):  # noqa: F811
         assert outcome(settled(pipeline, 100)) == (100, 0, {})
 
 
-def test_a_missing_bucket_that_is_created(influxdb, tmp_path):  # noqa: F811
+def test_a_missing_bucket_that_is_created(influxdb, tmp_path):
     """404 names the bucket, and nothing is lost by the time it is there."""
-    with delivering(tmp_path, **influxdb.options("made-later")) as pipeline:
+    name = f"later-{uuid.uuid4().hex}"
+    with delivering(tmp_path, **influxdb.options(name)) as pipeline:
         pipeline.submit(spans(100), 10)
         health = refused(pipeline, "answered 404")
         assert health.last_error == (
-            "InfluxDB answered 404: there is no bucket 'made-later' that the token can see; "
+            f"InfluxDB answered 404: there is no bucket '{name}' that the token can see; "
             "create it or check its name"
         )
-        influxdb.new_bucket("made-later")
+        influxdb.new_bucket(name)
         assert outcome(settled(pipeline, 100)) == (100, 0, {})
-    assert influxdb.count("made-later", "spans", "duration_ns") == 100
+    assert influxdb.count(name, "spans", "duration_ns") == 100
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_missing_bucket_that_is_created(influxdb, tmp_path):  # noqa: F811
         (None, "answered 400: this server wants an organization; set influxdb.org"),
     ],
 )
-def test_a_wrong_organization_is_told_and_rejects_nothing(influxdb2, tmp_path, org, words):  # noqa: F811
+def test_a_wrong_organization_is_told_and_rejects_nothing(influxdb2, tmp_path, org, words):
     """A mistake in the settings is not the points' fault, whatever the status."""
     options = {**influxdb2.options("b"), "org": org, "patience_seconds": 0}
     with delivering(tmp_path, **options) as pipeline:
@@ -112,7 +112,7 @@ def test_a_wrong_organization_is_told_and_rejects_nothing(influxdb2, tmp_path, o
         assert (health.events_spooled, health.events_rejected) == (10, 0)
 
 
-def test_a_url_that_is_not_influxdb(influxdb, tmp_path):  # noqa: F811
+def test_a_url_that_is_not_influxdb(influxdb, tmp_path):
     """A wrong path is told as such, and keeps everything."""
     options = {**influxdb.options("b"), "url": f"{influxdb.url}/nothing", "patience_seconds": 0}
     with delivering(tmp_path, **options) as pipeline:
@@ -121,7 +121,7 @@ def test_a_url_that_is_not_influxdb(influxdb, tmp_path):  # noqa: F811
         assert (health.events_spooled, health.events_rejected) == (10, 0)
 
 
-def test_a_retention_policy_of_1_8_is_named_with_the_database(influxdb1, tmp_path):  # noqa: F811
+def test_a_retention_policy_of_1_8_is_named_with_the_database(influxdb1, tmp_path):
     """`database/policy` writes to that policy; one that is missing keeps the points."""
     database = influxdb1.new_bucket()
     with delivering(tmp_path, **influxdb1.options(f"{database}/long")) as pipeline:
@@ -157,7 +157,7 @@ def test_a_login_of_1_8_is_its_token(monkeypatch, tmp_path):
         server.close()
 
 
-def test_a_bucket_for_each_signal_waits_for_itself(influxdb2, tmp_path):  # noqa: F811
+def test_a_bucket_for_each_signal_waits_for_itself(influxdb2, tmp_path):
     """`{signal}` makes three lanes, and a missing one holds up no other."""
     name = influxdb2.new_bucket("shop-spans").removesuffix("spans")
     influxdb2.new_bucket(f"{name}metrics")
@@ -165,7 +165,7 @@ def test_a_bucket_for_each_signal_waits_for_itself(influxdb2, tmp_path):  # noqa
     sums = [Event("hits", TAGS, {"value": n}, BASE_NS + n, signal="metric") for n in range(50)]
     with delivering(tmp_path, **influxdb2.options(f"{name}{{signal}}")) as pipeline:
         pipeline.submit([*logs, *spans(50), *sums], 10)
-        wait_until(lambda: pipeline.health().events_written == 100, about=pipeline.health)
+        wait_until_written(pipeline, 100)
         refused(pipeline, f"there is no bucket '{name}logs'")
         influxdb2.new_bucket(f"{name}logs")
         assert outcome(settled(pipeline, 150)) == (150, 0, {})
@@ -175,7 +175,7 @@ def test_a_bucket_for_each_signal_waits_for_itself(influxdb2, tmp_path):  # noqa
 
 
 @pytest.mark.faults
-def test_a_server_that_is_killed_while_it_is_written_to(own_influxdb, tmp_path):  # noqa: F811
+def test_a_server_that_is_killed_while_it_is_written_to(own_influxdb, tmp_path):
     """Killed and restarted three times under load, it has every accepted point, once."""
     bucket = own_influxdb.new_bucket()
     count, batch = 60_000, 200
@@ -187,8 +187,8 @@ def test_a_server_that_is_killed_while_it_is_written_to(own_influxdb, tmp_path):
 
         thread = threading.Thread(target=load)
         thread.start()
-        for written in (2_000, 15_000, 30_000):
-            wait_until(lambda: pipeline.health().events_written > written, about=pipeline.health)  # noqa: B023
+        for fewest in (2_000, 15_000, 30_000):
+            wait_until_written(pipeline, fewest)
             own_influxdb.kill()
             wait_until(lambda: not pipeline.health().connected, about=pipeline.health)
             own_influxdb.restart()

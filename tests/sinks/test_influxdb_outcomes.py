@@ -59,7 +59,7 @@ def answered(draw):
     return [Record(line.encode(), None, "b", 0) for line in batch], Answer(status, text[:cut])
 
 
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(answered())
 def test_every_answer_gives_every_record_one_outcome(made):
     """Nothing raises, nothing is lost, only a success delivers, and messages are fit for a log."""
@@ -74,7 +74,7 @@ def test_every_answer_gives_every_record_one_outcome(made):
     assert bool(result.error) == (len(result.delivered) < len(records))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(lines, min_size=1, max_size=5, unique=True), st.sampled_from([400, 422, 500]))
 def test_quoted_lines_are_not_repeated_in_the_message(batch, status):
     """What a server quotes goes to the dead letters; the message has the reason alone."""

@@ -5,7 +5,6 @@ import time
 import pytest
 
 from otel_cbtop_exporter.events import Event, TagSet
-from tests.servers.influxdb import influxdb, influxdb1, influxdb2  # noqa: F401
 from tests.sinks.influxdb_data import (
     BASE_NS,
     dead_letters,
@@ -35,7 +34,7 @@ POISON = {
 
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["disk", "memory"])
-def test_poisoned_lines_take_no_neighbour_along(influxdb, tmp_path, spooled):  # noqa: F811
+def test_poisoned_lines_take_no_neighbour_along(influxdb, tmp_path, spooled):
     """Three lines in a thousand that cannot be parsed: they alone go, with the server's reason."""
     bucket = influxdb.new_bucket()
     options = {"spooled": spooled, "poison": POISON, **influxdb.options(bucket)}
@@ -55,7 +54,7 @@ def test_poisoned_lines_take_no_neighbour_along(influxdb, tmp_path, spooled):  #
         assert "value out of range" in details
 
 
-def test_poison_that_fills_the_answer_is_found_all_the_same(influxdb, tmp_path):  # noqa: F811
+def test_poison_that_fills_the_answer_is_found_all_the_same(influxdb, tmp_path):
     """More refused lines than the part of the answer that is read: each is rejected, no other."""
     bucket = influxdb.new_bucket()
     poison = dict.fromkeys(range(0, 1000, 2), b"x" * 400)
@@ -67,7 +66,7 @@ def test_poison_that_fills_the_answer_is_found_all_the_same(influxdb, tmp_path):
     assert len(dead_letters(tmp_path)) == 500
 
 
-def test_a_field_of_another_type_in_the_bucket(influxdb, tmp_path):  # noqa: F811
+def test_a_field_of_another_type_in_the_bucket(influxdb, tmp_path):
     """A float `duration_ns` of an older writer: its events alone are refused, and told how to mend."""
     bucket = influxdb.new_bucket()
     assert influxdb.write(bucket, f"spans duration_ns=1.5 {BASE_NS - 1}")[0] == 204
@@ -89,7 +88,7 @@ def test_a_field_of_another_type_in_the_bucket(influxdb, tmp_path):  # noqa: F81
     assert "already exists as type float" in letters[0]["detail"]
 
 
-def test_types_are_fixed_for_each_shard(influxdb, tmp_path):  # noqa: F811
+def test_types_are_fixed_for_each_shard(influxdb, tmp_path):
     """A conflict in one week says nothing of another: what is good there arrives."""
     bucket = influxdb.new_bucket()
     month_ns = 30 * 24 * 3600 * 10**9
@@ -103,7 +102,7 @@ def test_types_are_fixed_for_each_shard(influxdb, tmp_path):  # noqa: F811
     assert len(dead_letters(tmp_path)) == 50
 
 
-def test_the_way_out_of_a_type_conflict_works(influxdb, tmp_path):  # noqa: F811
+def test_the_way_out_of_a_type_conflict_works(influxdb, tmp_path):
     """Once the old points are deleted the refused lines are taken, from the dead letters, too."""
     bucket = influxdb.new_bucket()
     influxdb.write(bucket, f"spans duration_ns=1.5 {BASE_NS - 1}")
@@ -118,7 +117,7 @@ def test_the_way_out_of_a_type_conflict_works(influxdb, tmp_path):  # noqa: F811
     assert numbers(influxdb, bucket) == list(range(20))
 
 
-def test_two_types_of_one_new_field_in_one_batch(influxdb, tmp_path):  # noqa: F811
+def test_two_types_of_one_new_field_in_one_batch(influxdb, tmp_path):
     """The first type wins; every point of it arrives and every point of the other is refused."""
     bucket = influxdb.new_bucket()
     made = [
@@ -134,7 +133,7 @@ def test_two_types_of_one_new_field_in_one_batch(influxdb, tmp_path):  # noqa: F
     assert 'field "value" of measurement "mixed" is string here and float' in health.last_error
 
 
-def test_points_older_than_the_bucket_keeps(influxdb, tmp_path):  # noqa: F811
+def test_points_older_than_the_bucket_keeps(influxdb, tmp_path):
     """What is outside of retention is refused with that reason; what is inside arrives."""
     bucket = influxdb.new_bucket(retention_seconds=24 * 3600)
     now_ns = time.time_ns()
@@ -151,7 +150,7 @@ def test_points_older_than_the_bucket_keeps(influxdb, tmp_path):  # noqa: F811
     assert sorted(letter["timestamp_ns"] - BASE_NS for letter in letters) == list(range(50, 80))
 
 
-def test_every_kind_of_poison_in_one_batch(influxdb, tmp_path):  # noqa: F811
+def test_every_kind_of_poison_in_one_batch(influxdb, tmp_path):
     """Unparseable, of another type (of two fields) and too old: each gets its own reason."""
     bucket = influxdb.new_bucket(retention_seconds=24 * 3600)
     now_ns = time.time_ns()
@@ -175,7 +174,7 @@ def test_every_kind_of_poison_in_one_batch(influxdb, tmp_path):  # noqa: F811
     assert stored == set(range(100)) - {7, 8, 9, 50}
 
 
-def test_sent_twice_is_stored_once(influxdb, tmp_path):  # noqa: F811
+def test_sent_twice_is_stored_once(influxdb, tmp_path):
     """A resent batch overwrites itself: the same points, and no more."""
     bucket = influxdb.new_bucket()
     with delivering(tmp_path, **influxdb.options(bucket)) as pipeline:

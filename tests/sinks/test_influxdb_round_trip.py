@@ -17,7 +17,6 @@ from tests.encoding.line_protocol_cases import (
     expected_tags,
     same,
 )
-from tests.servers.influxdb import influxdb, influxdb1, influxdb2  # noqa: F401
 
 pytestmark = pytest.mark.influxdb
 
@@ -57,7 +56,7 @@ def _many_events(count):
 
 
 @pytest.mark.timeout(600)
-def test_ten_thousand_events_read_back_equal(influxdb):  # noqa: F811
+def test_ten_thousand_events_read_back_equal(influxdb):
     """Every event reads back with its measurement, tags, fields, types and time, bit-exact."""
     made = _many_events(CASES)
     for start in range(0, CASES, BATCH):
