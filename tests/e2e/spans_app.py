@@ -1,9 +1,8 @@
 """An application that makes 1,000 spans a second through the SDK's own BatchSpanProcessor.
 
-Usage: spans_app.py OPTIONS HANDED FIRST COUNT OLD; OPTIONS are the exporter's as JSON. Spans
-are numbered from FIRST. What `export` accepted is appended to the file HANDED, a JSON list of
-numbers for each batch. Every span whose number is divisible by OLD, unless that is 0, began in
-2001. Prints the health at the end, and how long the shutdown took.
+Usage: spans_app.py SETTINGS, a JSON object with the fields of `Settings`. What `export` accepted
+is appended to a file, a JSON list of numbers for each batch. Prints the health at the end, and
+how long the shutdown took.
 """
 
 import json
@@ -17,7 +16,23 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
 from otel_cbtop_exporter import CbtopSpanExporter
 
-LONG_AGO_NS = 1_000_000_000_000_000_000
+
+class Settings(msgspec.Struct, kw_only=True):
+    """What to do; `options` are the exporter's, `handed` is the file of what it accepted.
+
+    `count` spans are numbered from `first`. Every one whose number is divisible by `odd_every`,
+    unless that is 0, begins at `odd_start_ns` and has an attribute of `odd_padding` characters.
+    At the end a flush has `flush_seconds`.
+    """
+
+    options: dict
+    handed: str
+    count: int
+    first: int = 0
+    odd_every: int = 0
+    odd_start_ns: int | None = None
+    odd_padding: int = 0
+    flush_seconds: int = 20
 
 
 class Watched(CbtopSpanExporter):
@@ -35,20 +50,24 @@ class Watched(CbtopSpanExporter):
         return result
 
 
-def main(options, handed, first, count, old):
-    exporter = Watched(handed, **options)
+def main(settings):
+    exporter = Watched(settings.handed, **settings.options)
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     tracer = provider.get_tracer("app")
-    start = time.monotonic()
-    for number in range(first, first + count):
-        began_ns = LONG_AGO_NS + number if old and number % old == 0 else None
-        tracer.start_span("work", attributes={"number": number}, start_time=began_ns).end()
-        ahead = start + (number - first + 1) / 1000 - time.monotonic()
+    begin = time.monotonic()
+    for made in range(settings.count):
+        number = settings.first + made
+        attributes, start_ns = {"number": number}, None
+        if settings.odd_every and number % settings.odd_every == 0:
+            attributes["padding"] = "x" * settings.odd_padding
+            start_ns = settings.odd_start_ns
+        tracer.start_span("work", attributes=attributes, start_time=start_ns).end()
+        ahead = begin + (made + 1) / 1000 - time.monotonic()
         if ahead > 0:
             time.sleep(ahead)
     provider.force_flush()
-    exporter.force_flush(20_000)
+    exporter.force_flush(1000 * settings.flush_seconds)
     began = time.monotonic()
     provider.shutdown()
     told = {"health": exporter.health(), "shutdown_seconds": time.monotonic() - began}
@@ -56,4 +75,4 @@ def main(options, handed, first, count, old):
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))
+    main(msgspec.json.decode(sys.argv[1], type=Settings))

@@ -3,22 +3,19 @@
 Lost means: accepted by `export()` and not in the bucket.
 """
 
-import contextlib
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from otel_cbtop_exporter.events import TagSet
+from tests.e2e.spans_run import accepted, running, wait_until_accepted
 from tests.servers.influxdb import InfluxDB
 from tests.sinks.influxdb_data import dead_letters, delivering, span, spans, wait_until
 
 pytestmark = [pytest.mark.influxdb, pytest.mark.faults]
 
-SCRIPT = Path(__file__).parent / "spans_app.py"
+LONG_AGO_NS = 1_000_000_000_000_000_000
 SPOOLS = pytest.mark.parametrize("spooled", [True, False], ids=["disk", "memory"])
 
 
@@ -32,39 +29,9 @@ def server(tmp_path_factory):
         started.close()
 
 
-@contextlib.contextmanager
-def running(server, bucket, folder, *, first=0, count, spooled=True, old=0):
-    """Run the application; its folder outlives it, as its spool does."""
-    options = {
-        "sink": "influxdb",
-        "influxdb": server.options(bucket),
-        "spool": {"path": str(folder / "spool") if spooled else None},
-        "retry": {"initial_delay_ms": 50, "max_delay_ms": 500},
-    }
-    command = [sys.executable, SCRIPT, json.dumps(options), folder / "handed"]
-    process = subprocess.Popen(
-        [*command, str(first), str(count), str(old)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=SCRIPT.parents[2],
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def health_at_the_end(process):
-    out, err = process.communicate(timeout=90)
-    assert process.returncode == 0, err.decode()
-    return json.loads(out)["health"]
-
-
-def accepted(folder):
-    path = folder / "handed"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [number for line in lines for number in json.loads(line)]
+def run(server, bucket, folder, **settings):
+    options = {"sink": "influxdb", "influxdb": server.options(bucket)}
+    return running(folder, options, **settings)
 
 
 def arrived(server, bucket):
@@ -76,14 +43,14 @@ def arrived(server, bucket):
 def test_server_down_in_the_middle(server, tmp_path, spooled):
     """Scenario 1: the server is killed and comes back; nothing is lost, with any spool."""
     bucket = server.new_bucket()
-    with running(server, bucket, tmp_path, count=4_000, spooled=spooled) as app:
-        wait_until(lambda: len(accepted(tmp_path)) >= 500)
+    with run(server, bucket, tmp_path, count=4_000, spooled=spooled) as app:
+        wait_until_accepted(tmp_path, 500)
         server.kill()
         try:
-            wait_until(lambda: len(accepted(tmp_path)) >= 2_500)
+            wait_until_accepted(tmp_path, 2_500)
         finally:
             server.restart()
-        health = health_at_the_end(app)
+        health = app.end()["health"]
     assert health["events_written"] == 4_000
     assert "cannot be reached" in health["last_error"]
     assert sorted(accepted(tmp_path)) == arrived(server, bucket) == list(range(4_000))
@@ -92,20 +59,18 @@ def test_server_down_in_the_middle(server, tmp_path, spooled):
 def test_application_killed_in_an_outage(server, tmp_path):
     """Scenario 3: what a killed process left in its spool is delivered by the next one."""
     bucket = server.new_bucket()
-    with running(server, bucket, tmp_path, count=100_000) as app:
+    with run(server, bucket, tmp_path, count=100_000) as app:
         wait_until(lambda: server.count(bucket, "spans", "span_id") > 0)
         server.kill()
         try:
-            seen = len(accepted(tmp_path))
-            wait_until(lambda: len(accepted(tmp_path)) >= seen + 1_000)
+            wait_until_accepted(tmp_path, len(accepted(tmp_path)) + 1_000)
             app.kill()
-            app.wait()
         finally:
             server.restart()
     left = set(accepted(tmp_path)) - set(arrived(server, bucket))
     assert len(left) >= 1_000
-    with running(server, bucket, tmp_path, first=100_000, count=200) as app:
-        health_at_the_end(app)
+    with run(server, bucket, tmp_path, first=100_000, count=200) as app:
+        app.end()
     assert set(accepted(tmp_path)) == set(arrived(server, bucket))
 
 
@@ -113,8 +78,17 @@ def test_application_killed_in_an_outage(server, tmp_path):
 def test_one_span_in_a_hundred_is_refused(server, tmp_path, spooled):
     """Scenario 6: spans outside of retention are rejected alone, and counted to the record."""
     bucket = server.new_bucket(retention_seconds=24 * 3600)
-    with running(server, bucket, tmp_path, first=1, count=2_000, spooled=spooled, old=100) as app:
-        health = health_at_the_end(app)
+    with run(
+        server,
+        bucket,
+        tmp_path,
+        first=1,
+        count=2_000,
+        spooled=spooled,
+        odd_every=100,
+        odd_start_ns=LONG_AGO_NS,
+    ) as app:
+        health = app.end()["health"]
     assert (health["events_written"], health["events_rejected"]) == (1_980, 20)
     assert arrived(server, bucket) == [n for n in range(1, 2_001) if n % 100]
     if spooled:
@@ -130,8 +104,8 @@ def test_requests_that_are_too_large(monkeypatch, tmp_path, spooled):
     server = InfluxDB.start(tmp_path / "server", 1)
     try:
         bucket = server.new_bucket()
-        with running(server, bucket, tmp_path, count=1_500, spooled=spooled) as app:
-            health = health_at_the_end(app)
+        with run(server, bucket, tmp_path, count=1_500, spooled=spooled) as app:
+            health = app.end()["health"]
         assert (health["events_written"], health["events_rejected"]) == (1_500, 0)
         assert "too large (413)" in health["last_error"]
         assert arrived(server, bucket) == list(range(1_500))

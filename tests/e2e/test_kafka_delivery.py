@@ -3,13 +3,8 @@
 Lost means: accepted by `export()` and not in the topic. Duplicates are allowed, and printed.
 """
 
-import contextlib
-import json
-import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -18,12 +13,11 @@ from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.delivery.pipeline import Pipeline
 from otel_cbtop_exporter.events import TagSet
 from otel_cbtop_exporter.sinks.kafka import KafkaSink
+from tests.e2e.spans_run import accepted, running, wait_until_accepted
 from tests.servers.kafka_broker import start_broker
 from tests.sinks.kafka_data import span
 
 pytestmark = [pytest.mark.kafka, pytest.mark.faults]
-
-SCRIPT = Path(__file__).parent / "kafka_app.py"
 
 
 @pytest.fixture(scope="module")
@@ -33,50 +27,9 @@ def broker(tmp_path_factory):
         yield started
 
 
-class App:
-    """The application, running; its folder outlives it, as its spool does."""
-
-    def __init__(self, broker, topic, folder, *, first, count, spooled=True, big=0, flush=20):
-        self.handed = folder / "handed"
-        spool = folder / "spool" if spooled else ""
-        command = [sys.executable, SCRIPT, broker.bootstrap, topic, spool, self.handed]
-        self.process = subprocess.Popen(
-            [*command, str(first), str(count), str(big), str(flush)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=SCRIPT.parents[2],
-        )
-
-    def end(self):
-        out, err = self.process.communicate(timeout=90)
-        assert self.process.returncode == 0, err.decode()
-        return json.loads(out)
-
-    def kill(self):
-        self.process.kill()
-        self.process.communicate(timeout=30)
-
-
-@contextlib.contextmanager
-def running(*arguments, **options):
-    app = App(*arguments, **options)
-    try:
-        yield app
-    finally:
-        if app.process.poll() is None:
-            app.kill()
-
-
-def accepted(folder):
-    lines = (folder / "handed").read_text().splitlines()
-    return [number for line in lines for number in json.loads(line)]
-
-
-def wait_until_accepted(folder, count):
-    deadline = time.monotonic() + 60
-    while not (folder / "handed").exists() or len(accepted(folder)) < count:
-        assert time.monotonic() < deadline, f"{count} spans were not accepted"
-        time.sleep(0.02)
+def run(broker, topic, folder, **settings):
+    kafka = {"bootstrap_servers": broker.bootstrap, "topic": topic, "compression": "none"}
+    return running(folder, {"sink": "kafka", "kafka": kafka}, **settings)
 
 
 def arrived(broker, topic):
@@ -94,7 +47,7 @@ def assert_nothing_lost(broker, topic, folder, except_for=()):
 def test_broker_down_in_the_middle(broker, tmp_path, spooled):
     """Scenario 1: the broker is killed and comes back; nothing is lost, with any spool."""
     topic = broker.new_topic(partitions=3)
-    with running(broker, topic, tmp_path, first=0, count=5000, spooled=spooled) as app:
+    with run(broker, topic, tmp_path, first=0, count=5000, spooled=spooled) as app:
         wait_until_accepted(tmp_path, 1000)
         broker.kill()
         try:
@@ -109,7 +62,7 @@ def test_broker_down_in_the_middle(broker, tmp_path, spooled):
 def test_application_killed_in_an_outage(broker, tmp_path):
     """Scenario 3: what a killed process left in its spool is delivered by the next one."""
     topic = broker.new_topic()
-    with running(broker, topic, tmp_path, first=0, count=100_000) as app:
+    with run(broker, topic, tmp_path, first=0, count=100_000) as app:
         wait_until_accepted(tmp_path, 500)
         broker.stop()
         try:
@@ -117,7 +70,7 @@ def test_application_killed_in_an_outage(broker, tmp_path):
             app.kill()
         finally:
             broker.restart()
-    with running(broker, topic, tmp_path, first=100_000, count=500) as app:
+    with run(broker, topic, tmp_path, first=100_000, count=500) as app:
         app.end()
     assert_nothing_lost(broker, topic, tmp_path)
 
@@ -127,7 +80,7 @@ def test_shutdown_with_the_broker_away(broker, tmp_path):
     topic = broker.new_topic()
     broker.stop()
     try:
-        with running(broker, topic, tmp_path, first=0, count=500, flush=1) as app:
+        with run(broker, topic, tmp_path, first=0, count=500, flush_seconds=1) as app:
             wait_until_accepted(tmp_path, 500)
             told = app.end()
     finally:
@@ -135,7 +88,7 @@ def test_shutdown_with_the_broker_away(broker, tmp_path):
     assert told["shutdown_seconds"] < 4  # 3 s, and a machine that is busy
     assert told["health"]["events_written"] == 0
     assert "no broker answers" in told["health"]["last_error"]
-    with running(broker, topic, tmp_path, first=500, count=100) as app:
+    with run(broker, topic, tmp_path, first=500, count=100) as app:
         app.end()
     assert_nothing_lost(broker, topic, tmp_path)
 
@@ -144,8 +97,14 @@ def test_shutdown_with_the_broker_away(broker, tmp_path):
 def test_poisoned_records(broker, tmp_path, spooled):
     """Scenario 6: one record in a thousand that the topic refuses; exactly those are rejected."""
     topic = broker.new_topic(max_message_bytes=50_000)
-    options = {"first": 1, "count": 3000, "spooled": spooled, "big": 1000}
-    with running(broker, topic, tmp_path, **options) as app:
+    options = {
+        "first": 1,
+        "count": 3000,
+        "spooled": spooled,
+        "odd_every": 1000,
+        "odd_padding": 100_000,
+    }
+    with run(broker, topic, tmp_path, **options) as app:
         health = app.end()["health"]
     assert health["events_rejected"] == 3
     assert health["events_written"] == 2997
@@ -156,7 +115,7 @@ def test_poisoned_records(broker, tmp_path, spooled):
 def test_batches_too_large_for_the_topic(broker, tmp_path, spooled):
     """Scenario 7: every full produce batch is refused; halved, all of it arrives."""
     topic = broker.new_topic(max_message_bytes=5_000)
-    with running(broker, topic, tmp_path, first=0, count=1500, spooled=spooled) as app:
+    with run(broker, topic, tmp_path, first=0, count=1500, spooled=spooled) as app:
         health = app.end()["health"]
     assert (health["events_written"], health["events_rejected"]) == (1500, 0)
     assert_nothing_lost(broker, topic, tmp_path)
