@@ -30,6 +30,7 @@ class _Peer:
                 "acks": "all",
                 "compression.type": "zstd",
                 "linger.ms": 50,
+                "log_level": 0,
             }
         )
 
