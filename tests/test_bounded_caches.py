@@ -169,3 +169,14 @@ def test_what_is_always_new_does_not_grow_memory(small_bounds, case):
     before = sys.getallocatedblocks()
     first, _, third = (peak(lap) - before for lap in range(LAPS))
     assert LAP // 10 < third < 1.2 * first
+
+
+def test_series_that_come_with_every_collection_are_kept_however_many(small_bounds):
+    """A collection of more series than usual finds the tag sets of the one before."""
+    batch = metrics(
+        *(sum_metric(*_points(range(at, at + 100)), name=f"m{at}") for at in range(0, LAP, 100))
+    )
+    mapper = MetricMapper(("service.*",), "none", (), lambda *_: None)
+    first, second = mapper.map(batch), mapper.map(batch)
+    assert len(first) == LAP > attributes.MAX_CACHED_TAG_SETS
+    assert all(one.tags is other.tags for one, other in zip(first, second, strict=True))

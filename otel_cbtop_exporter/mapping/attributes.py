@@ -109,17 +109,22 @@ class Redaction:
 
 
 class Kept:
-    """How many tag sets a mapper keeps, in all of its caches together."""
+    """How many tag sets a mapper keeps, in all of its caches together.
 
-    __slots__ = ("tag_sets",)
+    Args:
+        most: How many it may keep.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("most", "tag_sets")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
         self.tag_sets = 0
 
     @property
     def is_too_much(self) -> bool:
         """Whether there are as many as there may be."""
-        return self.tag_sets >= MAX_CACHED_TAG_SETS
+        return self.tag_sets >= self.most
 
 
 class TagCache(dict[_K, _V]):
@@ -162,7 +167,7 @@ class ScopeCache(Generic[_S]):
         self._match = _any_of(resource_tags)
         self._redaction = redaction
         self._make = make
-        self._kept = Kept()
+        self._kept = Kept(MAX_CACHED_TAG_SETS)
         self._known: dict[tuple[int, int], tuple[Resource, InstrumentationScope | None, _S]] = {}
 
     def of(self, resource: Resource, scope: InstrumentationScope | None) -> _S:
@@ -172,12 +177,19 @@ class ScopeCache(Generic[_S]):
         # The entry holds both objects, so that an id cannot come to mean another one.
         if self._kept.is_too_much or len(self._known) >= _MAX_SCOPES:
             self._known.clear()
-            self._kept = Kept()
+            self._kept = Kept(self._kept.most)
         elif known is not None and known[0] is resource and known[1] is scope:
             return known[2]
         made = self._make(self._resource_tags(resource), self._scope_tags(scope), self._kept)
         self._known[key] = (resource, scope, made)
         return made
+
+    def make_room(self, items: int) -> None:
+        """Let the caches hold what a batch has that comes again whole, as metrics do.
+
+        A cache that is too small for it would have forgotten each item when it comes again.
+        """
+        self._kept.most = max(MAX_CACHED_TAG_SETS, 2 * items)
 
     def _resource_tags(self, resource: Resource) -> dict[str, str]:
         """Return the resource's tags.

@@ -71,6 +71,7 @@ class MetricMapper:
     def map(self, batch: Sequence[ResourceMetrics]) -> list[Event]:
         """Return the event of each data point, followed by those of its exemplars."""
         events: list[Event] = []
+        self._scopes.make_room(_count_points(batch))
         for resource_metrics in batch:
             for scope_metrics in resource_metrics.scope_metrics:
                 scope = self._scopes.of(resource_metrics.resource, scope_metrics.scope)
@@ -211,6 +212,15 @@ class MetricMapper:
                 )
             )
         return events
+
+
+def _count_points(batch: Sequence[ResourceMetrics]) -> int:
+    return sum(
+        len(getattr(metric.data, "data_points", ()))
+        for resource_metrics in batch
+        for scope_metrics in resource_metrics.scope_metrics
+        for metric in scope_metrics.metrics
+    )
 
 
 def _number(value: Any) -> float | None:
