@@ -123,24 +123,45 @@ class OverflowMachine(Machine):
 
 
 class FolderMachine(Machine):
-    """On disk: processes end, are killed, and are taken over."""
+    """On disk: processes end, are killed, and are taken over, also while others live."""
 
     @initialize()
     def make(self):
-        self.live = self.folder / "live"
-        self.place = make_folder(self.live, self.told)
+        # Which file a record is in, numbered as the files were made.
+        self.files = {}
+        self.newest_file = 0
+        self.start(self.folder / "live")
 
-    def begin(self, path):
+    def start(self, path):
         self.live = path
         self.place = make_folder(path, self.told)
+        self.own_file = None
+
+    def make_file(self):
+        self.newest_file += 1
+        return self.newest_file
+
+    @rule(lanes=st.lists(LANES, min_size=1, max_size=6), clock=st.integers(0, 10))
+    def append(self, lanes, clock):
+        """As before, into a file that the first record makes."""
+        self.own_file = self.own_file or self.make_file()
+        first = self.number
+        super().append(lanes, clock)
+        self.files.update(dict.fromkeys(range(first, self.number), self.own_file))
+
+    def take_over_from_dead_self(self, path):
+        self.start(path)
         while self.place.adopt():
             pass
+        # The oldest file first, whoever has held it.
+        for records in self.model.values():
+            records.sort(key=lambda record: (self.files[int(record.body)], int(record.body)))
 
     @rule()
     def end_and_take_over(self):
         """A process ends with what it has on disk, the next one delivers it, in order."""
         self.place.close()
-        self.begin(self.live)
+        self.take_over_from_dead_self(self.live)
 
     @rule()
     def crash_and_take_over(self):
@@ -149,7 +170,30 @@ class FolderMachine(Machine):
         if self.live.exists():
             shutil.copytree(self.live, copy)
         self.place.close()
-        self.begin(copy)
+        self.take_over_from_dead_self(copy)
+
+    # So that no more are held than are taken over at one time.
+    @precondition(lambda self: self.newest_file < 8)
+    @rule(lanes=st.lists(LANES, min_size=1, max_size=6))
+    def a_neighbour_dies_and_is_taken_over(self, lanes):
+        """What it left comes before what is our own, and behind what others had left."""
+        neighbour = make_folder(self.live, self.told)
+        file = self.make_file()
+        left = []
+        for lane in lanes:
+            left.append(Record(b"%d" % self.number, lane=lane))
+            self.files[self.number] = file
+            self.number += 1
+        neighbour.append(left, 0)
+        neighbour.close()
+        assert self.place.adopt() == 1
+        for record in left:
+            records = self.model.setdefault(record.lane, [])
+            own = sum(self.files[int(r.body)] == self.own_file for r in records)
+            records.insert(len(records) - own, record)
+        for lane in lanes:
+            claim = self.claim(lane, 3)
+            assert claim.records == self.model[lane][: len(claim.records)]
 
     @precondition(lambda self: self.waiting() > 0)
     @rule()
