@@ -314,7 +314,7 @@ def steps(spool, call):
     return count
 
 
-def test_claim_lanes_and_append_cost_the_same_in_a_full_spool(tmp_path):
+def test_claim_lanes_append_and_settle_cost_the_same_in_a_full_spool(tmp_path):
     """They do not walk through what waits."""
     spool = make_spool(tmp_path / "spool.db")
     spool.append(numbered(0, 1, "a") + numbered(0, 1, "b"), 0)
@@ -322,6 +322,7 @@ def test_claim_lanes_and_append_cost_the_same_in_a_full_spool(tmp_path):
         lambda: spool.claim("a", 1, 1),
         spool.lanes,
         lambda: spool.append(numbered(0, 1, "a"), 0),
+        lambda: spool.settle(spool.claim("a", 1, 1)),
         spool.stats,
     ]
     small = [steps(spool, call) for call in calls]
@@ -330,6 +331,31 @@ def test_claim_lanes_and_append_cost_the_same_in_a_full_spool(tmp_path):
             spool.append(numbered(n, 1, "ab"[n % 2]), 0)
     assert [steps(spool, call) for call in calls] == pytest.approx(small, abs=2)
     spool.close()
+
+
+def test_opening_reads_no_bodies(tmp_path, told):
+    """However much waits, it is there at once: the pages of the bodies may be anything."""
+    path = tmp_path / "spool.db"
+    spool = make_spool(path)
+    for seed in range(10):
+        spool.append(incompressible(1, 100_000, seed), 0)
+    stats = spool.stats()
+    bodies_ = [row.body for row in spool._store.unclaimed(MANY)[0].values()]
+    spool.close()
+    emptied = 0
+    with path.open("r+b") as file:
+        for at in range(0, path.stat().st_size, 4_096):
+            file.seek(at + 4)  # behind the number of the next page
+            if any(part in body for part in [file.read(64)] for body in bodies_):
+                file.seek(at)
+                emptied += file.write(bytes(4_096))
+    assert emptied > 900_000
+    again = make_spool(path, told)
+    again.open()
+    assert again.stats() == stats
+    assert again.lanes() == ["lane"]
+    assert told.notices == []
+    again.close()
 
 
 @pytest.mark.parametrize("version", range(len(MIGRATIONS) + 1))

@@ -137,14 +137,17 @@ class Run:
         self.receiver.close()
 
     def report(self):
-        """Say in one line how it ended."""
-        handed = len(self.handed())
+        """Say in one line how it ended; what was dropped and counted is among what is lost."""
+        healths = [app.told["health"] for app in self.apps if "health" in app.told]
+        rejected = sum(health["events_rejected"] for health in healths)
+        dropped = sum(sum(health["events_dropped"].values()) for health in healths)
+        lost = len(self.lost()) - (0 if self.on_disk else rejected)  # no dead letters in memory
         made = sum(app.told.get("made", 0) for app in self.apps)
         p99 = max((app.told.get("p99_us", 0) for app in self.apps), default=0)
         return (
-            f"{self._name:<52.52}{self.variant!s:<17}{made:>7} made{handed:>7} handed"
-            f"{len(self.receiver.ids()):>7} delivered{self.receiver.duplicates():>6} twice"
-            f"{len(self.lost()):>6} lost   p99 {p99:>6.0f} us"
+            f"{self._name:<47}{self.variant!s:<25}{made:>6} made{len(self.handed()):>6} handed"
+            f"{len(self.receiver.ids()):>6} delivered{self.receiver.duplicates():>6} twice"
+            f"{rejected:>5} rejected{dropped:>5} dropped{lost:>5} lost  p99 {p99:>6.0f} us"
         )
 
 
