@@ -196,11 +196,15 @@ class Receiver:
         return reply
 
     def note(self, request, reply):
-        """Count what was answered."""
+        """Note what is about to be answered."""
         with self._changed:
             self.seen.append((time.monotonic(), request.lane, reply.status, len(request.lines)))
-            if reply.status < 300 and not reply.cut:
-                self.acknowledged += len(request.lines)
+            self._changed.notify_all()
+
+    def acknowledge(self, records):
+        """Count records whose success was told, when it was."""
+        with self._changed:
+            self.acknowledged += records
             self._changed.notify_all()
 
     def cuts_this_one(self):
@@ -268,10 +272,12 @@ class _Handler(BaseHTTPRequestHandler):
             if reply.status != 204:
                 self.send_header("Content-Type", "application/json; charset=utf-8")
                 self.send_header("Content-Length", str(len(text)))
-            # Counted before it is sent: whoever has the answer may ask for the count.
             receiver.note(request, reply)
             self.end_headers()
             self.wfile.write(text)
+            self.wfile.flush()  # it raises where the connection was cut before
+            if reply.status < 300:
+                receiver.acknowledge(len(request.lines))
 
     def _cut(self):
         self.wfile.flush()

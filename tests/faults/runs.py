@@ -119,6 +119,8 @@ class Run:
     def assert_counters_agree(self):
         """The health of applications that ended by themselves is what the receiver counted."""
         written = sum(app.health["events_written"] for app in self.apps)
+        # The last answer may be out a moment before it is counted.
+        self.receiver.wait_until(lambda: self.receiver.acknowledged >= written)
         assert written == self.receiver.acknowledged
         self.assert_outcomes_add_up()
 

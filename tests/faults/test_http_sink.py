@@ -70,7 +70,7 @@ def test_what_arrives_is_counted_once_and_in_order(receiver, sink):
     lane = records[0].lane
     assert receiver.ids(lane) == [f"r:{n}" for n in [5, 6, 7, 8, 9, 0, 1, 2, 3, 4]]
     assert receiver.duplicates() == 5
-    assert receiver.acknowledged == 15
+    receiver.wait_until(lambda: receiver.acknowledged == 15)
     assert receiver.statuses() == [204, 204]
 
 

@@ -66,6 +66,6 @@ def test_one_of_four_workers_is_killed(tmp_path):
             worker.end()
         assert run.lost() == (set() if run.on_disk else set(killed.handed()))
         written = sum(worker.health["events_written"] for worker in workers)
-        assert written == run.receiver.acknowledged
+        run.receiver.wait_until(lambda: run.receiver.acknowledged == written)
 
     together(one_of_four_workers_is_killed, tmp_path, (EVERYWHERE[0], EVERYWHERE[2]))
