@@ -146,10 +146,12 @@ class Run:
         lost = len(self.lost()) - (0 if self.on_disk else rejected)  # no dead letters in memory
         made = sum(app.told.get("made", 0) for app in self.apps)
         p99 = max((app.told.get("p99_us", 0) for app in self.apps), default=0)
+        shutdown = max((app.told.get("seconds", 0) for app in self.apps), default=0)
         return (
             f"{self._name:<47}{self.variant!s:<25}{made:>6} made{len(self.handed()):>6} handed"
             f"{len(self.receiver.ids()):>6} delivered{self.receiver.duplicates():>6} twice"
             f"{rejected:>5} rejected{dropped:>5} dropped{lost:>5} lost  p99 {p99:>6.0f} us"
+            f"  shutdown {shutdown:.1f} s"
         )
 
 

@@ -1,6 +1,7 @@
 """Minutes and hours: outages with the default delays, a soak with kills, a spool of 1 GiB.
 
-`make test-long` runs them; they are not part of `make test`.
+`make test-long` runs them; they are not part of `make test`. CBTOP_SOAK_SECONDS is how long the
+soak takes, an hour by default, and CBTOP_SOAK_SEED what happens in it.
 """
 
 import os
@@ -12,7 +13,7 @@ import pytest
 from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder
 from otel_cbtop_exporter.sinks.base import Record
 from tests.faults import receiver as rules
-from tests.faults.runs import EVERYWHERE, ON_DISK, together
+from tests.faults.runs import EVERYWHERE, ON_DISK, REPORTS, together
 
 pytestmark = [pytest.mark.faults, pytest.mark.long]
 
@@ -85,11 +86,11 @@ def soak(run, seed):
 def test_soak(tmp_path):
     """Whatever is killed, broken and mended, in whatever order: nothing is lost."""
     seed = os.environ.get("CBTOP_SOAK_SEED", str(time.time_ns()))
-    print(f"CBTOP_SOAK_SEED={seed} CBTOP_SOAK_SECONDS={SOAK_SECONDS:g}")
+    REPORTS.append(f"soak: CBTOP_SOAK_SEED={seed} CBTOP_SOAK_SECONDS={SOAK_SECONDS:g}")
 
     def soak_with_kills(run):
         soak(run, seed)
-        print(f"{run.variant}: {len(run.apps)} processes, {run.receiver.duplicates()} twice")
+        REPORTS.append(f"soak: {run.variant}: {len(run.apps)} processes")
         run.assert_nothing_lost()
 
     together(soak_with_kills, tmp_path, ON_DISK)
@@ -130,6 +131,6 @@ def test_a_spool_of_a_gibibyte(tmp_path):
     left_behind(tmp_path / "large", 1_024)
     small, large = (take_over(tmp_path / name, 64) for name in ("small", "large"))
     for name, (seconds, speed) in {"64 MiB": small, "1 GiB": large}.items():
-        print(f"{name}: first claim after {1_000 * seconds:.1f} ms, then {speed:.0f} MiB/s")
+        REPORTS.append(f"{name}: first claim after {1_000 * seconds:.1f} ms, {speed:.0f} MiB/s")
     assert large[0] < 5
     assert large[1] > small[1] / 4

@@ -35,7 +35,6 @@ def test_shutdown_of_all_three_exporters(tmp_path, backend, variants):
         backend(run.receiver)
         app = run.start(count=1_000, logs=True, metrics=True)
         app.end(flush_seconds=0)
-        print(f"{backend.__name__}, {run.variant}: {app.told['seconds']:.2f} s")
         assert app.told["seconds"] < MOST_SECONDS + BUSY_SECONDS
         # Metric points have no id of their own.
         kept = (
