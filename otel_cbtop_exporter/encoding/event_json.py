@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -168,7 +168,9 @@ def _portable(value: Any, depth: int = 0) -> Any:
         return _shown(value)
     if isinstance(value, Mapping):
         return {_shown(key): _portable(part, depth + 1) for key, part in value.items()}
-    if isinstance(value, Iterable):
+    # Not every iterable: a generator would be used up, which is the application's to do, and
+    # one that never ends would never let go of this thread.
+    if isinstance(value, Collection):
         return [_portable(part, depth + 1) for part in value]
     return _shown(value)
 

@@ -1,6 +1,7 @@
 """The rules for what JSON and UTF-8 cannot carry."""
 
 import enum
+import itertools
 import json
 import types
 
@@ -65,6 +66,14 @@ def test_values_have_one_json_each(value, text):
 def test_a_container_that_holds_itself_ends():
     """Deep nesting is shown by repr instead of being followed for ever."""
     assert b"[...]" in encode_value(ITSELF)
+
+
+def test_what_can_be_read_once_is_not_read():
+    """A generator in a log's body is shown by its repr, and the application still has it."""
+    parts = (number for number in [1, 2])
+    assert encode_value(parts).startswith(b'"<generator object')
+    assert encode_value({"a": itertools.count()}) == b'{"a":"count(0)"}'
+    assert list(parts) == [1, 2]
 
 
 def test_json_is_one_line_whatever_the_texts_hold():
