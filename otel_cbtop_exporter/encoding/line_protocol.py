@@ -163,7 +163,7 @@ class LineProtocolEncoder:
     ) -> str:
         """Render whatever an event holds; count or refuse what does not fit."""
         shape.seen += 1
-        if shape.seen == _OFTEN:
+        if shape.seen == _OFTEN and event.fields:  # a function of no fields would refuse nothing
             shape.render = generate(shape.plan, tuple(event.fields), tuple(map(bool, added)))
         # A field's name may clash with a tag's.
         plan = make_plan(event) if event.signal is None else shape.plan

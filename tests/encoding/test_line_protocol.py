@@ -339,6 +339,15 @@ def test_an_event_that_is_seen_often_is_rendered_as_before(event):
     assert shape.render is not _render_nothing
 
 
+def test_an_event_without_a_field_is_refused_however_often_it_comes():
+    """It spares its neighbours, before a function is made for a shape and after."""
+    encoder = LineProtocolEncoder()
+    for time_ns in range(_OFTEN + 2):
+        lines = encoder.encode([hand_made({}, time_ns=time_ns), hand_made({"a": 1})])
+        assert [refusal.reason for refusal in lines.refused.values()] == ["no_field"]
+        assert list(lines.refused) == [0]
+
+
 @settings(max_examples=1_000, deadline=None)
 @given(events())
 def test_an_independent_parser_reads_what_was_written(event):
