@@ -92,10 +92,20 @@ class Redaction:
         self.active = bool(patterns)
 
     def apply(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the attributes with matching values replaced, also inside nested maps."""
+        """Return the attributes with matching values replaced, also inside of their values."""
         if not self.active:
             return attributes
         return {key: self._value(key, value) for key, value in attributes.items()}
+
+    def inside(self, value: Any) -> Any:
+        """Return a value with what matches replaced in every map that it holds."""
+        if isinstance(value, str):
+            return value
+        if isinstance(value, Mapping):
+            return self.apply(value)
+        if isinstance(value, list | tuple) and not all(isinstance(part, str) for part in value):
+            return [self.inside(part) for part in value]
+        return value
 
     def _value(self, key: str, value: Any) -> Any:
         verdict = self._verdicts.get(key)
@@ -103,9 +113,7 @@ class Redaction:
             if len(self._verdicts) >= MAX_CACHED_TAG_SETS:
                 self._verdicts.clear()
             verdict = self._verdicts[key] = self._match(str(key)) is not None
-        if verdict:
-            return REDACTED
-        return self.apply(value) if isinstance(value, Mapping) else value
+        return REDACTED if verdict else self.inside(value)
 
 
 class Kept:

@@ -51,8 +51,7 @@ class LogMapper:
             body = record.body
             if redaction is not None:
                 attributes = redaction.apply(attributes)
-                if isinstance(body, Mapping):
-                    body = redaction.apply(body)
+                body = redaction.inside(body)
             observed = record.observed_timestamp
             dropped = readable.dropped_attributes
             severity = record.severity_number

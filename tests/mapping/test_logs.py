@@ -6,6 +6,7 @@ import warnings
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 
+from otel_cbtop_exporter.encoding.event_json import encode_value
 from tests.builders import RESOURCE, log
 from tests.mappers import map_logs
 
@@ -21,6 +22,15 @@ def test_redaction_reaches_attributes_and_a_structured_body():
     (event,) = map_logs(log({"password": "x", "n": 1}, {"password": "y"}), redact=("pass*",))
     assert event.fields["body"] == '{"password":"[redacted]","n":1}'
     assert event.attributes == {"password": "[redacted]"}
+
+
+def test_redaction_reaches_maps_in_lists():
+    """A list of maps hides no key, in an attribute or in the body, however deep."""
+    users = [{"password": "x", "n": 1}, [({"password": "y"},)], "z"]
+    (event,) = map_logs(log(users, {"users": users}), redact=("pass*",))
+    redacted = '[{"password":"[redacted]","n":1},[[{"password":"[redacted]"}]],"z"]'
+    assert event.fields["body"] == redacted
+    assert encode_value(event.attributes["users"]).decode() == redacted
 
 
 def test_the_observed_time_stands_in_for_a_missing_one():
