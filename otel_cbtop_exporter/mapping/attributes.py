@@ -73,7 +73,7 @@ def tag_text(value: Any) -> str:
     if isinstance(value, int):
         return str(int(value))
     if isinstance(value, float):
-        return repr(float(value))
+        return repr(float(value) + 0.0)  # -0.0 equals 0.0, so the two are one tag
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     return encode_value(value).decode()

@@ -45,10 +45,11 @@ def test_equal_tags_are_one_object():
         (1, 1.0, ("1", "1.0")),
         (0, False, ("0", "false")),
         ("1", 1, ("1", "1")),
+        (-0.0, 0.0, ("0.0", "0.0")),
     ],
 )
 def test_equal_values_of_different_types_keep_their_texts(one, other, texts):
-    """1, 1.0 and True are equal in Python and different as tags."""
+    """1, 1.0 and True are equal in Python and different as tags; both zeros are one tag."""
     events = map_spans(
         span(attributes={"http.status_code": one}), span(attributes={"http.status_code": other})
     )
