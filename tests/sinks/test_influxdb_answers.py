@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 import threading
 import tracemalloc
 import zlib
@@ -11,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from otel_cbtop_exporter.sinks import influxdb
 from tests.servers.loopback import Loopback, Reply
 from tests.sinks.influxdb_data import (
     dead_letters,
@@ -37,6 +40,18 @@ def written_once(reply, count=10, **more):
         result = sink.write(records, 10)
         sink.close(1)
     return records, result, server.requests
+
+
+def test_without_isal_the_standard_library_compresses():
+    """isal is an extra, and what it is not installed for works all the same."""
+    code = (
+        "import sys; sys.modules['isal'] = None;"
+        "from otel_cbtop_exporter.sinks import influxdb;"
+        "sys.stdout.buffer.write(influxdb.gzip.compress(b'line', 1, mtime=0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert gzip.decompress(done.stdout) == b"line"
+    assert influxdb.gzip.__name__ == "isal.igzip"
 
 
 def in_turn(*replies):
