@@ -28,7 +28,7 @@ from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
-from otel_cbtop_exporter.sinks.base import Record, Sink
+from otel_cbtop_exporter.sinks.base import Record, Sink, forks_wait
 from otel_cbtop_exporter.tally import Tally
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ class Pipeline:
 
     def _make_backlog(self) -> Backlog:
         # SQLite, zstd and hashes take 13 ms to import, a third of what the package takes.
-        from otel_cbtop_exporter.delivery.backlog import Backlog  # noqa: PLC0415
+        with forks_wait():
+            from otel_cbtop_exporter.delivery.backlog import Backlog  # noqa: PLC0415
 
         return Backlog(
             self._sink,
