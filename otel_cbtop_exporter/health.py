@@ -92,7 +92,8 @@ class HealthCounters:
 
     def __init__(self, metrics: SdkMetrics | None = None) -> None:
         self._metrics = metrics
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may end a span on the thread that holds it.
+        self._lock = threading.RLock()
         self._connected = False
         self._last_write_ns: int | None = None
         self._written = 0
@@ -189,7 +190,7 @@ class RateLimitedLog:
     ) -> None:
         self._logger = logger
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as above
         self._next: dict[str, float] = {}
         self._held_back: dict[str, int] = {}
 

@@ -1,6 +1,7 @@
 """Counters, health, and the log about losses."""
 
 import logging
+import signal
 import threading
 
 from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth, combined
@@ -37,6 +38,27 @@ def test_every_outcome_is_counted():
         spool_bytes=9,
         oldest_spooled_ns=10,
     )
+
+
+class Interrupted:
+    """A tally that is counted when a signal comes."""
+
+    @property
+    def events(self):
+        signal.raise_signal(signal.SIGUSR1)
+        return 1
+
+
+def test_a_signal_handler_may_count_on_the_thread_that_counts():
+    """A handler that ends a span does not wait for the lock that its own thread holds."""
+    counters = HealthCounters()
+    before = signal.signal(signal.SIGUSR1, lambda *_: counters.written(records(2), 1))
+    try:
+        counters.rejected("invalid", Interrupted())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    health = counters.snapshot()
+    assert (health.events_written, health.events_rejected) == (2, 1)
 
 
 def test_connected_says_how_the_last_write_ended():
