@@ -213,7 +213,7 @@ class Pipeline:
         try:
             sent = self._sender.send(records, deadline)
         finally:
-            del self._being_sent[id(records)]
+            self._being_sent.pop(id(records), None)  # gone in a child that was forked meanwhile
         if sent.rejected:
             self._outcomes.reject(sent.rejected)
         if sent.kept:

@@ -84,6 +84,29 @@ def test_a_child_begins_with_nothing_of_the_parents():
     )
 
 
+def test_a_fork_in_the_middle_of_a_direct_write():
+    """Parent and child both come back from `submit`, with the answer of the write."""
+    run(
+        """
+        pids = []
+
+        def fork_and_take(batch):
+            pids.append(os.fork())
+            return WriteResult(delivered=batch)
+
+        pipeline = Pipeline(RecordingSink(fork_and_take, local=True), ExporterConfig())
+        taken = False
+        try:
+            taken = pipeline.submit(events(1), 5)
+        finally:
+            if pids == [0]:
+                os._exit(0 if taken else 1)
+        assert taken
+        wait_for(*pids)
+        """
+    )
+
+
 def test_forks_while_threads_submit_do_not_hang():
     """Children forked while other threads append deliver their own and end."""
     run(
