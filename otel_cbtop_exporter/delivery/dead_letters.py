@@ -1,7 +1,7 @@
 """Records that no sink will ever take, kept in a file with the reason, for people to look at.
 
 Belongs here: the file, its form and its bounds. Not here: why a record was refused (`sinks/`),
-and what is counted and logged of it (`pipeline.py`).
+and what is counted and logged of it (`outcomes.py`).
 """
 
 from __future__ import annotations

@@ -115,7 +115,8 @@ class Lanes:
 
     def hurry(self) -> None:
         """Let every lane be tried at once, with its backoff from the beginning."""
-        for lane in self._lanes.values():
+        # A copy: at the end of the interpreter another thread may be in a step, and add a lane.
+        for lane in list(self._lanes.values()):
             lane.not_before = 0.0
             lane.failures = min(lane.failures, 1)  # one is kept: it still begins with a probe
 
