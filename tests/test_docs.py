@@ -63,6 +63,22 @@ def test_every_make_verb_of_the_readme_exists():
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
 
 
+@pytest.mark.parametrize(
+    ("script", "pattern", "name"),
+    [
+        ("influxdb.sh", r"Version 1 \(([\d.]+)\)", "InfluxDB"),
+        ("influxdb.sh", r"version 2 \(([\d.]+)\)", "InfluxDB"),
+        ("kafka/pom.xml", r"<kafka.version>([\d.]+)<", "Apache Kafka"),
+        ("registry.sh", r"^version=(\d+\.\d+\.\d+)", "Registry"),
+    ],
+)
+def test_the_readme_names_the_servers_that_the_tests_run(script, pattern, name):
+    """Each of them with its version."""
+    found = re.search(pattern, (ROOT / "tests/servers" / script).read_text(), re.MULTILINE)
+    (tested,) = re.findall(r"Tested against real servers: (.*?)\. ", README, re.DOTALL)
+    assert re.search(rf"{name}\b.* {re.escape(found[1])}\b", tested, re.DOTALL)
+
+
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 def test_every_python_example_runs(code, tmp_path):
     """Examples run as they stand, and import from the package's root alone."""

@@ -105,7 +105,7 @@ class LineProtocolEncoder:
 
     def __init__(self, *, trace_id_tag_digits: int = 0) -> None:
         self.fields_left_out = 0
-        """Fields that line protocol cannot carry (NaN, integers beyond 64 bits), so far."""
+        """Fields that line protocol cannot carry (NaN, a count beyond 64 bits), so far."""
         self.tag_values_cut = 0
         """Tag values that were cut because the point's key was too long, so far."""
         self._trace_digits = trace_id_tag_digits
