@@ -65,6 +65,7 @@ def main() -> None:
         reports.append(module.run(QUICK if options.quick else FULL))
         show(reports[-1])
     if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
         (output / "results.md").write_text(results.markdown(reports), encoding="utf-8")
         chart.draw(reports, output / "results.svg")
 

@@ -26,6 +26,7 @@ def run(scale: Scale) -> Report:
         data.log_records,
         items=data.BATCH,
         scale=scale,
+        passes=3,
     )
     ours, otlp, text = timings["json"], timings["otlp"], timings["otlp_json"]
     against = "OTLP proto, encode and serialize"

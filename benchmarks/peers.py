@@ -54,7 +54,8 @@ def json_records(events: Sequence[Event]) -> list[Record]:
 
 
 def line_records(sink: InfluxDBSink, events: Sequence[Event]) -> list[Record]:
-    """Encode as the InfluxDB sink does."""
+    """Encode as the InfluxDB sink does; each time as points that were never there before."""
+    sink._encoder.after_fork_in_child()
     encoded = sink.encode(events)
     assert not encoded.rejected
     return encoded.records

@@ -32,8 +32,9 @@ def markdown(reports: Sequence[Report]) -> str:
         (
             "The same data in the same run, interleaved; figures are minima, with medians in "
             "brackets, and ratios are of minima, because they repeat on a machine that does "
-            "other things as well. The gate is what has to be reached, the goal what was aimed "
-            "for. ![Chart](results.svg)"
+            "other things as well. Mapping and encoding is called three times in a row on the "
+            "same data, so its minimum is of warm caches, and its median tells of the others. The "
+            "gate is what has to be reached, the goal what was aimed for. ![Chart](results.svg)"
         ),
         "## Targets",
         _table(
