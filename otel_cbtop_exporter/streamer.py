@@ -10,7 +10,9 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +125,7 @@ class EventStreamer:
         self._timeout_seconds = config.timeout_ms / 1_000
         self._batch_size = batch_size
         self._pipeline = Pipeline(make_sink(), config)
-        self._is_shut_down = False
+        self._shut_down = threading.Lock()  # acquired once, without waiting, and never released
         self.after_fork_in_child()
         _live.add(self)
 
@@ -140,9 +142,11 @@ class EventStreamer:
 
     def after_fork_in_child(self) -> None:
         """Begin with an empty batch: the parent sends its own."""
-        self._batch = EventBatch()
-        self._lock = threading.Lock()  # guards the batch
-        self._ordering = threading.Lock()  # one batch is handed over after the other
+        # What it does is atomic, so it needs no lock that a signal handler, which may send or
+        # shut down, could wait for in vain.
+        self._waiting: deque[Event] = deque()
+        # One batch is handed over after the other; reentrant, for the same handlers.
+        self._ordering = threading.RLock()
 
     def send(self, event: Event) -> bool:
         """Take one event; the one that completes a batch hands it over.
@@ -153,14 +157,11 @@ class EventStreamer:
             False if the streamer was shut down, or the batch could not be taken; what is lost
             is counted.
         """
-        with self._lock:
-            waits = not self._is_shut_down
-            if waits:
-                self._batch.add(event)
-                complete = len(self._batch) >= self._batch_size
-        if not waits:
+        if self._shut_down.locked():
             return self._pipeline.submit([event], 0.0)
-        if not complete:
+        self._waiting.append(event)
+        # Looked at again: with a shutdown in between nobody else would come for the event.
+        if len(self._waiting) < self._batch_size and not self._shut_down.locked():
             return True
         with self._ordering:
             return self._hand_over(self._timeout_seconds)
@@ -179,10 +180,8 @@ class EventStreamer:
     def shutdown(self, timeout_seconds: float = 10.0) -> None:
         """Deliver what the sink takes within the time, and close it; quiet the second time."""
         deadline = time.monotonic() + timeout_seconds
-        with self._lock:
-            if self._is_shut_down:
-                return
-            self._is_shut_down = True
+        if not self._shut_down.acquire(blocking=False):
+            return
         if self._ordering.acquire(timeout=max(0.0, timeout_seconds)):
             try:
                 self._hand_over(deadline - time.monotonic())
@@ -198,12 +197,12 @@ class EventStreamer:
     def is_healthy(self) -> bool:
         """Whether the last write succeeded, or none was needed yet; False after shutdown."""
         health = self.health()
-        return not self._is_shut_down and (health.connected or not health.write_errors)
+        return not self._shut_down.locked() and (health.connected or not health.write_errors)
 
     @property
     def pending_count(self) -> int:
         """Events that were sent and are not delivered yet."""
-        return len(self._batch) + self.health().events_spooled
+        return len(self._waiting) + self.health().events_spooled
 
     @property
     def events_written(self) -> int:
@@ -216,9 +215,11 @@ class EventStreamer:
         return f"cbtop-{os.getpid()}-{next(_correlation_ids)}"
 
     def _hand_over(self, timeout_seconds: float) -> bool:
-        with self._lock:
-            batch, self._batch = self._batch, EventBatch()
-        return self._pipeline.submit(batch.events, timeout_seconds)
+        events: list[Event] = []
+        for _ in range(len(self._waiting)):
+            with suppress(IndexError):  # another thread, or a signal handler, was faster
+                events.append(self._waiting.popleft())
+        return self._pipeline.submit(events, timeout_seconds)
 
 
 def _sink_named(config: ExporterConfig) -> Callable[[], Sink]:

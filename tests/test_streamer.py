@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.errors import ConfigError, EventError, SinkError
 from otel_cbtop_exporter.events import Event, decode_event, event_from_sample
+from otel_cbtop_exporter.sinks.base import WriteResult
 from otel_cbtop_exporter.streamer import EventBatch, EventStreamer
 from otel_cbtop_exporter.testing import RecordingSink
 from tests.delivery.records import away, busy
@@ -94,6 +96,29 @@ def test_many_threads_lose_nothing():
     for thread in range(8):
         arrived = [e["fields"]["value"] for e in sink.events if e["tags"]["thread"] == str(thread)]
         assert arrived == list(range(500))
+
+
+def test_a_signal_handler_may_send_and_shut_down():
+    """In the middle of a write of the same thread it waits for nobody, and loses nothing."""
+
+    def interrupted(batch):
+        signal.raise_signal(signal.SIGUSR1)
+        return WriteResult(delivered=batch)
+
+    def handle(*_):
+        streamer.send(sample(2))
+        streamer.shutdown()
+
+    sink = RecordingSink(interrupted, local=True)
+    streamer = EventStreamer(sink, batch_size=1)
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        assert streamer.send(sample(1))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert sorted(values(sink)) == [1, 2]
+    assert streamer.events_written == 2
+    assert streamer.health().events_dropped == {}
 
 
 def test_what_waits_behind_a_sink_that_hangs_is_counted():

@@ -115,7 +115,8 @@ class LineProtocolEncoder:
 
     def after_fork_in_child(self) -> None:
         """Begin with an empty table: the child's series differ by `service.instance.id`."""
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may send an event on the thread that holds it.
+        self._lock = threading.RLock()
         self._points = UniquePoints()
 
     def encode(self, events: Sequence[Event]) -> Lines:

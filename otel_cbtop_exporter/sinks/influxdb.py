@@ -73,7 +73,7 @@ class InfluxDBSink:
         }
         self._encoder = LineProtocolEncoder(trace_id_tag_digits=options.trace_id_tag_digits)
         self._told = (0, 0)
-        self._telling = threading.Lock()
+        self._telling = threading.RLock()
         self._token: str | None = None
         self._inherited: list[InfluxDBConnections] = []
         self._connections = InfluxDBConnections(options, self._address)
@@ -139,7 +139,7 @@ class InfluxDBSink:
         # take locks that nobody can release any more.
         self._inherited.append(self._connections)
         self._connections = InfluxDBConnections(self._options, self._address)
-        self._telling = threading.Lock()
+        self._telling = threading.RLock()
         self._encoder.after_fork_in_child()
 
     def _post(self, records: Sequence[Record], bucket: str, seconds: float) -> Answer:
