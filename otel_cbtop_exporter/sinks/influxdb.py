@@ -164,10 +164,11 @@ class InfluxDBSink:
         path = self._options.token_file
         if path is None:
             return self._options.token or ""
-        if self._token is None:
+        token = self._token  # another thread may forget it meanwhile
+        if token is None:
             try:
-                self._token = Path(path).read_text().strip()
+                token = self._token = Path(path).read_text().strip()
             except (OSError, ValueError) as error:
                 why = f"influxdb.token_file {path!r}: {system_reason(error)}"
                 raise NoAnswer(why, type(error).__name__) from None
-        return self._token
+        return token
