@@ -212,13 +212,16 @@ def event_from_sample(
         An event without a signal.
 
     Raises:
-        EventError: The metric has no name, the value is not a finite number, or a tag is no
-            text.
+        EventError: The metric has no name, the value is not a finite number, the time is no
+            integer, or a tag is no text.
     """
     if not metric:
         raise EventError("metric must be a name, got an empty string")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise EventError(f"value of {metric!r} must be a finite number, got {value!r}")
+    if timestamp_ns is not None and type(timestamp_ns) is not int:
+        # A float of nanoseconds has lost a hundred of them, and no sink takes one.
+        raise EventError(f"timestamp_ns of {metric!r} must be an integer, got {timestamp_ns!r}")
     for key, text in (tags or {}).items():
         if not isinstance(key, str) or not isinstance(text, str):
             raise EventError(f"tag {key!r} of {metric!r} must be a text, got {text!r}")

@@ -140,6 +140,13 @@ def test_a_sample_becomes_an_event():
     assert event.signal is None
 
 
+@pytest.mark.parametrize("timestamp_ns", [1.7e18, "1700000000000000000", True])
+def test_a_sample_whose_time_is_no_integer_is_refused(timestamp_ns):
+    """It would be refused when it leaves, or when the spool is read, with its neighbours."""
+    with pytest.raises(EventError, match=r"timestamp_ns of 'cpu' must be an integer, got"):
+        event_from_sample("cpu", 1, timestamp_ns=timestamp_ns)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "1", None])
 def test_a_sample_without_a_finite_number_is_refused(value):
     """The message names the metric and the value."""
