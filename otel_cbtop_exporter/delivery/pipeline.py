@@ -125,10 +125,11 @@ class Pipeline:
         if self._closed:
             self._outcomes.drop("shutdown", Tally.of(events), "the exporter was shut down before")
             return False
-        records = self._encode(events)
+        records, ok = self._encode(events)
         if not records:
             return False
-        return self._backlog.append(records) if self._backlog else self._send(records, deadline)
+        taken = self._backlog.append(records) if self._backlog else self._send(records, deadline)
+        return taken and ok
 
     def force_flush(self, timeout_seconds: float) -> bool:
         """Try to deliver everything accepted up to now; False if some of it still waits.
@@ -195,18 +196,22 @@ class Pipeline:
         self._begin()
         self._sink.after_fork_in_child()
 
-    def _encode(self, events: Sequence[Event]) -> list[Record]:
+    def _encode(self, events: Sequence[Event]) -> tuple[list[Record], bool]:
+        """Return the records, and whether no event was dropped; what is rejected is neither."""
         try:
             encoded = self._sink.encode(events)
-        # An encoder must not raise, but one that does must not reach the application.
+        # An encoder must not raise, but an event that was made by hand may hold anything: it must
+        # not cost its neighbours or the application.
         except Exception as error:  # noqa: BLE001
+            if len(events) > 1:
+                return [one for event in events for one in self._encode([event])[0]], False
             word = type(error).__name__
             self._outcomes.drop(word, Tally.of(events), f"encoding raised {word}")
-            return []
+            return [], False
         if encoded.rejected:
             self._outcomes.reject(encoded.rejected)
         self._outcomes.lose_values(encoded.values_lost)
-        return encoded.records
+        return encoded.records, True
 
     def _send(self, records: Sequence[Record], deadline: float) -> bool:
         self._being_sent[id(records)] = records

@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 
+import msgspec
 import pytest
 
 from otel_cbtop_exporter.config import ExporterConfig
@@ -125,8 +126,19 @@ def test_what_cannot_be_encoded_is_counted_and_takes_nothing_along(make, caplog)
     assert "no_field" in caplog.text
 
 
+def test_an_event_that_cannot_be_encoded_spares_its_neighbours(make):
+    """It alone is dropped, counted under what encoding raised, and the caller is told."""
+    sink = RecordingSink(local=True)
+    pipeline = make(sink)
+    poison = msgspec.structs.replace(*events(1), fields={"value": {object(): 1}})
+    first, last = events(2)
+    assert not pipeline.submit([first, poison, last], 5.0)
+    health = pipeline.health()
+    assert (health.events_written, health.events_dropped) == (2, {"NotImplementedError": 1})
+
+
 def test_an_encoder_that_raises_does_not_reach_the_application(make):
-    """An exception in encode drops the batch, counted under its name."""
+    """An exception in encode drops the events, counted under its name."""
     sink = RecordingSink()
 
     def explode(batch):
