@@ -63,13 +63,15 @@ def encode_events(events: Iterable[Event]) -> list[bytes | EventError]:
         events: Made by mapping or by hand.
 
     Returns:
-        For each event one JSON object in UTF-8, without a newline; or an `EventError`, if it has
-        no field, or one that is None, NaN or infinite.
+        For each event one JSON object in UTF-8, without a newline; or an `EventError`, if its
+        time is no integer, or if it has no field, or one that is None, NaN or infinite.
     """
     bodies: list[bytes | EventError] = []
     for event in events:
         tags: Any = event.tags
         fields = event.fields
+        time_ns = event.timestamp_ns
+        is_event = bool(fields) and type(time_ns) is int
         skipped = 0
         if type(tags) is TagSet:
             tags, skipped = tags.json, tags.json_size  # text alone, so no null is in there
@@ -79,7 +81,7 @@ def encode_events(events: Iterable[Event]) -> list[bytes | EventError]:
                     event.measurement,
                     tags,
                     fields,
-                    event.timestamp_ns,
+                    time_ns,
                     event.schema_version,
                     event.correlation_id,
                     event.signal,
@@ -87,10 +89,10 @@ def encode_events(events: Iterable[Event]) -> list[bytes | EventError]:
                     event.metric,
                 )
             )
-            if fields and not _null_word(body, skipped):
+            if is_event and not _null_word(body, skipped):
                 bodies.append(body)
                 continue
-            careful = not fields or _null_value(body) is not None
+            careful = not is_event or _null_value(body) is not None
         except _NOT_ENCODABLE:
             careful = True
         bodies.append(_encode_carefully(event) if careful else body)
@@ -101,7 +103,7 @@ def encode_event(event: Event) -> bytes:
     """Encode one event, as `encode_events` does.
 
     Raises:
-        EventError: The event has no field, or one that is None, NaN or infinite.
+        EventError: As there.
     """
     (body,) = encode_events((event,))
     if isinstance(body, EventError):
@@ -128,6 +130,11 @@ def _encode_carefully(event: Event) -> bytes | EventError:
                 f"field {key!r} of measurement {event.measurement!r} is {value!r}, "
                 "allowed are finite numbers, texts and booleans"
             )
+    if type(event.timestamp_ns) is not int:
+        return EventError(
+            f"timestamp_ns of an event of measurement {event.measurement!r} is "
+            f"{event.timestamp_ns!r}, an integer was expected"
+        )
     if not event.fields:
         return EventError(f"event of measurement {event.measurement!r} has no field")
     return _encode(

@@ -89,6 +89,13 @@ def test_a_field_that_is_no_value_is_an_error_that_names_it(value):
         encode_event(Event("cpu", {}, {"ok": 1, "load": value}, 1))
 
 
+@pytest.mark.parametrize("time_ns", [1.5, "1", None])
+def test_a_time_that_is_no_integer_is_an_error(time_ns):
+    """A spool would read back nothing of the batch that such an event is in."""
+    with pytest.raises(EventError, match="timestamp_ns .*'m' is .*, an integer was expected"):
+        encode_event(Event("m", {}, {"a": 1}, time_ns))
+
+
 def test_an_event_without_a_field_is_an_error():
     """An event has at least one field."""
     with pytest.raises(EventError, match="'cpu' has no field"):
