@@ -233,6 +233,17 @@ def test_every_write_is_one_operation(measured):
     }
 
 
+def test_what_was_left_on_disk_is_in_flight_nowhere(measured, tmp_path):
+    """After the shutdown it is the next process's, and the health says how much that is."""
+    sink = RecordingSink(*[busy(3_600.0)] * 100)
+    exporter = make(CbtopSpanExporter, sink, spool={"path": str(tmp_path)})
+    exporter.export([span("a")])
+    measured.wait_for("span.inflight", {("cbtop_recording_exporter", None): 1})
+    exporter.shutdown(1_000)
+    assert exporter.health().events_spooled == 1
+    assert measured.points("span.inflight") == {("cbtop_recording_exporter", None): 0}
+
+
 def test_what_a_dead_process_left_is_in_flight_and_counted_when_it_goes(measured, tmp_path):
     """The rows of a spool file say how many spans they hold, whoever wrote them."""
     spool = {"path": str(tmp_path)}

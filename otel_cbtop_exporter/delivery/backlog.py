@@ -93,6 +93,10 @@ class Backlog:
         """Return what waits; once closed, what was left on disk."""
         return self._left or self._store.stats()
 
+    def inflight(self) -> Tally:
+        """Return what waits for this process; what it left on disk is another's."""
+        return self._store.stats().waiting
+
     def close(self, deadline: float) -> bool:
         """End the thread and close the spool; False if the thread hangs in a write."""
         ended = self._drain.stop(deadline)

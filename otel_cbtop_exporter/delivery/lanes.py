@@ -198,6 +198,8 @@ class Lanes:
             lane.failures = lane.server_errors = 0
         if sent.kept:
             self._back_off(lane, sent)
+        else:
+            del self._lanes[claim.lane]  # there may be a lane for each value of a tag
         return settled
 
     def _attempt(

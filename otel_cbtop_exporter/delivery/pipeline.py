@@ -228,7 +228,7 @@ class Pipeline:
     def _inflight(self) -> Tally:
         """Say what was accepted and has no fate yet, what dead processes left included."""
         direct = (Tally.of(records) for records in list(self._being_sent.values()))
-        return sum(direct, self._backlog.stats().waiting if self._backlog else Tally())
+        return sum(direct, self._backlog.inflight() if self._backlog else Tally())
 
     def _wait_unless_closed(self, seconds: float) -> bool:
         """Wait; True as soon as the pipeline is closed."""

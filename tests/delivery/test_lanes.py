@@ -291,6 +291,18 @@ def test_a_spool_that_cannot_be_read_does_not_hold_up_the_others(tmp_path):
             bench.step()
 
 
+def test_a_lane_that_is_empty_is_forgotten():
+    """There may be one for each value of a tag, and one that is refused is among them."""
+    bench = Bench(away)
+    for name in ("first", "second", "third"):
+        bench.append(records(2, lane=name))
+    bench.step()
+    assert len(bench.lanes._lanes) == 1
+    bench.run()
+    assert bench.waiting == 0
+    assert bench.lanes._lanes == {}
+
+
 def test_dead_neighbours_are_looked_for_now_and_then():
     """Adoption is tried at the first step, and then every two seconds of work."""
     bench = Bench()
