@@ -176,11 +176,14 @@ class ScopeCache(Generic[_S]):
         self._redaction = redaction
         self._make = make
         self._kept = Kept(MAX_CACHED_TAG_SETS)
-        self._known: dict[tuple[int, int], tuple[Resource, InstrumentationScope | None, _S]] = {}
+        self._known: dict[
+            tuple[int, int, int], tuple[Resource, InstrumentationScope | None, _S]
+        ] = {}
 
     def of(self, resource: Resource, scope: InstrumentationScope | None) -> _S:
         """Return what belongs to a resource and scope, made at first sight."""
-        key = (id(resource), id(scope))
+        # A forked child has an instance id of its own.
+        key = (id(resource), id(scope), os.getpid())
         known = self._known.get(key)
         # The entry holds both objects, so that an id cannot come to mean another one.
         if self._kept.is_too_much or len(self._known) >= _MAX_SCOPES:

@@ -1,6 +1,7 @@
 """What the golden files do not show of spans: caches, precedence, redaction, hard input."""
 
 import math
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -96,6 +97,26 @@ def test_a_resource_without_an_instance_id_gets_one_for_the_process():
     one, other = (mapper().map([span(resource=plain)])[0] for _ in range(2))
     assert len(one.tags["service.instance.id"]) == 36
     assert one.tags["service.instance.id"] == other.tags["service.instance.id"]
+
+
+def test_a_forked_child_has_an_instance_id_of_its_own():
+    """A mapper that the parent has used does not give the parent's to the child."""
+    shared, plain = mapper(), span(resource=Resource({"service.name": "shop"}))
+    (before,) = shared.map([plain])
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        (event,) = shared.map([plain])
+        os.write(writing, event.tags["service.instance.id"].encode())
+        os._exit(0)
+    os.close(writing)
+    child = os.read(reading, 100).decode()
+    os.close(reading)
+    os.waitpid(pid, 0)
+    assert len(child) == 36
+    assert child != before.tags["service.instance.id"]
+    (after,) = shared.map([plain])
+    assert after.tags["service.instance.id"] == before.tags["service.instance.id"]
 
 
 def test_a_new_resource_is_noticed():
