@@ -135,7 +135,7 @@ def _read_spans_fast(spans: Iterable[ReadableSpan]) -> Iterator[Any]:
             status._description,
             attributes._dict,
             events._dq,  # type: ignore[attr-defined]  # mypy takes its type for a stub's
-            links._dq,  # type: ignore[attr-defined]
+            links._dq,  # type: ignore[attr-defined]  # the same
             dropped,
         )
 

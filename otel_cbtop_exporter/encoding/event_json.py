@@ -29,7 +29,8 @@ __all__ = ["encode_event", "encode_events", "encode_value"]
 _MAX_DEPTH = 32
 
 # msgspec writes NaN, infinities and None alike as null. Most bodies hold no such word, and a
-# pattern without a choice is the quickest way to see that: 0.2 us, where `in` takes 0.4.
+# pattern without a choice, behind the tags, is the quickest way to see that: 0.3 us a span, where
+# `in` over all of it takes 0.7.
 _null_word = re.compile(rb"null").search
 _null_value = re.compile(rb"[:\[,]null[,\]}]").search
 _NOT_ENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)

@@ -1,8 +1,9 @@
 """Functions that render a whole line of one plan, generated from it as a dataclass is.
 
-A loop over the fields of a histogram costs 5 us a point, a function with the loop written out
-1.5 us; for a span 2.5 and 0.7. Whatever is not as usual (a boolean, a number that line protocol
-cannot carry) makes such a function return None, and `line_protocol_fields.py` has the last word.
+A loop over the fields of a histogram of 15 bounds takes 14 us a point, a function with the loop
+written out 4; for a span 3.4 and 0.9. Whatever is not as usual (a boolean, a number that line
+protocol cannot carry) makes such a function return None, and `line_protocol_fields.py` has the
+last word.
 """
 
 from __future__ import annotations
