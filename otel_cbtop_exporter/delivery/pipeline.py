@@ -28,7 +28,8 @@ from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
-from otel_cbtop_exporter.sinks.base import Record, Sink, forks_wait
+from otel_cbtop_exporter.sinks.base import Record, Sink
+from otel_cbtop_exporter.sinks.forks import forks_wait
 from otel_cbtop_exporter.tally import Tally
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class Pipeline:
         self._begin()
         self._sink.after_fork_in_child()
 
-    def _encode(self, events: Sequence[Event]) -> tuple[list[Record], bool]:
+    def _encode(self, events: Sequence[Event]) -> tuple[Sequence[Record], bool]:
         """Return the records, and whether no event was dropped; what is rejected is neither."""
         try:
             encoded = self._sink.encode(events)

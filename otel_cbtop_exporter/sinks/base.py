@@ -7,24 +7,23 @@ retries or spools: that is delivery's. A new sink is a class with these members;
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timezone
-from typing import Protocol
+from itertools import groupby, repeat
+from typing import Protocol, overload
 
 import msgspec
 
 from otel_cbtop_exporter.events import Event
 
 __all__ = [
+    "Block",
     "Encoded",
     "Record",
+    "Records",
     "Rejection",
     "Sink",
     "WriteResult",
-    "forks_wait",
     "parse_retry_after",
 ]
 
@@ -54,6 +53,116 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     signal: str | None = None
 
 
+# array_like: as with Record, this is what the spool stores.
+class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Records of one lane and one signal in columns, so that none is made for each event.
+
+    The columns are as long as `bodies`, and never changed.
+
+    Attributes:
+        lane: Of every record.
+        signal: Of every record.
+        bodies: As in `Record`, and so on.
+        timestamps_ns: As in `Record`.
+        keys: None if no record has one.
+        headers: None if no record has any.
+    """
+
+    lane: str
+    signal: str | None
+    bodies: list[bytes]
+    timestamps_ns: list[int]
+    keys: list[bytes | None] | None = None
+    headers: list[tuple[tuple[str, bytes], ...]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.bodies)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(
+            Record,
+            self.bodies,
+            self.keys or repeat(None),
+            repeat(self.lane),
+            self.timestamps_ns,
+            self.headers or repeat(()),
+            repeat(self.signal),
+        )
+
+
+class Records(Sequence[Record]):
+    """A batch of records, each of which is made when somebody asks for it; never changes.
+
+    Whoever handles a batch whole reads the columns of `blocks`.
+
+    Args:
+        blocks: In order; none is empty.
+    """
+
+    __slots__ = ("_length", "_made", "blocks")
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        self.blocks = tuple(blocks)
+        self._length = sum(len(block.bodies) for block in self.blocks)
+        self._made: list[Record] | None = None
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Records:
+        """Return records, in order, as such a batch."""
+        if type(records) is cls:
+            return records
+        batch = cls(
+            _block(lane, signal, list(group))
+            for (lane, signal), group in groupby(
+                records, key=lambda record: (record.lane, record.signal)
+            )
+        )
+        batch._made = list(records)
+        return batch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._list())
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        return self._list()[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._list() == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as with a list
+
+    def __repr__(self) -> str:
+        return f"Records({self._list()!r})"
+
+    def _list(self) -> list[Record]:
+        # Kept, because who sorts records out tells equal ones apart by identity.
+        if self._made is None:
+            self._made = [record for block in self.blocks for record in block]
+        return self._made
+
+
+def _block(lane: str, signal: str | None, records: Sequence[Record]) -> Block:
+    keys = [record.key for record in records]
+    headers = [record.headers for record in records]
+    return Block(
+        lane,
+        signal,
+        [record.body for record in records],
+        [record.timestamp_ns for record in records],
+        None if keys.count(None) == len(keys) else keys,
+        headers if any(headers) else None,
+    )
+
+
 class Rejection(msgspec.Struct, frozen=True, gc=False):
     """A record that will never be accepted, and why.
 
@@ -73,13 +182,13 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     """What a sink made of events.
 
     Attributes:
-        records: In the events' order.
+        records: In the events' order; a `Records` is the quick way to say so.
         rejected: Events that it cannot carry at all.
         values_lost: How many values the records lack or have shortened, by a short stable
             reason.
     """
 
-    records: list[Record]
+    records: Sequence[Record]
     rejected: Sequence[Rejection] = ()
     values_lost: Mapping[str, int] = {}
 
@@ -184,40 +293,3 @@ def parse_retry_after(text: str | None, now_seconds: float) -> float | None:
         except (ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_SECONDS)
-
-
-_importing = threading.RLock()
-
-
-@contextmanager
-def forks_wait() -> Iterator[None]:
-    """Have forks wait for what is done inside: imports, and a client library's first steps.
-
-    Python locks a module while it is being imported. A child that was forked then has the lock
-    and not the thread that would give it back, so it could never import the library: it would
-    wait for ever with its first batch. Never for what waits for the outside, or logs.
-    """
-    with _importing:
-        yield
-
-
-def _before_fork() -> None:
-    _importing.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    _importing.release()
-
-
-def _after_fork_in_child() -> None:
-    # A new lock, not a release: a server that forks in C runs this hook alone.
-    global _importing  # noqa: PLW0603 -- once in each forked child, before any thread of it
-    _importing = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from otel_cbtop_exporter.config import InfluxDBConfig
-from otel_cbtop_exporter.sinks.base import forks_wait, parse_retry_after
+from otel_cbtop_exporter.sinks.base import parse_retry_after
+from otel_cbtop_exporter.sinks.forks import forks_wait
 from otel_cbtop_exporter.sinks.influxdb_answers import Answer
 from otel_cbtop_exporter.sinks.influxdb_causes import no_answer_reason, system_reason
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.errors import SinkError
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.sinks.base import Encoded, Record, WriteResult, forks_wait
+from otel_cbtop_exporter.sinks.base import Encoded, Record, WriteResult
+from otel_cbtop_exporter.sinks.forks import forks_wait
 from otel_cbtop_exporter.sinks.kafka_causes import TIMEOUT, explain
 from otel_cbtop_exporter.sinks.kafka_records import RecordMaker
 
