@@ -30,7 +30,6 @@ __all__ = [
     "LogRecordExportResult",
     "LogRecordExporter",
     "ReadableLogRecord",
-    "SpanHead",
     "SpanParts",
     "attribute_map",
     "read_spans",
@@ -40,8 +39,12 @@ __all__ = [
 _NOTHING: dict[str, Any] = {}
 
 
-class SpanHead(NamedTuple):
-    """What a span holds besides its containers and its status."""
+class SpanParts(NamedTuple):
+    """What a span holds; the containers are the span's own and must not be changed.
+
+    `dropped` counts attributes, events and links that the SDK's limits left out; it is
+    `NONE_DROPPED` itself where there were none.
+    """
 
     name: str
     context: SpanContext | None
@@ -51,16 +54,6 @@ class SpanHead(NamedTuple):
     end_time: int | None
     resource: Resource
     scope: InstrumentationScope | None
-
-
-class SpanParts(NamedTuple):
-    """What a span holds; the containers are the span's own and must not be changed.
-
-    `dropped` counts attributes, events and links that the SDK's limits left out; it is
-    `NONE_DROPPED` itself where there were none.
-    """
-
-    head: SpanHead
     status_code: StatusCode
     status_message: str | None
     attributes: Mapping[str, Any]
@@ -75,16 +68,14 @@ NONE_DROPPED = (0, 0, 0)
 def _read_span_publicly(span: ReadableSpan) -> SpanParts:
     dropped = (span.dropped_attributes, span.dropped_events, span.dropped_links)
     return SpanParts(
-        SpanHead(
-            span.name,
-            span.get_span_context(),
-            span.parent,
-            span.kind,
-            span.start_time,
-            span.end_time,
-            span.resource,
-            span.instrumentation_scope,
-        ),
+        span.name,
+        span.get_span_context(),
+        span.parent,
+        span.kind,
+        span.start_time,
+        span.end_time,
+        span.resource,
+        span.instrumentation_scope,
         span.status.status_code,
         span.status.description,
         span.attributes or _NOTHING,
@@ -99,7 +90,7 @@ def _read_spans_publicly(spans: Iterable[ReadableSpan]) -> Iterator[SpanParts]:
 
 
 def _read_spans_fast(spans: Iterable[ReadableSpan]) -> Iterator[Any]:
-    # Plain tuples in the order of SpanParts and SpanHead: naming them costs a third of this.
+    # Plain tuples in the order of SpanParts: naming them costs a third of this.
     for span in spans:
         if type(span) is not ReadableSpan:
             yield _read_span_publicly(span)
@@ -121,16 +112,14 @@ def _read_spans_fast(spans: Iterable[ReadableSpan]) -> Iterator[Any]:
         else:
             dropped = NONE_DROPPED
         yield (
-            (
-                span._name,
-                span._context,
-                span._parent,
-                span._kind,
-                span._start_time,
-                span._end_time,
-                span._resource,
-                span._instrumentation_scope,
-            ),
+            span._name,
+            span._context,
+            span._parent,
+            span._kind,
+            span._start_time,
+            span._end_time,
+            span._resource,
+            span._instrumentation_scope,
             status._status_code,
             status._description,
             attributes._dict,

@@ -10,12 +10,13 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import ItemsView, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
 from otel_cbtop_exporter.errors import EventError
+from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -24,7 +25,6 @@ __all__ = [
     "FieldValue",
     "MetricInfo",
     "Signal",
-    "TagSet",
     "decode_event",
     "event_from_sample",
     "event_schema",
@@ -34,53 +34,6 @@ SCHEMA_VERSION = 1
 
 FieldValue = int | float | str | bool
 Signal = Literal["metric", "exemplar", "span", "span_event", "span_link", "log"]
-
-
-class TagSet(Mapping[str, str]):
-    """Tags that many events share: immutable, sorted by key, without empty values.
-
-    Tag sets repeat, so what was made of one is kept in it: `json` is the JSON object, encoded
-    once, and `json_size` its bytes; `heads` are for line protocol, by measurement; `rendered`
-    is for everybody else, each under a key of its own choosing.
-
-    Args:
-        tags: Any mapping of tag keys to texts; empty ones are left out, and lone surrogates
-            become U+FFFD.
-    """
-
-    __slots__ = ("_tags", "heads", "json", "json_size", "rendered")
-
-    def __init__(self, tags: Mapping[str, str]) -> None:
-        self._tags = {key: text for key, text in sorted(tags.items()) if key and text}
-        try:
-            json = msgspec.json.encode(self._tags)
-        except UnicodeEncodeError:
-            self._tags = {_utf8(key): _utf8(text) for key, text in self._tags.items()}
-            json = msgspec.json.encode(self._tags)
-        self.json = msgspec.Raw(json)
-        self.json_size = len(json)
-        self.heads: dict[Any, Any] = {}
-        self.rendered: dict[Any, Any] = {}
-
-    def __getitem__(self, key: str) -> str:
-        return self._tags[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tags)
-
-    def __len__(self) -> int:
-        return len(self._tags)
-
-    def items(self) -> ItemsView[str, str]:
-        """Return the pairs, in order; the one that comes with `Mapping` asks for each key."""
-        return self._tags.items()
-
-    def __repr__(self) -> str:
-        return f"TagSet({self._tags!r})"
-
-
-def _utf8(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class Buckets(msgspec.Struct, frozen=True):

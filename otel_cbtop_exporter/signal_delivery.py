@@ -19,7 +19,7 @@ from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.delivery.pipeline import Pipeline, acquire
 from otel_cbtop_exporter.env import SignalName, options_from_environment
 from otel_cbtop_exporter.errors import ConfigError, SinkError
-from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.event_table import Events
 from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth, combined
 from otel_cbtop_exporter.options import build, merged
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
@@ -95,7 +95,7 @@ class SignalDelivery:
         return pipelines
 
     def export(
-        self, map_batch: Callable[[Sequence[_T]], list[Event]], batch: Sequence[_T], seconds: float
+        self, map_batch: Callable[[Sequence[_T]], Events], batch: Sequence[_T], seconds: float
     ) -> bool:
         """Map a batch and submit it to every sink; never raises."""
         deadline = time.monotonic() + seconds
@@ -111,8 +111,8 @@ class SignalDelivery:
         return ok
 
     def _map(
-        self, map_batch: Callable[[Sequence[_T]], list[Event]], batch: Sequence[_T]
-    ) -> tuple[list[Event], bool]:
+        self, map_batch: Callable[[Sequence[_T]], Events], batch: Sequence[_T]
+    ) -> tuple[Events, bool]:
         try:
             return map_batch(batch), True
         # Mapping has a rule for everything that the SDK makes. What a foreign object does when
@@ -121,9 +121,9 @@ class SignalDelivery:
             if len(batch) == 1:
                 word = type(error).__name__
                 self._reject(word, _ONE[self._signal], f"an item could not be mapped: {word}")
-                return [], False
+                return Events(()), False
             mapped = [self._map(map_batch, [item])[0] for item in batch]
-            return [event for events in mapped for event in events], False
+            return Events(part for events in mapped for part in events.parts), False
 
     def on_mapping_loss(self, reason: str, what: str, lost: Tally) -> None:
         """Count and log what mapping had to leave out: a field (no event lost) or events."""
@@ -135,7 +135,7 @@ class SignalDelivery:
         cause = f"{reason} field"
         losses.log.log(logging.WARNING, cause, f"a field of {what!r} left out: {reason}")
 
-    def _lose(self, reason: str, events: Sequence[Event], message: str) -> None:
+    def _lose(self, reason: str, events: Events, message: str) -> None:
         losses = self._own_losses()
         losses.counters.dropped(reason, Tally.of(events))
         losses.log.log(logging.ERROR, reason, message)

@@ -14,12 +14,13 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_cbtop_exporter.config import DEFAULT_SPAN_TAGS, KafkaConfig
-from otel_cbtop_exporter.encoding import unique_points
+from otel_cbtop_exporter.encoding import line_protocol_fields, unique_points
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.mapping import attributes, metric_series, spans
+from otel_cbtop_exporter.mapping import attributes, metric_series, span_tags
 from otel_cbtop_exporter.mapping.logs import LogMapper
 from otel_cbtop_exporter.mapping.metrics import MetricMapper
+from otel_cbtop_exporter.mapping.spans import SpanMapper
 from otel_cbtop_exporter.sinks.kafka_records import RecordMaker
 from otel_cbtop_exporter.sinks.lines import encode_lines
 from tests.builders import (
@@ -132,9 +133,10 @@ CASES = {
 @pytest.fixture
 def small_bounds(monkeypatch):
     """Make the bounds that are large for what they count smaller."""
-    for module in (attributes, spans, metric_series):
+    for module in (attributes, span_tags, metric_series):
         assert module.MAX_CACHED_TAG_SETS <= 65_536  # a million must be too many
         monkeypatch.setattr(module, "MAX_CACHED_TAG_SETS", 4_096)
+    line_protocol_fields.plan_fields.cache_clear()  # it is the process's
     assert unique_points.UniquePoints.__init__.__defaults__ <= (65_536,)
     monkeypatch.setattr(unique_points.UniquePoints.__init__, "__defaults__", (4_096,))
 
@@ -145,7 +147,7 @@ def test_what_is_always_new_does_not_grow_memory(small_bounds, case):
     kind, make = CASES[case]
     resource_tags = ("service.*",)
     mappers = {
-        "spans": spans.SpanMapper(resource_tags, DEFAULT_SPAN_TAGS, REDACT).map,
+        "spans": SpanMapper(resource_tags, DEFAULT_SPAN_TAGS, REDACT).map,
         "logs": LogMapper(resource_tags, REDACT).map,
         "metrics": MetricMapper(resource_tags, "all", REDACT, lambda *_: None).map,
         "hand-made": list,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from otel_cbtop_exporter import SCHEMA_VERSION, Event, EventError, decode_event, event_from_sample
 from otel_cbtop_exporter.encoding.event_json import encode_event
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
-from otel_cbtop_exporter.events import TagSet, event_schema
+from otel_cbtop_exporter.events import event_schema
+from otel_cbtop_exporter.tag_set import TagSet
 
 ROOT = Path(__file__).parents[1]
 GOOD = {

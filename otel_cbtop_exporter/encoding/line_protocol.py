@@ -9,22 +9,22 @@ one point. Not here: what a name or a text may hold (`line_protocol_text.py`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
-import msgspec
-
-from otel_cbtop_exporter.encoding.line_protocol_code import RenderLine, generate
+from otel_cbtop_exporter.encoding.line_protocol_code import number_texts, render_rows
 from otel_cbtop_exporter.encoding.line_protocol_fields import (
-    Plan,
-    make_plan,
+    plan_fields,
     quoted_json,
     render_fields,
 )
 from otel_cbtop_exporter.encoding.line_protocol_head import MAX_HEAD_BYTES, Head, render_head
 from otel_cbtop_exporter.encoding.line_protocol_text import string_text
 from otel_cbtop_exporter.encoding.unique_points import UniquePoints
-from otel_cbtop_exporter.events import Event, MetricInfo, TagSet
+from otel_cbtop_exporter.event_table import Events, EventTable
+from otel_cbtop_exporter.events import Event, MetricInfo
+from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["LineProtocolEncoder", "Lines", "Refusal"]
 
@@ -32,11 +32,7 @@ _BY_TRACE = frozenset({"span", "span_event", "span_link", "log"})
 
 _MAX_TIME_NS = 9_223_372_036_854_775_806
 
-# After so many events of one shape, a function is made for it.
-_OFTEN = 8
-
-# Bounds of the caches: sets of field names, and metrics' descriptions.
-_MAX_SHAPES = 4_096
+# Bound of the cache of metrics' descriptions.
 _MAX_METRICS = 4_096
 
 
@@ -67,28 +63,6 @@ class Lines(NamedTuple):
     refused: dict[int, Refusal]
 
 
-class _Shape:
-    """What is known of events whose fields have the same names.
-
-    Attributes:
-        plan: The order of their fields.
-        seen: How many were rendered without a function of their own.
-        render: That function; it renders nothing before it is made. The buckets of an
-            exponential histogram may be new in every point, which is not worth making one.
-    """
-
-    __slots__ = ("plan", "render", "seen")
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.seen = 0
-        self.render: RenderLine = _render_nothing
-
-
-def _render_nothing(*_: Any) -> None:
-    return None
-
-
 class LineProtocolEncoder:
     """Turns events into lines, and remembers which points it made.
 
@@ -109,7 +83,6 @@ class LineProtocolEncoder:
         self.tag_values_cut = 0
         """Tag values that were cut because the point's key was too long, so far."""
         self._trace_digits = trace_id_tag_digits
-        self._shapes: dict[tuple[Any, ...], _Shape] = {}
         self._metrics: dict[int, tuple[MetricInfo, str]] = {}
         self.after_fork_in_child()
 
@@ -121,64 +94,105 @@ class LineProtocolEncoder:
 
     def encode(self, events: Sequence[Event]) -> Lines:
         """Render events; never raises for what they hold."""
-        refused: dict[int, Refusal] = {}
-        heads = [self._head(event) for event in events]
-        times_ns = self._take_times(events, heads, refused)
-        bodies: list[bytes] = []
-        for event, head, time_ns in zip(events, heads, times_ns, strict=True):
-            fields = event.fields
-            attributes = event.attributes
-            trace = event.correlation_id
-            metric = event.metric
-            hand_made = event.signal is None
-            moved = time_ns != event.timestamp_ns
-            # What decides about the order and the types of the fields.
-            shape = (hand_made, not attributes, not trace, metric is None, moved, *fields)
-            known = self._shapes.get(shape)
-            if known is None:
-                known = self._new_shape(event, shape)
-            added = (
-                quoted_json(attributes) if attributes else "",
-                string_text(trace) if trace else "",
-                self._metric_text(metric) if metric else "",
-                f"{event.timestamp_ns}i" if moved else "",
-            )
-            if head.values_cut is not None or (hand_made and _has_clash(event)):
-                line = None
-            else:
-                line = known.render(head.text, fields, *added, time_ns)
-            if line is None:
-                line = self._any_line(event, head, known, added, time_ns, len(bodies), refused)
-            bodies.append(line.encode())
-        return Lines(bodies, times_ns, refused)
+        lines = Lines([], [], {})
+        for part in Events.of(events).parts:
+            if type(part) is not EventTable or not self._add_table(part, lines):
+                self._add_events(list(part), lines)
+        return lines
 
-    def _any_line(
-        self,
-        event: Event,
-        head: Head,
-        shape: _Shape,
-        added: tuple[str, str, str, str],
-        time_ns: int,
-        position: int,
-        refused: dict[int, Refusal],
-    ) -> str:
-        """Render whatever an event holds; count or refuse what does not fit."""
-        shape.seen += 1
-        if shape.seen == _OFTEN and event.fields:  # a function of no fields would refuse nothing
-            shape.render = generate(shape.plan, tuple(event.fields), tuple(map(bool, added)))
-        # A field's name may clash with a tag's.
-        plan = make_plan(event) if event.signal is None else shape.plan
-        fields = render_fields(event, plan, added)
-        with self._lock:
-            self.tag_values_cut += head.values_cut or 0
-            self.fields_left_out += fields.left_out
-        if not fields.text:
-            reason = f"{event.measurement!r} has no field that InfluxDB can carry"
-            refused.setdefault(position, Refusal("no_field", reason))
-        elif head.values_cut is not None and len(head.text.encode()) > MAX_HEAD_BYTES:
-            reason = f"the tag keys of {event.measurement[:100]!r} are over {MAX_HEAD_BYTES} bytes"
-            refused.setdefault(position, Refusal("too_large", reason))
-        return f"{head.text} {fields.text} {time_ns}"
+    def _add_table(self, table: EventTable, lines: Lines) -> bool:
+        """Render a table; False if something in it is not as usual, and nothing was done."""
+        rows = table.rows
+        times_ns: Sequence[int] = table.times_ns
+        if min(times_ns) < -_MAX_TIME_NS or max(times_ns) >= _MAX_TIME_NS:
+            return False
+        heads = self._heads(table)
+        if heads is None:
+            return False
+        is_metric = table.signal == "metric"
+        fourth: Iterable[Any] = repeat("")
+        info = ""
+        if is_metric:
+            fourth = zip(*[iter(number_texts(rows))] * len(table.keys), strict=True)
+            info = self._metric_text(table.metric) if table.metric else ""
+            with self._lock:
+                if not self._points.take_all(heads, times_ns):
+                    return False
+        else:
+            with self._lock:
+                taken_ns = self._points.take_next_all(heads, times_ns)
+            if taken_ns is not times_ns:
+                fourth = [
+                    "" if taken == time_ns else str(time_ns)
+                    for taken, time_ns in zip(taken_ns, times_ns, strict=True)
+                ]
+                times_ns = taken_ns
+        render = render_rows(table.keys, is_metric=is_metric, has_info=bool(info))
+        lines.bodies.extend(render(rows, heads, times_ns, fourth, info))
+        lines.times_ns.extend(times_ns)
+        return True
+
+    def _heads(self, table: EventTable) -> list[str] | None:
+        """Return the head of each row; None if one is too long to be written whole."""
+        measurement = table.measurement
+        digits = self._trace_digits if table.signal in _BY_TRACE else 0
+        slot = _slot(measurement)
+        found: list[Any]
+        if digits:
+            found = [
+                row.tags.rendered.get((slot, (row.correlation_id or "")[:digits]))
+                for row in table.rows
+            ]
+        else:
+            found = [row.tags.rendered.get(slot) for row in table.rows]
+        if None in found:
+            for position, row in enumerate(table.rows):
+                if found[position] is None:
+                    trace = row.correlation_id if digits else None
+                    head = self._head(measurement, row.tags, trace)
+                    if head.values_cut is not None:
+                        return None
+                    found[position] = head.text
+        return found
+
+    def _add_events(self, events: Sequence[Event], lines: Lines) -> None:
+        """Render whatever events hold; count or refuse what does not fit."""
+        heads = [self._head_of(event) for event in events]
+        refused: dict[int, Refusal] = {}
+        times_ns = self._take_times(events, heads, refused)
+        for position, (event, head, time_ns) in enumerate(
+            zip(events, heads, times_ns, strict=True)
+        ):
+            hand_made = event.signal is None
+            # A field's name may clash with a tag's.
+            clashes = hand_made and not event.fields.keys().isdisjoint(event.tags)
+            plan = plan_fields(
+                tuple(event.fields),
+                hand_made=hand_made,
+                tag_keys=frozenset(event.tags) if clashes else frozenset(),
+            )
+            added = (
+                quoted_json(event.attributes) if event.attributes else "",
+                string_text(event.correlation_id) if event.correlation_id else "",
+                self._metric_text(event.metric) if event.metric else "",
+                f"{event.timestamp_ns}i" if time_ns != event.timestamp_ns else "",
+            )
+            fields = render_fields(event, plan, added)
+            if head.values_cut or fields.left_out:
+                with self._lock:
+                    self.tag_values_cut += head.values_cut or 0
+                    self.fields_left_out += fields.left_out
+            if not fields.text:
+                reason = f"{event.measurement!r} has no field that InfluxDB can carry"
+                refused.setdefault(position, Refusal("no_field", reason))
+            elif head.values_cut is not None and len(head.text.encode()) > MAX_HEAD_BYTES:
+                name = event.measurement[:100]
+                reason = f"the tag keys of {name!r} are over {MAX_HEAD_BYTES} bytes"
+                refused.setdefault(position, Refusal("too_large", reason))
+            lines.bodies.append(f"{head.text} {fields.text} {time_ns}".encode())
+        start = len(lines.times_ns)
+        lines.times_ns.extend(times_ns)
+        lines.refused.update((start + position, why) for position, why in refused.items())
 
     def _take_times(
         self, events: Sequence[Event], heads: list[Head], refused: dict[int, Refusal]
@@ -205,28 +219,23 @@ class LineProtocolEncoder:
                 times_ns.append(time_ns)
         return times_ns
 
-    def _head(self, event: Event) -> Head:
-        """Return measurement and tags, from the tag set's own cache where it has one."""
-        tags = event.tags
-        slot: Any = event.measurement
-        trace_id = None
-        if self._trace_digits and event.signal in _BY_TRACE and event.correlation_id:
-            trace_id = event.correlation_id[: self._trace_digits]
-            slot = (slot, trace_id)
-        if type(tags) is not TagSet:
-            return render_head(event.measurement, tags, trace_id)
-        head: Head | None = tags.heads.get(slot)
-        if head is None:
-            head = tags.heads[slot] = render_head(event.measurement, tags, trace_id)
-        return head
+    def _head_of(self, event: Event) -> Head:
+        digits = self._trace_digits if event.signal in _BY_TRACE else 0
+        return self._head(event.measurement, event.tags, event.correlation_id if digits else None)
 
-    def _new_shape(self, event: Event, shape: tuple[Any, ...]) -> _Shape:
-        if len(self._shapes) >= _MAX_SHAPES:
-            self._shapes.clear()
-        clashes = event.signal is None and _has_clash(event)
-        plan = make_plan(msgspec.structs.replace(event, tags={}) if clashes else event)
-        made = self._shapes[shape] = _Shape(plan)
-        return made
+    def _head(self, measurement: str, tags: Mapping[str, str], trace: str | None) -> Head:
+        """Return measurement and tags, from the tag set's own cache where it has one."""
+        trace_id = trace[: self._trace_digits] if trace else None
+        if type(tags) is not TagSet:
+            return render_head(measurement, tags, trace_id)
+        slot = _slot(measurement) if trace is None else (_slot(measurement), trace_id)
+        text: str | None = tags.rendered.get(slot)
+        if text is not None:
+            return Head(text, None)
+        head = render_head(measurement, tags, trace_id)
+        if head.values_cut is None:
+            tags.rendered[slot] = head.text
+        return head
 
     def _metric_text(self, metric: MetricInfo) -> str:
         known = self._metrics.get(id(metric))
@@ -241,6 +250,6 @@ class LineProtocolEncoder:
         return text
 
 
-def _has_clash(event: Event) -> bool:
-    """Whether a field has the name of a tag, which decides about the field's name."""
-    return not event.fields.keys().isdisjoint(event.tags)
+def _slot(measurement: str) -> str:
+    """Return under which key a tag set keeps its head."""
+    return f"line {measurement}"

@@ -1,43 +1,47 @@
 """The fields of a line: their order, their names, and the text of each value.
 
 Belongs here: one slow and obvious way that renders whatever an event holds. Not here: the quick
-way for what most events hold (`line_protocol_code.py`), which says the same.
+way for the tables that mapping makes (`line_protocol_code.py`), which says the same.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import msgspec
 
 from otel_cbtop_exporter.encoding.event_json import encode_value
 from otel_cbtop_exporter.encoding.line_protocol_text import (
+    ID_FIELDS,
     INTEGER_FIELDS,
+    TEXT_FIELDS,
     field_name,
     key_text,
     string_text,
 )
+from otel_cbtop_exporter.event_table import INT64_MAX, INT64_MIN
 from otel_cbtop_exporter.events import Event
 
 __all__ = [
     "ADDED",
-    "INT64_MAX",
-    "INT64_MIN",
+    "ID",
     "INTEGER",
     "NUMBER",
+    "TEXT",
     "Fields",
     "Plan",
     "Planned",
-    "make_plan",
+    "number_text",
+    "plan_fields",
     "quoted_json",
     "render_fields",
 ]
 
-INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-
 # What a field's number becomes; the encoder itself adds the fields that are named in ADDED.
-INTEGER, NUMBER, TEXT = range(3)
+INTEGER, NUMBER, TEXT, ID = range(4)
 ADDED = {
     "attributes": TEXT,
     "correlation_id": TEXT,
@@ -53,7 +57,7 @@ class Planned(NamedTuple):
 
     Attributes:
         name: As it is stored.
-        role: What its number becomes.
+        role: What it is; only a number may be anything else as well.
         key: Its key in the event's fields, or None if the encoder adds it.
         prefix: Its name and the equals sign, escaped.
     """
@@ -80,21 +84,24 @@ class Fields(NamedTuple):
     left_out: int
 
 
-def make_plan(event: Event) -> Plan:
-    """Order the fields of an event, with those that the encoder adds."""
-    hand_made = event.signal is None
+@functools.lru_cache(maxsize=1_024)
+def plan_fields(keys: tuple[str, ...], *, hand_made: bool, tag_keys: Collection[str] = ()) -> Plan:
+    """Order fields, with those that the encoder adds.
+
+    Args:
+        keys: Of the fields.
+        hand_made: Whether numbers are floats, whatever their name.
+        tag_keys: Of the event's tags, where a field has the name of one: the two could not be
+            queried. What mapping makes is kept apart by `line_protocol_text`.
+    """
     planned = [Planned(name, role, None, f"{name}=") for name, role in ADDED.items()]
     names = set(ADDED)
-    # A tag and a field of one name cannot be queried; of ours, `line_protocol_text` keeps
-    # them apart.
-    clashing = hand_made and not event.fields.keys().isdisjoint(event.tags)
-    taken = event.tags if clashing else ()
-    for key in event.fields:
+    for key in keys:
         name = field_name(str(key))
-        while name in names or name in taken:
+        while name in names or name in tag_keys:
             name += "_"
         names.add(name)
-        role = INTEGER if _is_integer(name) and not hand_made else NUMBER
+        role = NUMBER if hand_made else _role(name)
         planned.append(Planned(name, role, key, f"{key_text(name)}="))
     return tuple(sorted(planned, key=lambda field: field.name))
 
@@ -126,8 +133,12 @@ def quoted_json(value: Any) -> str:
     return _encode_json(encode_value(value).decode()).decode()
 
 
-def _is_integer(name: str) -> bool:
-    return name in INTEGER_FIELDS or name.startswith(("le_", "in_"))
+def _role(name: str) -> int:
+    if name in INTEGER_FIELDS or name.startswith(("le_", "in_")):
+        return INTEGER
+    if name in ID_FIELDS:
+        return ID
+    return TEXT if name in TEXT_FIELDS else NUMBER
 
 
 def _value_text(value: Any, role: int) -> str:
@@ -142,8 +153,16 @@ def _value_text(value: Any, role: int) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     try:
-        number = float(value)
+        return number_text(value) if math.isfinite(value) else ""
     except OverflowError:
         return ""
+
+
+def number_text(number: float) -> str:
+    """Render a finite number as a float.
+
+    Raises:
+        OverflowError: There is no float of that size.
+    """
     # repr reads back bit-exact; InfluxDB needs no `.0`, and cbtop writes none.
-    return repr(number).removesuffix(".0") if math.isfinite(number) else ""
+    return repr(float(number)).removesuffix(".0")

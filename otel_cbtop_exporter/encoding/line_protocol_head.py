@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from otel_cbtop_exporter.encoding.line_protocol_text import (
     tag_name,
 )
 from otel_cbtop_exporter.events import SCHEMA_VERSION
+from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["MAX_HEAD_BYTES", "Head", "render_head"]
 
@@ -43,14 +45,37 @@ def render_head(measurement: str, tags: Mapping[str, str], trace_id: str | None)
 
 
 def _joined_head(measurement: str, tags: Mapping[str, str], trace_id: str | None) -> str:
-    named = {"schema_version": str(SCHEMA_VERSION)}
+    if type(tags) is TagSet:
+        keys, texts = tags.tag_keys, tags.texts
+    else:
+        shown = {key: value for key, value in tags.items() if value}
+        keys, texts = tuple(shown), list(shown.values())
     if trace_id:
-        named[TRACE_ID_TAG] = trace_id
-    for key, value in tags.items():
-        if value:
-            name = tag_name(key)
-            while name in named:  # two keys that differ in nothing but control characters
-                name += "_"
-            named[name] = value
-    pairs = [f"{key_text(name)}={key_text(value)}" for name, value in sorted(named.items())]
-    return f"{measurement_text(measurement)},{','.join(pairs)}"
+        texts = [*texts, trace_id]
+    template, order = _template(keys, has_trace=bool(trace_id))
+    return measurement_text(measurement) + template % tuple([key_text(texts[at]) for at in order])
+
+
+@functools.lru_cache(maxsize=1_024)
+def _template(keys: tuple[str, ...], *, has_trace: bool) -> tuple[str, list[int]]:
+    """Return what is the same for tags with these keys, and the order of their names.
+
+    The positions are of the tags' texts, with the trace id behind them.
+    """
+    positions = {"schema_version": -1}
+    if has_trace:
+        positions[TRACE_ID_TAG] = len(keys)
+    for position, key in enumerate(keys):
+        name = tag_name(key)
+        while name in positions:  # two keys that differ in nothing but control characters
+            name += "_"
+        positions[name] = position
+    template, order = "", []
+    for name, position in sorted(positions.items()):
+        text = key_text(name).replace("%", "%%")
+        if position < 0:
+            template += f",{text}={SCHEMA_VERSION}"
+        else:
+            template += f",{text}=%s"
+            order.append(position)
+    return template, order

@@ -24,7 +24,9 @@ import msgspec
 from otel_cbtop_exporter.encoding.event_json import encode_value
 
 __all__ = [
+    "ID_FIELDS",
     "INTEGER_FIELDS",
+    "TEXT_FIELDS",
     "TRACE_ID_TAG",
     "cut_text",
     "field_name",
@@ -54,23 +56,15 @@ INTEGER_FIELDS = frozenset(
         "zero_count",
     }
 )
-_OUR_FIELDS = INTEGER_FIELDS | {
-    "attributes",
-    "body",
-    "correlation_id",
-    "linked_span_id",
-    "linked_trace_id",
-    "linked_trace_state",
-    "max",
-    "metric",
-    "min",
-    "parent_span_id",
-    "span_id",
-    "status_message",
-    "sum",
-    "trace_state",
-    "value",
-}
+# Hex digits, which need no escape.
+ID_FIELDS = frozenset({"linked_span_id", "linked_trace_id", "parent_span_id", "span_id"})
+TEXT_FIELDS = frozenset({"body", "linked_trace_state", "status_message", "trace_state"})
+_OUR_FIELDS = (
+    INTEGER_FIELDS
+    | ID_FIELDS
+    | TEXT_FIELDS
+    | {"attributes", "correlation_id", "max", "metric", "min", "sum", "value"}
+)
 # What InfluxDB refuses as a key, or stores and then cannot query. An empty key is among them.
 _INFLUXDB_KEYS = frozenset(
     {"", "time", "_time", "_start", "_stop", "_value", "_field", "_measurement"}
@@ -91,9 +85,11 @@ _BUCKET_FIELD = ("le_", "in_")
 _NOT_PLAIN = re.compile(r"[\x00-\x20\x7f,=\\]|[^\x00-\x7f]").search
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNSAFE_BACKSLASH = re.compile(r"\\(?=[ ,=\"]|\Z)")
+_MAX_KEY_TEXTS = 4_096
 _NAMED_CONTROLS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
+@functools.lru_cache(maxsize=4096)
 def measurement_text(measurement: str) -> str:
     """Render a measurement; it may hold any text.
 
@@ -118,12 +114,21 @@ def field_name(key: str) -> str:
     return _safe(f"{key}_" if key.rstrip("_") in _RESERVED_FIELDS else key)
 
 
-@functools.lru_cache(maxsize=4096)
-def key_text(text: str) -> str:
-    """Render a tag's name or value, or a field's name."""
-    if _NOT_PLAIN(text) is None:
-        return text
-    return _safe(text).replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
+class _KeyTexts(dict[str, str]):
+    """Rendered texts, by text; forgets all when there are too many."""
+
+    def __missing__(self, text: str) -> str:
+        if len(self) >= _MAX_KEY_TEXTS:
+            self.clear()
+        made = text
+        if _NOT_PLAIN(text) is not None:
+            made = _safe(text).replace(",", "\\,").replace("=", "\\=").replace(" ", "\\ ")
+        self[text] = made
+        return made
+
+
+key_text = _KeyTexts().__getitem__
+"""Render a tag's name or value, or a field's name."""
 
 
 def string_text(value: str) -> str:

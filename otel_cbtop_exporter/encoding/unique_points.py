@@ -6,6 +6,8 @@ first, without a word. This table is what lets an encoder notice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = ["UniquePoints"]
 
 
@@ -18,8 +20,8 @@ class UniquePoints:
     Not safe to share between threads: whoever owns it locks.
 
     Args:
-        max_pairs: How many pairs are remembered at most, and half of them at least; full, they
-            are about 13 MB.
+        max_pairs: How many pairs are remembered at most, but for those of one batch, and half of
+            them at least; full, they are about 13 MB.
     """
 
     def __init__(self, max_pairs: int = 65_536) -> None:
@@ -37,14 +39,21 @@ class UniquePoints:
         self._keep(pair, None)
         return True
 
+    def take_all(self, series: Sequence[str], times_ns: Sequence[int]) -> bool:
+        """Take pairs; False, and none of them, if one is taken or there twice."""
+        pairs = dict.fromkeys(zip(series, times_ns, strict=True))
+        if len(pairs) < len(series):
+            return False
+        if not (self._newer.keys().isdisjoint(pairs) and self._older.keys().isdisjoint(pairs)):
+            return False
+        self._newer.update(pairs)
+        if len(self._newer) >= self._max_half:
+            self._age()
+        return True
+
     def take_next(self, series: str, time_ns: int) -> int:
         """Take the first free nanosecond of a series at or after a time, and return it."""
-        pair = (series, time_ns)
-        newer = self._newer
-        if pair not in newer and pair not in self._older:
-            newer[pair] = None
-            if len(newer) >= self._max_half:
-                self._age()
+        if self.take(series, time_ns):
             return time_ns
         passed: list[tuple[str, int]] = []
         free_ns = time_ns
@@ -57,6 +66,12 @@ class UniquePoints:
             self._keep(pair, free_ns + 1)
         self._keep((series, free_ns), None)
         return free_ns
+
+    def take_next_all(self, series: Sequence[str], times_ns: Sequence[int]) -> Sequence[int]:
+        """Take for each series the next free nanosecond; returns `times_ns` if none was moved."""
+        if self.take_all(series, times_ns):
+            return times_ns
+        return [self.take_next(*pair) for pair in zip(series, times_ns, strict=True)]
 
     def _keep(self, pair: tuple[str, int], next_ns: int | None) -> None:
         self._newer[pair] = next_ns

@@ -18,6 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_cbtop_exporter.encoding.event_json import encode_value
+from otel_cbtop_exporter.events import FieldValue
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "hex_span_id",
     "hex_trace_id",
     "is_finite",
+    "present",
     "tag_text",
 ]
 
@@ -55,6 +57,11 @@ def hex_trace_id(trace_id: int) -> str:
 def hex_span_id(span_id: int) -> str:
     """Return 16 lower-case hex digits, as W3C Trace Context has it."""
     return span_id.to_bytes(8, "big").hex()
+
+
+def present(fields: Mapping[str, FieldValue | None]) -> dict[str, FieldValue]:
+    """Return the fields that an event has."""
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def is_finite(value: float) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 from otel_cbtop_exporter._sdk import ReadableLogRecord, attribute_map
 from otel_cbtop_exporter.encoding.event_json import encode_value
-from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, FieldValue, TagSet
+from otel_cbtop_exporter.event_table import INT64_MAX, Events, Row, Tables
+from otel_cbtop_exporter.events import SCHEMA_VERSION, Event
 from otel_cbtop_exporter.mapping.attributes import (
     Kept,
     Redaction,
@@ -18,10 +19,16 @@ from otel_cbtop_exporter.mapping.attributes import (
     TagCache,
     hex_span_id,
     hex_trace_id,
+    present,
     tag_text,
 )
+from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["LogMapper"]
+
+# In key order, which is the order of line protocol.
+_UNTRACED = ("body", "observed_timestamp_ns", "severity_number")
+_TRACED = (*_UNTRACED, "span_id")
 
 
 class LogMapper:
@@ -36,10 +43,12 @@ class LogMapper:
         self._redaction = Redaction(redact)
         self._scopes = ScopeCache(resource_tags, self._redaction, _Scope)
 
-    def map(self, records: Sequence[ReadableLogRecord]) -> list[Event]:
+    def map(self, records: Sequence[ReadableLogRecord]) -> Events:
         """Return one event for each record, in order."""
-        events: list[Event] = []
+        tables = Tables(in_order=True)
         redaction = self._redaction if self._redaction.active else None
+        keys: tuple[str, ...] = ()
+        add = fields_type = None
         known_resource = known_scope = scope = None
         for readable in records:
             record = readable.log_record
@@ -53,41 +62,70 @@ class LogMapper:
                 attributes = redaction.apply(attributes)
                 body = redaction.inside(body)
             observed = record.observed_timestamp
+            time_ns = record.timestamp or observed or 0
             dropped = readable.dropped_attributes
             severity = record.severity_number
-            span_id = record.span_id
-            # In key order, which is the order of line protocol.
-            fields: dict[str, FieldValue] = {}
-            if type(body) is str:
-                fields["body"] = body
-            elif body is not None:
-                fields["body"] = body if isinstance(body, str) else encode_value(body).decode()
-            if observed:
-                fields["observed_timestamp_ns"] = observed
-            if dropped:
-                fields["otel.dropped_attributes_count"] = dropped
-            if severity is not None and severity._value_:  # `value` is looked up in Python
-                fields["severity_number"] = severity._value_
-            if span_id:
-                fields["span_id"] = hex_span_id(span_id)
-            if not fields:
-                # A record that says nothing but that it happened; 0 is UNSPECIFIED.
-                fields["severity_number"] = 0
+            number = severity._value_ if severity is not None else 0  # `value` is Python's
+            trace_id, span_id = record.trace_id, record.span_id
+            correlation_id = hex_trace_id(trace_id) if trace_id else None
             exception_type = attributes.get("exception.type") if attributes else None
-            trace_id = record.trace_id
-            events.append(
+            tags = scope.tags(record.severity_text, record.event_name, exception_type)
+            if (
+                type(body) is str
+                and type(time_ns) is int
+                and type(observed) is int
+                and 0 < observed <= INT64_MAX
+                and number
+                and not dropped
+            ):
+                wanted = _TRACED if span_id else _UNTRACED
+                if add is None or fields_type is None or wanted is not keys:
+                    keys = wanted
+                    table = tables.table("logs", "log", keys)
+                    add, fields_type = table.rows.append, table.fields_type
+                if span_id:
+                    own = fields_type(body, observed, number, hex_span_id(span_id))
+                else:
+                    own = fields_type(body, observed, number)
+                add(
+                    Row(
+                        "logs",
+                        tags,
+                        own,
+                        time_ns,
+                        SCHEMA_VERSION,
+                        correlation_id,
+                        "log",
+                        attributes or None,
+                    )
+                )
+                continue
+            keys = ()
+            if body is not None and not isinstance(body, str):
+                body = encode_value(body).decode()
+            fields = present(
+                {
+                    "body": body,
+                    "observed_timestamp_ns": observed or None,
+                    "otel.dropped_attributes_count": dropped or None,
+                    "severity_number": number or None,
+                    "span_id": hex_span_id(span_id) if span_id else None,
+                }
+            )
+            # A record may say nothing but that it happened; 0 is UNSPECIFIED.
+            tables.add(
                 Event(
                     "logs",
-                    scope.tags(record.severity_text, record.event_name, exception_type),
-                    fields,
-                    record.timestamp or observed or 0,
+                    tags,
+                    fields or {"severity_number": 0},
+                    time_ns,
                     SCHEMA_VERSION,
-                    hex_trace_id(trace_id) if trace_id else None,
+                    correlation_id,
                     "log",
                     attributes or None,
                 )
             )
-        return events
+        return tables.events()
 
 
 class _Scope:

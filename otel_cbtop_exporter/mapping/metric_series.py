@@ -5,8 +5,10 @@ Here is what is the same in every collection, so that a warm data point costs al
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
+from operator import is_
+from typing import Any, Literal, NamedTuple
 
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -18,7 +20,8 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from otel_cbtop_exporter._sdk import attribute_map
-from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, FieldValue, MetricInfo, TagSet
+from otel_cbtop_exporter.event_table import EventTable, Row, Tables
+from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, FieldValue, MetricInfo
 from otel_cbtop_exporter.mapping.attributes import (
     MAX_CACHED_TAG_SETS,
     Kept,
@@ -26,6 +29,7 @@ from otel_cbtop_exporter.mapping.attributes import (
     TagCache,
     tag_text,
 )
+from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["MetricScope", "MetricSeries", "bound_text"]
 
@@ -45,12 +49,51 @@ _TYPES: dict[type, Literal["sum", "gauge", "histogram", "exponential_histogram"]
 }
 
 
+class _TagShape(NamedTuple):
+    """The tags of attributes that have the same keys.
+
+    Attributes:
+        keys: Of the tags, in order.
+        texts: In that order; those of the resource and the scope.
+        own: Positions of the attributes' own texts, and their keys.
+    """
+
+    keys: tuple[str, ...]
+    texts: list[str]
+    own: list[tuple[int, str]]
+
+
+class _TagShapes:
+    """The tag shapes of one resource and scope."""
+
+    def __init__(self, below: Mapping[str, str], above: Mapping[str, str]) -> None:
+        self._below = below
+        self._above = above
+        self._shapes: dict[tuple[str, ...], _TagShape] = {}
+
+    def of(self, keys: tuple[str, ...]) -> _TagShape:
+        """Return what the tags of attributes with these keys have in common."""
+        shape = self._shapes.get(keys)
+        if shape is None:
+            if len(self._shapes) >= MAX_CACHED_TAG_SETS // 64:
+                self._shapes.clear()
+            known = {**self._below, **dict.fromkeys(keys, ""), **self._above}
+            ordered = tuple(sorted(known))
+            own = [
+                (position, key)
+                for position, key in enumerate(ordered)
+                if key in keys and key not in self._above
+            ]
+            shape = _TagShape(ordered, [known[key] for key in ordered], own)
+            self._shapes[keys] = shape
+        return shape
+
+
 class MetricScope:
     """The metrics of one resource and scope."""
 
     def __init__(self, below: Mapping[str, str], above: Mapping[str, str], kept: Kept) -> None:
-        self._below = below
-        self._above = above
+        self._tag_shapes = _TagShapes(below, above)
         self._kept = kept
         self._metrics: dict[tuple[Any, ...], MetricSeries] = {}
 
@@ -72,7 +115,7 @@ class MetricScope:
                 metric.description or None,
             )
             series = self._metrics[key] = MetricSeries(
-                metric.name, info, self._below, self._above, self._kept
+                metric.name, info, self._tag_shapes, self._kept
             )
         return series
 
@@ -84,30 +127,40 @@ class MetricSeries:
         self,
         name: str,
         info: MetricInfo,
-        below: Mapping[str, str],
-        above: Mapping[str, str],
+        tag_shapes: _TagShapes,
         kept: Kept,
     ) -> None:
         self.name = name
         self.info = info
         self._measurement = name + "_" if name in _OUR_MEASUREMENTS else name
-        self._below = below
-        self._above = above
+        self._tag_shapes = tag_shapes
         self._tags: TagCache[int, tuple[Any, TagSet]] = TagCache(kept)
+        self._last: tuple[list[Any], list[TagSet]] = ([], [])
         self._bounds: tuple[Sequence[float], tuple[str, ...]] = ((), ("count", "le_inf"))
 
-    def tags(self, attributes: Any, redaction: Redaction) -> TagSet:
-        """Return the tags of the series with these attributes."""
+    def tag_sets(self, points: Sequence[Any], redaction: Redaction) -> list[TagSet]:
+        """Return the tags of each point."""
+        attributes = [point.attributes for point in points]
+        known, tag_sets = self._last
+        # A collection often has the series of the one before.
+        if len(known) != len(attributes) or not all(map(is_, known, attributes)):
+            tag_sets = [self._tags_of(one, redaction) for one in attributes]
+            self._last = attributes, tag_sets
+        return tag_sets
+
+    def _tags_of(self, attributes: Any, redaction: Redaction) -> TagSet:
         # The SDK keeps one attributes object per series over collections. The entry holds it,
         # so that its id cannot come to mean another one.
         known = self._tags.get(id(attributes))
         if known is not None and known[0] is attributes:
             return known[1]
-        texts = {
-            key: tag_text(value)
-            for key, value in redaction.apply(attribute_map(attributes)).items()
-        }
-        tags = TagSet({**self._below, **texts, **self._above})
+        shown = redaction.apply(attribute_map(attributes))
+        shape = self._tag_shapes.of(tuple(shown))
+        texts = shape.texts.copy()
+        for position, key in shape.own:
+            value = shown[key]
+            texts[position] = value if type(value) is str else tag_text(value)
+        tags = TagSet.of(shape.keys, texts)
         self._tags.keep(id(attributes), (attributes, tags))
         return tags
 
@@ -125,6 +178,34 @@ class MetricSeries:
             names = ("count", *(f"le_{bound_text(bound)}" for bound in bounds), "le_inf")
             self._bounds = (bounds, names)
         return names
+
+    def table(self, tables: Tables, keys: tuple[str, ...]) -> EventTable:
+        """Return a table for points that have these fields."""
+        return tables.table(self._measurement, "metric", keys, self.info)
+
+    def fill(
+        self,
+        table: EventTable,
+        tag_sets: Iterable[TagSet],
+        fields: Iterable[Any],
+        times_ns: Iterable[int],
+        trace_ids: Iterable[str | None],
+    ) -> None:
+        """Add points to a table of this metric, column by column."""
+        table.rows.extend(
+            map(
+                Row,
+                repeat(self._measurement),
+                tag_sets,
+                fields,
+                times_ns,
+                repeat(SCHEMA_VERSION),
+                trace_ids,
+                repeat("metric"),
+                repeat(None),
+                repeat(self.info),
+            )
+        )
 
     def event(
         self,

@@ -6,33 +6,32 @@ mapping to non-OTLP formats.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
-from operator import itemgetter
-from typing import Any
 
 from opentelemetry.sdk.trace import Event as SpanEvent
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import DEFAULT_TRACE_STATE, Link, SpanKind
+from opentelemetry.trace import DEFAULT_TRACE_STATE, Link
 from opentelemetry.trace.status import StatusCode
 
 from otel_cbtop_exporter._sdk import NONE_DROPPED, attribute_map, read_spans
-from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, FieldValue, TagSet
+from otel_cbtop_exporter.event_table import INT64_MAX, Events, Row, Tables
+from otel_cbtop_exporter.events import SCHEMA_VERSION, Event
 from otel_cbtop_exporter.mapping.attributes import (
-    MAX_CACHED_TAG_SETS,
-    Kept,
     Redaction,
     ScopeCache,
-    TagCache,
     hex_span_id,
     hex_trace_id,
+    present,
     tag_text,
 )
+from otel_cbtop_exporter.mapping.span_tags import SpanScope
 
 __all__ = ["SpanMapper"]
 
 _ERROR = StatusCode.ERROR
-_UNSET = StatusCode.UNSET
+# In key order, which is the order of line protocol.
+_KEYS = ("duration_ns", "error", "parent_span_id", "span_id")
 _DROPPED = (
     "otel.dropped_attributes_count",
     "otel.dropped_events_count",
@@ -54,187 +53,131 @@ class SpanMapper:
     ) -> None:
         self._redaction = Redaction(redact)
         self._scopes = ScopeCache(
-            resource_tags, self._redaction, partial(_Scope, frozenset(span_tags))
+            resource_tags, self._redaction, partial(SpanScope, frozenset(span_tags))
         )
 
-    def map(self, spans: Sequence[ReadableSpan]) -> list[Event]:
-        """Return the event of each span, followed by those of its events and links."""
-        events: list[Event] = []
+    def map(self, spans: Sequence[ReadableSpan]) -> Events:
+        """Return the events of spans, of their span events, and of their links."""
+        tables = Tables()
         redaction = self._redaction if self._redaction.active else None
+        table = tables.table("spans", "span", _KEYS)
+        add, fields_type = table.rows.append, table.fields_type
         known_resource = known_scope = known_trace_id = None
-        scope = correlation_id = None
-        for head, status_code, message, given, span_events, links, dropped in read_spans(spans):
-            name, context, parent, kind, start, end, resource, sdk_scope = head
-            if scope is None or resource is not known_resource or sdk_scope is not known_scope:
+        scope = shape = correlation_id = None
+        for (
+            name,
+            context,
+            parent,
+            kind,
+            start,
+            end,
+            resource,
+            sdk_scope,
+            status_code,
+            message,
+            given,
+            span_events,
+            links,
+            dropped,
+        ) in read_spans(spans):
+            if (
+                scope is None
+                or shape is None
+                or resource is not known_resource
+                or sdk_scope is not known_scope
+            ):
                 scope = self._scopes.of(resource, sdk_scope)
                 known_resource, known_scope = resource, sdk_scope
+                shape = scope.shape(())
             attributes = given if redaction is None else redaction.apply(given)
             if context:
                 trace_id, number, _, _, trace_state, _ = context
                 if trace_id != known_trace_id:  # the spans of a trace often end together
                     correlation_id, known_trace_id = hex_trace_id(trace_id), trace_id
-                span_id = hex_span_id(number)
+                span_id = number.to_bytes(8, "big").hex()  # `hex_span_id` without the call
             else:
                 trace_state = correlation_id = known_trace_id = None
                 span_id = ""
+            parent_id = parent[1].to_bytes(8, "big").hex() if parent else ""
+            keys = tuple(attributes)
+            if keys != shape.keys:
+                shape = scope.shape(keys)
+            values = shape.pick(attributes)
+            # Members of an Enum hash in Python, their values in C.
+            key = (name, kind._value_, status_code._value_, values, shape.types(values))
+            try:
+                tags = shape.tags[key]
+            except (KeyError, TypeError):  # a nested map cannot be hashed
+                tags = scope.span_tags(shape, key, kind, status_code, attributes)
+                shape = scope.shape(keys)
             start_ns = start or end or 0
-            # In key order, which is the order of line protocol.
-            fields: dict[str, FieldValue]
-            parent_span_id = hex_span_id(parent[1]) if parent else ""
-            if end is None or not span_id or dropped is not NONE_DROPPED:
-                fields = {} if end is None else {"duration_ns": end - start_ns}
-                fields["error"] = 1 if status_code is _ERROR else 0
-                counts = zip(_DROPPED, dropped, strict=True)
-                fields.update((key, count) for key, count in counts if count)
-                fields["parent_span_id"] = parent_span_id
-                if span_id:
-                    fields["span_id"] = span_id
+            duration_ns = None if end is None else end - start_ns
+            is_error = 1 if status_code is _ERROR else 0
+            if (
+                type(start_ns) is int
+                and type(duration_ns) is int
+                and 0 <= duration_ns <= INT64_MAX
+                and span_id
+                and not message
+                and dropped is NONE_DROPPED
+                and (trace_state is DEFAULT_TRACE_STATE or not trace_state)
+            ):
+                own = fields_type(duration_ns, is_error, parent_id, span_id)
+                add(
+                    Row(
+                        "spans",
+                        tags,
+                        own,
+                        start_ns,
+                        SCHEMA_VERSION,
+                        correlation_id,
+                        "span",
+                        attributes or None,
+                    )
+                )
             else:
-                fields = {
-                    "duration_ns": end - start_ns,
-                    "error": 1 if status_code is _ERROR else 0,
-                    "parent_span_id": parent_span_id,
-                    "span_id": span_id,
-                }
-            if message:
-                fields["status_message"] = message
-            if trace_state is not DEFAULT_TRACE_STATE and trace_state:
-                fields["trace_state"] = trace_state.to_header()
-            events.append(
-                Event(
-                    "spans",
-                    scope.span_tags(name, kind, status_code, attributes),
-                    fields,
-                    start_ns,
-                    SCHEMA_VERSION,
-                    correlation_id,
-                    "span",
-                    attributes or None,
+                counts = zip(_DROPPED, dropped, strict=True)
+                fields = present(
+                    {
+                        "duration_ns": duration_ns,
+                        "error": is_error,
+                        **{key: count or None for key, count in counts},
+                        "parent_span_id": parent_id,
+                        "span_id": span_id or None,
+                        "status_message": message or None,
+                        "trace_state": trace_state.to_header() if trace_state else None,
+                    }
                 )
-            )
+                tables.add(
+                    Event(
+                        "spans",
+                        tags,
+                        fields,
+                        start_ns,
+                        SCHEMA_VERSION,
+                        correlation_id,
+                        "span",
+                        attributes or None,
+                    )
+                )
             if span_events:
-                events.extend(
-                    _map_events(scope, name, span_id, correlation_id, span_events, redaction)
-                )
+                _map_events(tables, scope, name, span_id, correlation_id, span_events, redaction)
             if links:
-                events.extend(
-                    _map_links(scope, name, span_id, correlation_id, start_ns, links, redaction)
-                )
-        return events
-
-
-class _Scope:
-    """The tag sets of one resource and scope."""
-
-    def __init__(
-        self,
-        tag_keys: frozenset[str],
-        below: Mapping[str, str],
-        above: Mapping[str, str],
-        kept: Kept,
-    ) -> None:
-        self._tag_keys = tag_keys
-        self._below = below
-        self._above = above
-        self._pickers: dict[tuple[str, ...], _Picker] = {}
-        self._tags: TagCache[Any, TagSet] = TagCache(kept)
-
-    def span_tags(
-        self, name: str, kind: SpanKind, status: StatusCode, attributes: Mapping[str, Any]
-    ) -> TagSet:
-        shape = tuple(attributes)
-        picker = self._pickers.get(shape)
-        if picker is None:
-            picker = self._picker(shape, ())
-        values = picker.pick(attributes)
-        # Members of an Enum hash in Python, their values in C.
-        key = (picker, name, kind._value_, status._value_, values, picker.types(values))
-        try:
-            tags = self._tags.get(key)
-        except TypeError:  # a nested map cannot be hashed
-            return self._span_tag_set(name, kind, status, attributes)
-        if tags is None:
-            tags = self._span_tag_set(name, kind, status, attributes)
-            picked = [attributes[key] for key in picker.keys]
-            if all(isinstance(value, (str, int, float)) for value in picked):
-                numbers = tuple(i for i, value in enumerate(picked) if not isinstance(value, str))
-                if not picker.numbers.issuperset(numbers):
-                    self._picker(shape, (*picker.numbers, *numbers))
-                else:
-                    self._tags.keep(key, tags)
-        return tags
-
-    def _picker(self, shape: tuple[str, ...], numbers: tuple[int, ...]) -> _Picker:
-        if len(self._pickers) >= MAX_CACHED_TAG_SETS // 64:
-            self._pickers.clear()
-        keys = tuple(key for key in shape if key in self._tag_keys)
-        picker = self._pickers[shape] = _Picker(keys, frozenset(numbers))
-        return picker
-
-    def _span_tag_set(
-        self, name: str, kind: SpanKind, status: StatusCode, attributes: Mapping[str, Any]
-    ) -> TagSet:
-        tags = dict(self._below)
-        for key in self._tag_keys & attributes.keys():
-            tags[key] = tag_text(attributes[key])
-        tags.update(self._above)
-        tags["span.name"] = name
-        tags["span.kind"] = kind.name
-        if status is not _UNSET:
-            tags["otel.status_code"] = status.name
-        return TagSet(tags)
-
-    def other_tags(self, own: tuple[tuple[str, str], ...]) -> TagSet:
-        """Return the tags of a span event or link."""
-        tags = self._tags.get(own)
-        if tags is None:
-            tags = self._tags.keep(own, TagSet({**self._below, **self._above, **dict(own)}))
-        return tags
-
-
-class _Picker:
-    """Picks the values of the tag attributes out of attributes of one shape.
-
-    Equal numbers of different types (1, 1.0, True) have different texts, so a key of tags has
-    the types of the numbers in it.
-
-    Args:
-        keys: Of the tag attributes.
-        numbers: Positions among them that ever held a number.
-    """
-
-    __slots__ = ("keys", "numbers", "pick", "types")
-
-    def __init__(self, keys: tuple[str, ...], numbers: frozenset[int]) -> None:
-        self.keys = keys
-        self.numbers = numbers
-        self.pick: Callable[[Mapping[str, Any]], Any] = itemgetter(*keys) if keys else _nothing
-        self.types = _type_picker(sorted(numbers), len(keys))
-
-
-def _nothing(_: Any) -> None:
-    return None
-
-
-def _type_picker(positions: Sequence[int], count: int) -> Callable[[Any], Any]:
-    if not positions:
-        return _nothing
-    if count == 1:  # itemgetter gives a bare value for one key and a tuple for several
-        return type
-    pick = itemgetter(*positions)
-    if len(positions) == 1:
-        return lambda values: type(pick(values))
-    return lambda values: tuple(map(type, pick(values)))
+                _map_links(tables, scope, name, span_id, correlation_id, start_ns, links, redaction)
+        return tables.events()
 
 
 def _map_events(
-    scope: _Scope,
+    tables: Tables,
+    scope: SpanScope,
     span_name: str,
     span_id: str,
     correlation_id: str | None,
     span_events: Collection[SpanEvent],
     redaction: Redaction | None,
-) -> Iterator[Event]:
+) -> None:
+    table = tables.table("span_events", "span_event", ("span_id",))
+    only_id = table.fields_type(span_id)
     for span_event in span_events:
         attributes = attribute_map(span_event.attributes)
         if redaction is not None:
@@ -246,51 +189,74 @@ def _map_events(
         exception_type = attributes.get("exception.type")
         if exception_type is not None:
             own += (("exception.type", tag_text(exception_type)),)
-        yield Event(
-            "span_events",
-            scope.other_tags(own),
-            _fields_of_part(span_id, span_event.dropped_attributes),
-            span_event.timestamp,
-            SCHEMA_VERSION,
-            correlation_id,
-            "span_event",
-            attributes or None,
+        tags = scope.other_tags(own)
+        time_ns = span_event.timestamp
+        dropped = span_event.dropped_attributes
+        if type(time_ns) is int and not dropped:
+            table.rows.append(
+                Row(
+                    "span_events",
+                    tags,
+                    only_id,
+                    time_ns,
+                    SCHEMA_VERSION,
+                    correlation_id,
+                    "span_event",
+                    attributes or None,
+                )
+            )
+            continue
+        fields = present({"span_id": span_id, "otel.dropped_attributes_count": dropped or None})
+        tables.add(
+            Event(
+                "span_events",
+                tags,
+                fields,
+                time_ns,
+                SCHEMA_VERSION,
+                correlation_id,
+                "span_event",
+                attributes or None,
+            )
         )
 
 
 def _map_links(
-    scope: _Scope,
+    tables: Tables,
+    scope: SpanScope,
     span_name: str,
     span_id: str,
     correlation_id: str | None,
     start_ns: int,
     links: Collection[Link],
     redaction: Redaction | None,
-) -> Iterator[Event]:
+) -> None:
     tags = scope.other_tags((("span.name", span_name),))
     for link in links:
         attributes = attribute_map(link.attributes)
         if redaction is not None:
             attributes = redaction.apply(attributes)
-        fields = _fields_of_part(span_id, link.dropped_attributes)
-        fields["linked_trace_id"] = hex_trace_id(link.context.trace_id)
-        fields["linked_span_id"] = hex_span_id(link.context.span_id)
-        if link.context.trace_state:
-            fields["linked_trace_state"] = link.context.trace_state.to_header()
-        yield Event(
-            "span_links",
-            tags,
-            fields,
-            start_ns,
-            SCHEMA_VERSION,
-            correlation_id,
-            "span_link",
-            attributes or None,
+        context = link.context
+        fields = present(
+            {
+                "span_id": span_id,
+                "otel.dropped_attributes_count": link.dropped_attributes or None,
+                "linked_trace_id": hex_trace_id(context.trace_id),
+                "linked_span_id": hex_span_id(context.span_id),
+                "linked_trace_state": (
+                    context.trace_state.to_header() if context.trace_state else None
+                ),
+            }
         )
-
-
-def _fields_of_part(span_id: str, dropped_attributes: int) -> dict[str, FieldValue]:
-    fields: dict[str, FieldValue] = {"span_id": span_id}
-    if dropped_attributes:
-        fields["otel.dropped_attributes_count"] = dropped_attributes
-    return fields
+        tables.add(
+            Event(
+                "span_links",
+                tags,
+                fields,
+                start_ns,
+                SCHEMA_VERSION,
+                correlation_id,
+                "span_link",
+                attributes or None,
+            )
+        )

@@ -192,6 +192,28 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     rejected: Sequence[Rejection] = ()
     values_lost: Mapping[str, int] = {}
 
+    @classmethod
+    def without(
+        cls,
+        refused: Mapping[int, tuple[str, str]],
+        records: Records,
+        values_lost: Mapping[str, int] = {},
+    ) -> Encoded:
+        """Take out what the encoder refused.
+
+        Args:
+            refused: Reason and detail, by the position among the records.
+            records: One for each event.
+            values_lost: See above.
+        """
+        if not refused:
+            return cls(records, (), values_lost)
+        return cls(
+            [record for position, record in enumerate(records) if position not in refused],
+            [Rejection(records[position], *why) for position, why in refused.items()],
+            values_lost,
+        )
+
 
 class WriteResult(msgspec.Struct, frozen=True, gc=False):
     """A sink's answer for a batch; the three outcomes partition the batch.

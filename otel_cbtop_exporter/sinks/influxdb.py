@@ -15,8 +15,15 @@ from urllib.parse import urlencode, urlsplit
 from otel_cbtop_exporter.config import InfluxDBConfig
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.errors import SinkError
+from otel_cbtop_exporter.event_table import Events
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.sinks.base import Encoded, Record, Rejection, WriteResult
+from otel_cbtop_exporter.sinks.base import (
+    Block,
+    Encoded,
+    Record,
+    Records,
+    WriteResult,
+)
 from otel_cbtop_exporter.sinks.influxdb_answers import Answer, classify, readable
 from otel_cbtop_exporter.sinks.influxdb_causes import system_reason
 from otel_cbtop_exporter.sinks.influxdb_http import InfluxDBConnections, NoAnswer
@@ -80,21 +87,13 @@ class InfluxDBSink:
 
     def encode(self, events: Sequence[Event]) -> Encoded:
         """Make one line of each event; the second point of a metric at one time is refused."""
-        lines = self._encoder.encode(events)
-        lanes = self._lanes
-        records = [
-            Record(body, None, lanes[event.signal], time_ns, (), event.signal)
-            for event, body, time_ns in zip(events, lines.bodies, lines.times_ns, strict=True)
-        ]
-        lost = self._values_lost_since_last_told()
-        if not lines.refused:
-            return Encoded(records, values_lost=lost)
-        refused = lines.refused
-        return Encoded(
-            [record for position, record in enumerate(records) if position not in refused],
-            [Rejection(records[position], *refusal) for position, refusal in refused.items()],
-            lost,
+        batch = Events.of(events)
+        bodies, times_ns, refused = self._encoder.encode(batch)
+        records = Records(
+            Block(self._lanes[part.signal], part.signal, bodies[place], times_ns[place])
+            for part, place in batch.placed_parts()
         )
+        return Encoded.without(refused, records, self._values_lost_since_last_told())
 
     def _values_lost_since_last_told(self) -> dict[str, int]:
         """Return what the encoder has counted since; every loss is told once, by any thread."""

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from otel_cbtop_exporter.config import TOPIC_TAG, KafkaConfig
 from otel_cbtop_exporter.encoding.event_json import encode_events
-from otel_cbtop_exporter.errors import ConfigError, EventError
-from otel_cbtop_exporter.events import Event, TagSet
-from otel_cbtop_exporter.sinks.base import Encoded, Record, Rejection
+from otel_cbtop_exporter.errors import ConfigError
+from otel_cbtop_exporter.event_table import EventRun, Events, EventTable
+from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.sinks.base import Block, Encoded, Record, Records
+from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["RecordMaker"]
 
@@ -47,23 +49,36 @@ class RecordMaker:
     """
 
     def __init__(self, options: KafkaConfig) -> None:
-        self._topic = _topic_function(options.topic)
+        self._topic = _topics(options.topic)
         self._headers = tuple((key, text.encode()) for key, text in options.headers.items())
         self._has_event_headers = options.event_headers
 
     def encode(self, events: Sequence[Event]) -> Encoded:
         """Make the records of events, in order; an event that JSON cannot carry is rejected."""
-        records: list[Record] = []
-        rejected: list[Rejection] = []
-        for event, body in zip(events, encode_events(events), strict=True):
-            topic, time_ns = self._topic(event), event.timestamp_ns
-            if isinstance(body, EventError):
-                nothing = Record(b"", None, topic, time_ns, (), event.signal)
-                rejected.append(Rejection(nothing, "invalid", str(body)))
-                continue
-            headers = self._headers_of(event) if self._has_event_headers else self._headers
-            records.append(Record(body, _key(event), topic, time_ns, headers, event.signal))
-        return Encoded(records, rejected)
+        batch = Events.of(events)
+        bodies, refused = encode_events(batch)
+        if isinstance(self._topic, dict) and not self._has_event_headers:
+            records = Records(
+                Block(
+                    self._topic[part.signal],
+                    part.signal,
+                    bodies[place],
+                    part.times_ns,
+                    _keys(part),
+                    [self._headers] * len(part) if self._headers else None,
+                )
+                for part, place in batch.placed_parts()
+            )
+        else:
+            records = Records.of(
+                [self._record(event, body) for event, body in zip(batch, bodies, strict=True)]
+            )
+        return Encoded.without(refused, records)
+
+    def _record(self, event: Event, body: bytes) -> Record:
+        topic = self._topic[event.signal] if isinstance(self._topic, dict) else self._topic(event)
+        headers = self._headers_of(event) if self._has_event_headers else self._headers
+        return Record(body, _key(event), topic, event.timestamp_ns, headers, event.signal)
 
     def _headers_of(self, event: Event) -> tuple[tuple[str, bytes], ...]:
         headers = (
@@ -78,34 +93,41 @@ class RecordMaker:
         return (*headers, ("traceparent", f"00-{event.correlation_id}-{span_id}-01".encode()))
 
 
+def _keys(part: EventTable | EventRun) -> list[bytes | None]:
+    if isinstance(part, EventRun):
+        return [_key(event) for event in part]
+    if part.signal in _HAS_TRACE_KEY:
+        # Hex digits, by the table's promise.
+        return [row.correlation_id.encode() if row.correlation_id else None for row in part.rows]
+    return [_series(part.measurement, row.tags) for row in part.rows]
+
+
 def _key(event: Event) -> bytes | None:
     """Return what keeps a trace, or a series, in order within one partition."""
     if event.signal in _HAS_TRACE_KEY:
         return event.correlation_id.encode("utf-8", "replace") if event.correlation_id else None
     tags = event.tags
-    if type(tags) is not TagSet:
-        return _series(event.measurement, TagSet(tags))
-    slot = ("kafka.key", event.measurement)
-    key: bytes | None = tags.rendered.get(slot)
-    if key is None:
-        key = tags.rendered[slot] = _series(event.measurement, tags)
-    return key
+    return _series(event.measurement, tags if type(tags) is TagSet else TagSet(tags))
 
 
 def _series(measurement: str, tags: TagSet) -> bytes:
     """Return the one text of a series: the measurement, then its sorted tags as JSON."""
-    return measurement.encode("utf-8", "replace") + bytes(tags.json)
+    slot = ("kafka.key", measurement)
+    key: bytes | None = tags.rendered.get(slot)
+    if key is None:
+        key = tags.rendered[slot] = measurement.encode("utf-8", "replace") + bytes(tags.json)
+    return key
 
 
-def _topic_function(template: str) -> Callable[[Event], str]:
+def _topics(template: str) -> dict[str | None, str] | Callable[[Event], str]:
+    """Return the topic of each signal, or what says the topic of an event by its tags."""
     if wrong := _NOT_IN_TOPIC.search(TOPIC_TAG.sub("", template)):
         raise ConfigError(
             f"kafka.topic is {template!r}: {wrong.group()!r} cannot be in a topic's name; allowed "
             "are letters, digits, '.', '_', '-' and names of tags in braces"
         )
     if set(TOPIC_TAG.findall(template)) <= {"signal"}:
-        topics = {signal: _filled(template, kind, {}) for signal, kind in _KIND.items()}
-        return lambda event: topics[event.signal]
+        return {signal: _filled(template, kind, {}) for signal, kind in _KIND.items()}
 
     def topic_of(event: Event) -> str:
         kind = _KIND[event.signal]

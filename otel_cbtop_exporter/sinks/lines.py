@@ -13,8 +13,9 @@ from typing import Protocol
 import msgspec
 
 from otel_cbtop_exporter.encoding.event_json import encode_events
+from otel_cbtop_exporter.event_table import Events
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.sinks.base import Encoded, Record, Rejection, WriteResult
+from otel_cbtop_exporter.sinks.base import Block, Encoded, Record, Records, WriteResult
 
 try:
     import fcntl
@@ -72,15 +73,12 @@ class Target(Protocol):
 
 def encode_lines(events: Sequence[Event]) -> Encoded:
     """Make one record of each event: its JSON."""
-    records: list[Record] = []
-    rejected: list[Rejection] = []
-    for event, body in zip(events, encode_events(events), strict=True):
-        if type(body) is bytes:
-            records.append(Record(body, None, "", event.timestamp_ns, (), event.signal))
-        else:
-            nothing = Record(b"", None, "", event.timestamp_ns, (), event.signal)
-            rejected.append(Rejection(nothing, "invalid", str(body)))
-    return Encoded(records, rejected)
+    batch = Events.of(events)
+    bodies, refused = encode_events(batch)
+    records = Records(
+        Block("", part.signal, bodies[place], part.times_ns) for part, place in batch.placed_parts()
+    )
+    return Encoded.without(refused, records)
 
 
 def joined(records: Sequence[Record]) -> bytes:

@@ -11,8 +11,9 @@ import msgspec
 
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.delivery.pipeline import Pipeline
-from otel_cbtop_exporter.events import Event, TagSet
+from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.kafka import KafkaSink
+from otel_cbtop_exporter.tag_set import TagSet
 
 THREADS = ("t0", "t1", "t2", "t3")
 WORKERS = ("w0", "w1", "w2", "w3")

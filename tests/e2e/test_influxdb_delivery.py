@@ -8,7 +8,7 @@ import json
 import msgspec
 import pytest
 
-from otel_cbtop_exporter.events import TagSet
+from otel_cbtop_exporter.tag_set import TagSet
 from tests.e2e.spans_run import accepted, running, wait_until_accepted
 from tests.servers.influxdb import InfluxDB
 from tests.sinks.influxdb_data import dead_letters, delivering, span, spans, wait_until

@@ -11,8 +11,8 @@ import pytest
 from otel_cbtop_exporter import decode_event
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.delivery.pipeline import Pipeline
-from otel_cbtop_exporter.events import TagSet
 from otel_cbtop_exporter.sinks.kafka import KafkaSink
+from otel_cbtop_exporter.tag_set import TagSet
 from tests.e2e.spans_run import accepted, running, wait_until_accepted
 from tests.servers.kafka_broker import start_broker
 from tests.sinks.kafka_data import span

@@ -21,7 +21,8 @@ WRITER = textwrap.dedent(
     """
     import json, os, sys
     from otel_cbtop_exporter.config import JsonLinesConfig
-    from otel_cbtop_exporter.events import Event, TagSet
+    from otel_cbtop_exporter.events import Event
+    from otel_cbtop_exporter.tag_set import TagSet
     from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
 
     writer, count, size, options = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

@@ -6,7 +6,8 @@ import re
 from hypothesis import strategies as st
 
 from otel_cbtop_exporter.encoding.event_json import encode_value
-from otel_cbtop_exporter.events import Event, MetricInfo, TagSet
+from otel_cbtop_exporter.events import Event, MetricInfo
+from otel_cbtop_exporter.tag_set import TagSet
 
 # What line protocol, its parsers and the readers behind them trip over.
 _NASTY = list(
@@ -42,6 +43,8 @@ attribute_values = st.recursive(
     max_leaves=5,
 )
 
+
+attributes = st.one_of(st.none(), st.dictionaries(texts, attribute_values, max_size=3))
 
 # Names that need nothing but the escapes of line protocol.
 plain_texts = st.text(
@@ -89,8 +92,56 @@ def events(draw, names=texts):
         timestamp_ns=0,
         correlation_id=draw(st.one_of(st.none(), texts)),
         signal=signal,
-        attributes=draw(st.one_of(st.none(), st.dictionaries(texts, attribute_values, max_size=3))),
+        attributes=draw(attributes),
         metric=draw(metric_infos) if signal == "metric" else None,
+    )
+
+
+_ids = st.sampled_from(["00f067aa0ba902b7", "b7ad6b7169203331"])
+_int64s = st.one_of(st.integers(0, 3), st.integers(-(2**63), 2**63 - 1))
+_MAPPED = {
+    "span": {
+        "duration_ns": _int64s,
+        "error": st.sampled_from([0, 1]),
+        "otel.dropped_events_count": st.integers(1, 5),
+        "parent_span_id": st.one_of(st.just(""), _ids),
+        "status_message": texts,
+        "trace_state": texts,
+    },
+    "span_event": {"otel.dropped_attributes_count": st.integers(1, 5)},
+    "span_link": {"linked_trace_id": _ids, "linked_trace_state": texts},
+    "log": {"body": texts, "observed_timestamp_ns": _int64s, "severity_number": st.just(9)},
+    "exemplar": {"value": st.one_of(_int64s, st.floats(allow_nan=False, allow_infinity=False))},
+    "metric": {
+        "count": _int64s,
+        "le_0.5": _int64s,
+        "max": st.floats(allow_nan=False, allow_infinity=False),
+        "start_time_ns": _int64s,
+        "sum": st.one_of(_int64s, st.floats(-0.001, 0.001)),
+    },
+}
+_infos = st.sampled_from([None, MetricInfo("gauge"), MetricInfo("sum", 'a"b', "delta")])
+
+
+@st.composite
+def mapped_events(draw):
+    """An event as mapping makes it, at one of a few times."""
+    signal = draw(st.sampled_from(SIGNALS))
+    chosen = draw(st.sets(st.sampled_from(sorted(_MAPPED[signal]))))
+    fields = {key: draw(_MAPPED[signal][key]) for key in sorted(chosen)}
+    if signal == "metric":
+        fields["value"] = draw(numbers)
+    elif not fields or draw(st.booleans()):
+        fields["span_id"] = draw(_ids)
+    return Event(
+        draw(st.sampled_from(["spans", "logs", "a b"])),
+        TagSet(draw(st.dictionaries(texts, texts, max_size=2))),
+        fields,
+        draw(st.integers(0, 3)),
+        correlation_id=draw(st.one_of(st.none(), st.just("0af7651916cd43dd8448eb211c80319c"))),
+        signal=signal,
+        attributes=None if signal == "metric" else draw(attributes),
+        metric=draw(_infos) if signal == "metric" else None,
     )
 
 

@@ -6,24 +6,24 @@ import os
 import threading
 import warnings
 
-import msgspec
 import pytest
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from influxdb_client import Point
 from line_protocol_parser import parse_line
 
-from otel_cbtop_exporter.encoding.line_protocol import (
-    _OFTEN,
-    LineProtocolEncoder,
-    _render_nothing,
-)
+from otel_cbtop_exporter.encoding.event_json import encode_event, encode_events
+from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.encoding.unique_points import UniquePoints
-from otel_cbtop_exporter.events import Event, MetricInfo, TagSet, event_from_sample
+from otel_cbtop_exporter.event_table import EventTable, Tables
+from otel_cbtop_exporter.events import Event, MetricInfo, event_from_sample
+from otel_cbtop_exporter.tag_set import TagSet
 from tests.encoding.line_protocol_cases import (
     events,
     expected_fields,
     expected_measurement,
     expected_tags,
+    mapped_events,
     plain_texts,
     same,
 )
@@ -325,27 +325,23 @@ def test_one_tag_set_serves_encoders_with_different_options():
 
 
 @settings(max_examples=1_000, deadline=None)
-@given(events())
-def test_an_event_that_is_seen_often_is_rendered_as_before(event):
-    """The function that is made for a shape says what the loop over the fields says."""
-    encoder = LineProtocolEncoder()
-    event = msgspec.structs.replace(event, timestamp_ns=T)
-    renderings = []
-    for _ in range(_OFTEN + 1):
-        encoder.after_fork_in_child()  # so that the time is free again
-        renderings.append(encoder.encode([event]))
-    assert all(lines == renderings[0] for lines in renderings)
-    (shape,) = encoder._shapes.values()
-    assert shape.render is not _render_nothing
+@given(st.lists(mapped_events(), min_size=1, max_size=6))
+def test_a_table_is_rendered_as_its_events_are(made):
+    """What is quick for tables says what is careful with each event, in both encodings."""
+    tables = Tables()
+    for event in made:
+        tables.add(event)
+    batch = tables.events()
+    assume(all(type(part) is EventTable for part in batch.parts))
+    assert LineProtocolEncoder().encode(batch) == LineProtocolEncoder().encode(list(batch))
+    assert encode_events(batch).bodies == [encode_event(event) for event in batch]
 
 
-def test_an_event_without_a_field_is_refused_however_often_it_comes():
-    """It spares its neighbours, before a function is made for a shape and after."""
-    encoder = LineProtocolEncoder()
-    for time_ns in range(_OFTEN + 2):
-        lines = encoder.encode([hand_made({}, time_ns=time_ns), hand_made({"a": 1})])
-        assert [refusal.reason for refusal in lines.refused.values()] == ["no_field"]
-        assert list(lines.refused) == [0]
+def test_an_event_without_a_field_is_refused_and_spares_its_neighbours():
+    """It has no line that a server would take."""
+    lines = LineProtocolEncoder().encode([hand_made({}), hand_made({"a": 1})])
+    assert [refusal.reason for refusal in lines.refused.values()] == ["no_field"]
+    assert list(lines.refused) == [0]
 
 
 @settings(max_examples=1_000, deadline=None)

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.trace.status import Status, StatusCode
 
 from otel_cbtop_exporter import event_from_sample
-from otel_cbtop_exporter.encoding.event_json import encode_event
+from otel_cbtop_exporter.encoding.event_json import encode_events
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from tests.builders import (
     CUMULATIVE,
@@ -315,7 +315,7 @@ def cases():
 
 
 def as_json(events):
-    return b"".join(encode_event(event) + b"\n" for event in events)
+    return b"".join(body + b"\n" for body in encode_events(events).bodies)
 
 
 def as_lines(events):

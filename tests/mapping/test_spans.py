@@ -15,8 +15,8 @@ from opentelemetry.trace import SpanKind
 from otel_cbtop_exporter import decode_event
 from otel_cbtop_exporter.config import DEFAULT_RESOURCE_TAGS, DEFAULT_SPAN_TAGS
 from otel_cbtop_exporter.encoding.event_json import encode_event
-from otel_cbtop_exporter.events import TagSet
 from otel_cbtop_exporter.mapping.spans import SpanMapper
+from otel_cbtop_exporter.tag_set import TagSet
 from tests.builders import RESOURCE, link, span, span_event
 from tests.mappers import map_spans
 
@@ -175,7 +175,7 @@ def test_what_the_sdk_makes_equals_what_its_properties_say():
             raise ValueError("no")
     inner_span, outer_span = exporter.get_finished_spans()
     events = map_spans(inner_span, outer_span)
-    inner, failure, outer_event = events
+    outer_event, inner, failure = events
     assert inner.fields["parent_span_id"] == outer_event.fields["span_id"]
     assert inner.fields["error"] == 1
     assert inner.fields["status_message"] == "ValueError: no"

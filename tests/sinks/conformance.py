@@ -10,8 +10,9 @@ import warnings
 
 import pytest
 
-from otel_cbtop_exporter.events import Event, TagSet
+from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.base import Sink
+from otel_cbtop_exporter.tag_set import TagSet
 
 TIMEOUT_SECONDS = 30
 

@@ -8,8 +8,9 @@ import msgspec
 
 from otel_cbtop_exporter.config import ExporterConfig, InfluxDBConfig
 from otel_cbtop_exporter.delivery.pipeline import Pipeline
-from otel_cbtop_exporter.events import Event, TagSet
+from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.influxdb import InfluxDBSink
+from otel_cbtop_exporter.tag_set import TagSet
 
 TAGS = TagSet({"service.name": "shop", "span.name": "GET /cart"})
 BASE_NS = 1_700_000_000_000_000_000

@@ -7,9 +7,10 @@ import time
 from otel_cbtop_exporter.config import KafkaConfig, RetryConfig
 from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK
 from otel_cbtop_exporter.delivery.sender import Sender
-from otel_cbtop_exporter.events import Event, TagSet
+from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
 from otel_cbtop_exporter.sinks.kafka import KafkaSink
+from otel_cbtop_exporter.tag_set import TagSet
 
 TAGS = TagSet({"service.name": "shop", "span.name": "GET /cart"})
 

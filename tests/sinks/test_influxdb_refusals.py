@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from otel_cbtop_exporter.events import Event, TagSet
+from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.tag_set import TagSet
 from tests.sinks.influxdb_data import (
     BASE_NS,
     dead_letters,

@@ -10,9 +10,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from otel_cbtop_exporter import CbtopSpanExporter
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.encoding.event_json import encode_event
-from otel_cbtop_exporter.events import Event, TagSet, decode_event
+from otel_cbtop_exporter.events import Event, decode_event
 from otel_cbtop_exporter.sinks import kafka
 from otel_cbtop_exporter.sinks.kafka import KafkaSink
+from otel_cbtop_exporter.tag_set import TagSet
 from tests.servers.kafka_broker import broker  # noqa: F401  a fixture
 from tests.sinks.conformance import SinkConformance
 from tests.sinks.kafka_data import encoded, java_partition, kafka_sink, send, span, spans

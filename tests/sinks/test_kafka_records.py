@@ -8,9 +8,10 @@ import pytest
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.encoding.event_json import encode_event
 from otel_cbtop_exporter.errors import ConfigError
-from otel_cbtop_exporter.events import Event, TagSet
+from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.kafka import KafkaSink
 from otel_cbtop_exporter.sinks.kafka_causes import _MEANING
+from otel_cbtop_exporter.tag_set import TagSet
 from tests.sinks.kafka_data import TAGS, java_partition, murmur2, span, trace_id
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "kafka.md"

@@ -1,0 +1,284 @@
+"""Batches of events as tables, so that nothing is made for each event on its way to its bytes.
+
+Belongs here: the table, and the batch that reads like a sequence of events. Not here: who fills
+tables (`mapping/`), who renders them (`encoding/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from otel_cbtop_exporter.events import Event, MetricInfo, Signal
+from otel_cbtop_exporter.tag_set import TagSet, object_type
+
+__all__ = [
+    "INT64_MAX",
+    "INT64_MIN",
+    "MAX_NUMBER",
+    "MIN_NUMBER",
+    "EventRun",
+    "EventTable",
+    "Events",
+    "Row",
+    "Tables",
+]
+
+# The fields of signals that are a float or an integer, as it comes; all others are integers.
+_NUMBERS = frozenset({"max", "min", "sum", "value"})
+
+# A float holds every integer between them, and `repr` writes it without an exponent.
+MIN_NUMBER, MAX_NUMBER = -(2**53), 2**53
+
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+
+# gc=False here and below: as with `Event`, thousands of tracked objects would make the garbage
+# collector run in the application's time.
+class Row(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """An event of a table: an `Event`, but for its fields.
+
+    Attributes:
+        tags: Of every event of its series.
+        fields: The values, in the order of the table's keys, as an instance of its
+            `fields_type`, which takes half of what a dict does.
+    """
+
+    measurement: str
+    tags: TagSet
+    fields: Any
+    timestamp_ns: int
+    schema_version: int
+    correlation_id: str | None = None
+    signal: Signal | None = None
+    attributes: Mapping[str, Any] | None = None
+    metric: MetricInfo | None = None
+
+
+class EventTable(msgspec.Struct, frozen=True, gc=False):
+    """Events of one measurement and signal that have the same fields.
+
+    Whoever fills a table promises that encoders need not look: values have the types that their
+    fields have by the schema (`int`, `float` and `str` themselves, no subclasses), integers fit
+    in 64 bits, numbers are finite and between `MIN_NUMBER` and `MAX_NUMBER`, ids are lower-case
+    hex digits, and a metric's values are all numbers, and it has no
+    attributes. Times are `int`. Texts and attributes may
+    hold anything. What does not keep this is an `Event` of its own.
+
+    Attributes:
+        measurement: Of all events.
+        signal: Of all events.
+        keys: The names of their fields, in order.
+        metric: Of all events.
+        rows: In order.
+    """
+
+    measurement: str
+    signal: Signal
+    keys: tuple[str, ...]
+    metric: MetricInfo | None
+    rows: list[Row]
+
+    @property
+    def fields_type(self) -> Callable[..., Any]:
+        """Called with the values of an event's fields, makes the `fields` of its row."""
+        return object_type(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Event]:
+        for row in self.rows:
+            yield self.event(row)
+
+    @property
+    def times_ns(self) -> list[int]:
+        """The time of each event."""
+        return [row.timestamp_ns for row in self.rows]
+
+    def event(self, row: Row) -> Event:
+        """Return a row as an event."""
+        return Event(
+            row.measurement,
+            row.tags,
+            dict(zip(self.keys, msgspec.structs.astuple(row.fields), strict=True)),
+            row.timestamp_ns,
+            row.schema_version,
+            row.correlation_id,
+            row.signal,
+            row.attributes,
+            row.metric,
+        )
+
+
+class EventRun(msgspec.Struct, frozen=True, gc=False):
+    """Loose events of one signal, which may hold anything.
+
+    Attributes:
+        signal: None for events that were made by hand.
+        events: In order.
+    """
+
+    signal: Signal | None
+    events: list[Event]
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self.events)
+
+    @property
+    def times_ns(self) -> list[int]:
+        """The time of each event."""
+        return [event.timestamp_ns for event in self.events]
+
+
+_Part = TypeVar("_Part", EventTable, EventRun)
+
+
+class Tables:
+    """Collects events into tables.
+
+    Args:
+        in_order: Whether the events stay in the order in which they came, as log records do,
+            and a table ends where another begins; otherwise there is one for each kind.
+    """
+
+    __slots__ = ("_in_order", "_open", "_parts")
+
+    def __init__(self, *, in_order: bool = False) -> None:
+        self._in_order = in_order
+        self._parts: list[EventTable | EventRun] = []
+        self._open: dict[Any, EventTable | EventRun] = {}
+
+    def table(
+        self,
+        measurement: str,
+        signal: Signal,
+        keys: tuple[str, ...],
+        metric: MetricInfo | None = None,
+    ) -> EventTable:
+        """Return a table whose rows are to be appended to."""
+        name = (measurement, signal, keys, id(metric))  # the table keeps it alive
+        part = self._open.get(name)
+        if not isinstance(part, EventTable):
+            part = self._begin(name, EventTable(measurement, signal, keys, metric, []))
+        return part
+
+    def add(self, event: Event) -> None:
+        """Take an event into a table, if it keeps what tables promise."""
+        fields = event.fields
+        if (
+            event.signal is None
+            or not isinstance(event.tags, TagSet)
+            or type(event.timestamp_ns) is not int
+            or not all(map(_is_plain, fields, fields.values()))
+        ):
+            self.add_loose(event)
+            return
+        table = self.table(event.measurement, event.signal, tuple(fields), event.metric)
+        table.rows.append(
+            Row(
+                event.measurement,
+                event.tags,
+                table.fields_type(*fields.values()),
+                event.timestamp_ns,
+                event.schema_version,
+                event.correlation_id,
+                event.signal,
+                event.attributes,
+                event.metric,
+            )
+        )
+
+    def add_loose(self, event: Event) -> None:
+        """Take an event whose like will not come again, for which a table is not worth it."""
+        part = self._open.get(event.signal)
+        if not isinstance(part, EventRun):
+            part = self._begin(event.signal, EventRun(event.signal, []))
+        part.events.append(event)
+
+    def _begin(self, name: Any, part: _Part) -> _Part:
+        if self._in_order:
+            self._open.clear()
+        self._open[name] = part
+        self._parts.append(part)
+        return part
+
+    def events(self) -> Events:
+        """Return everything."""
+        return Events(self._parts)
+
+
+def _is_plain(key: str, value: Any) -> bool:
+    """Whether a value of mapping's own is what a table may hold."""
+    kind = type(value)
+    if kind is str:
+        return True
+    if key in _NUMBERS:
+        return kind in (int, float) and MIN_NUMBER <= value <= MAX_NUMBER
+    return kind is int and INT64_MIN <= value <= INT64_MAX
+
+
+class Events(Sequence[Event]):
+    """A batch of events in parts: tables, and runs of loose events.
+
+    It reads as a sequence of events, which are made when somebody asks for them.
+
+    Args:
+        parts: In order; none is empty.
+    """
+
+    __slots__ = ("_made", "parts")
+
+    def __init__(self, parts: Iterable[EventTable | EventRun]) -> None:
+        self.parts = [part for part in parts if len(part)]
+        self._made: list[Event] | None = None
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> Events:
+        """Return events, in order, as such a batch; they may hold anything."""
+        if type(events) is cls:
+            return events
+        runs = groupby(events, key=lambda event: event.signal)
+        return cls(EventRun(signal, list(run)) for signal, run in runs)
+
+    def placed_parts(self) -> Iterator[tuple[EventTable | EventRun, slice]]:
+        """Yield each part, and which of the batch's events it holds."""
+        start = 0
+        for part in self.parts:
+            end = start + len(part)
+            yield part, slice(start, end)
+            start = end
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._list())
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+
+    def __getitem__(self, index: int | slice) -> Event | list[Event]:
+        return self._list()[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._list() == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as with a list
+
+    def __repr__(self) -> str:
+        return f"Events({self._list()!r})"
+
+    def _list(self) -> list[Event]:
+        if self._made is None:
+            self._made = [event for part in self.parts for event in part]
+        return self._made

@@ -1,0 +1,133 @@
+"""The tags of spans, of their events and links: made once for each set of values.
+
+Belongs here: which attributes of a span become tags, and how a span's tag set is found again.
+Not here: which attributes of the resource do, and the text of a tag (`attributes.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+from opentelemetry.trace import SpanKind
+from opentelemetry.trace.status import StatusCode
+
+from otel_cbtop_exporter.mapping.attributes import MAX_CACHED_TAG_SETS, Kept, TagCache, tag_text
+from otel_cbtop_exporter.tag_set import TagSet
+
+__all__ = ["Shape", "SpanScope"]
+
+
+class SpanScope:
+    """The tag sets of one resource and scope."""
+
+    def __init__(
+        self,
+        tag_keys: frozenset[str],
+        below: Mapping[str, str],
+        above: Mapping[str, str],
+        kept: Kept,
+    ) -> None:
+        self._tag_keys = tag_keys
+        self._below = below
+        self._above = above
+        self._kept = kept
+        self._shapes: dict[tuple[str, ...], Shape] = {}
+        self._others: TagCache[tuple[tuple[str, str], ...], TagSet] = TagCache(kept)
+
+    def shape(self, keys: tuple[str, ...], numbers: frozenset[int] = frozenset()) -> Shape:
+        """Return what is known of attributes with these keys; it knows at least these numbers."""
+        shape = self._shapes.get(keys)
+        if shape is None or not shape.numbers >= numbers:
+            if len(self._shapes) >= MAX_CACHED_TAG_SETS // 64:
+                self._shapes.clear()
+            tag_keys = tuple(key for key in keys if key in self._tag_keys)
+            shape = self._shapes[keys] = Shape(keys, tag_keys, numbers, TagCache(self._kept))
+        return shape
+
+    def span_tags(
+        self,
+        shape: Shape,
+        key: tuple[Any, ...],
+        kind: SpanKind,
+        status: StatusCode,
+        attributes: Mapping[str, Any],
+    ) -> TagSet:
+        """Return the tags of a span, and keep them for its shape."""
+        tags = self._span_tag_set(key[0], kind, status, attributes)
+        picked = [attributes[key] for key in shape.tag_keys]
+        if all(isinstance(value, (str, int, float)) for value in picked):
+            numbers = {i for i, value in enumerate(picked) if not isinstance(value, str)}
+            if shape.numbers >= numbers:
+                shape.tags.keep(key, tags)
+            else:
+                self.shape(shape.keys, shape.numbers | numbers)
+        return tags
+
+    def _span_tag_set(
+        self, name: str, kind: SpanKind, status: StatusCode, attributes: Mapping[str, Any]
+    ) -> TagSet:
+        tags = dict(self._below)
+        for key in self._tag_keys & attributes.keys():
+            tags[key] = tag_text(attributes[key])
+        tags.update(self._above)
+        tags["span.name"] = name
+        tags["span.kind"] = kind.name
+        if status is not StatusCode.UNSET:
+            tags["otel.status_code"] = status.name
+        return TagSet(tags)
+
+    def other_tags(self, own: tuple[tuple[str, str], ...]) -> TagSet:
+        """Return the tags of a span event or link."""
+        tags = self._others.get(own)
+        if tags is None:
+            tags = self._others.keep(own, TagSet({**self._below, **self._above, **dict(own)}))
+        return tags
+
+
+class Shape:
+    """Attributes that have the same keys, and how to pick what becomes tags out of them.
+
+    Equal numbers of different types (1, 1.0, True) have different texts, so a key of tags has
+    the types of the numbers in it.
+
+    Args:
+        keys: Of the attributes.
+        tag_keys: Those of them that become tags.
+        numbers: Positions among these that ever held a number.
+        tags: Tag sets by name, kind, status, picked values, and the types of the numbers.
+    """
+
+    __slots__ = ("keys", "numbers", "pick", "tag_keys", "tags", "types")
+
+    def __init__(
+        self,
+        keys: tuple[str, ...],
+        tag_keys: tuple[str, ...],
+        numbers: frozenset[int],
+        tags: TagCache[Any, TagSet],
+    ) -> None:
+        self.keys = keys
+        self.tag_keys = tag_keys
+        self.numbers = numbers
+        self.tags = tags
+        self.pick: Callable[[Mapping[str, Any]], Any] = (
+            itemgetter(*tag_keys) if tag_keys else _nothing
+        )
+        self.types = _type_picker(sorted(numbers), len(tag_keys))
+
+
+def _nothing(_: Any) -> None:
+    return None
+
+
+def _type_picker(positions: Sequence[int], count: int) -> Callable[[Any], Any]:
+    if not positions:
+        return _nothing
+    if count == 1:  # itemgetter gives a bare value for one key and a tuple for several
+        return type
+    pick = itemgetter(*positions)
+    if len(positions) == 1:
+        return lambda values: type(pick(values))
+    return lambda values: tuple(map(type, pick(values)))
