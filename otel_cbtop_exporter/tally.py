@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+
+from otel_cbtop_exporter.sinks.records import Records
 
 __all__ = ["HasSignal", "Tally"]
 
@@ -37,6 +40,11 @@ class Tally(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, things: Sequence[HasSignal]) -> Tally:
         """Count events or records."""
+        if type(things) is Records:
+            counts = Counter[str | None]()
+            for block in things.blocks:
+                counts[block.signal] += len(block)
+            return cls(len(things), counts["span"], counts["log"], counts["metric"])
         signals = [thing.signal for thing in things]
         return cls(
             len(signals), signals.count("span"), signals.count("log"), signals.count("metric")

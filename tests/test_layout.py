@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "event_table": ("events", "tag_set"),
     "options": ("errors",),
     "config": ("errors", "options"),
-    "tally": (),
+    "tally": ("sinks.records",),
     "sdk_metrics": ("tally",),
     "health": ("sdk_metrics", "tally"),
     "env": ("config", "options", "errors"),
@@ -52,7 +52,8 @@ MAY_IMPORT = {
         "events",
         "tag_set",
     ),
-    "sinks.base": ("events", "errors"),
+    "sinks.records": (),
+    "sinks.base": ("events", "errors", "sinks.records"),
     "sinks.forks": (),
     "sinks.__init__": ("sinks", "config", "errors"),
     "delivery": (

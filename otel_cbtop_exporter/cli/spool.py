@@ -92,9 +92,9 @@ def export_files(folder: Path, *, destination: str | None, lane: str | None, del
 def _write(held: HeldFile, lane: str | None) -> int:
     out = sys.stdout.buffer
     events = 0
-    for record in held.records():
-        if lane in (None, record.lane):
-            out.write(record.body + b"\n")
-            events += 1
+    for batch in held.batches():
+        if lane in (None, batch.lane):
+            out.writelines(body + b"\n" for body in batch.bodies)
+            events += len(batch)
     out.flush()  # before anything is removed
     return events

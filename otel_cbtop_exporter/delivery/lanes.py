@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -18,7 +18,7 @@ from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.retry import Clock, next_delay_seconds
 from otel_cbtop_exporter.delivery.sender import Sender, Sent
 from otel_cbtop_exporter.delivery.spool import Claim, Spool, SpoolError
-from otel_cbtop_exporter.sinks.base import Record, Rejection
+from otel_cbtop_exporter.sinks.base import Record, Records, Rejection
 
 __all__ = ["Lanes", "Step"]
 
@@ -245,10 +245,16 @@ def _search(records: Sequence[Record], attempt: Callable[[Sequence[Record]], Sen
     for record in alone:
         if total.delivered and _breaks_alone(total, record, attempt):
             total.rejected.append(Rejection(record, "server_error", total.error))
-    gone = {id(record) for record in total.delivered}
-    gone.update(id(rejection.record) for rejection in total.rejected)
-    total.kept = [record for record in records if id(record) not in gone]
+    # By value: of equal records one is as good as the other.
+    gone = Counter([*total.delivered, *(rejection.record for rejection in total.rejected)])
+    total.kept = Records.of([record for record in records if not _take(gone, record)])
     return total
+
+
+def _take(counts: Counter[Record], record: Record) -> bool:
+    """Say whether a record is there, and take it out once."""
+    counts[record] -= 1
+    return counts[record] >= 0
 
 
 def _breaks_alone(total: Sent, record: Record, attempt: Callable[[Sequence[Record]], Sent]) -> bool:
@@ -261,7 +267,7 @@ def _breaks_alone(total: Sent, record: Record, attempt: Callable[[Sequence[Recor
 
 
 def _add(total: Sent, sent: Sent) -> None:
-    total.delivered += sent.delivered
+    total.delivered = Records.joined([total.delivered, sent.delivered])
     total.rejected += sent.rejected
     total.retry_after_seconds = sent.retry_after_seconds
     if sent.error_type:

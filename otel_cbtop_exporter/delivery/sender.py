@@ -7,18 +7,19 @@ the caller's again.
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.retry import Clock, next_delay_seconds
 from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
-from otel_cbtop_exporter.sinks.base import Record, Rejection, Sink, WriteResult
+from otel_cbtop_exporter.sinks.base import Record, Records, Rejection, Sink, WriteResult
 
-__all__ = ["Sender", "Sent", "cut_batches"]
+__all__ = ["Sender", "Sent"]
+
+_NOTHING = Records(())
 
 
 class Sent(msgspec.Struct):
@@ -33,9 +34,9 @@ class Sent(msgspec.Struct):
         error_type: Its short stable word.
     """
 
-    delivered: list[Record] = []
+    delivered: Records = _NOTHING
     rejected: list[Rejection] = []
-    kept: list[Record] = []
+    kept: Records = _NOTHING
     retry_after_seconds: float | None = None
     error: str = ""
     error_type: str = ""
@@ -105,7 +106,7 @@ class Sender:
             if self._clock.monotonic() + delay >= deadline or self._wait(delay):
                 break
             again = self.attempt(sent.kept, deadline)
-            again.delivered = sent.delivered + again.delivered
+            again.delivered = Records.joined([sent.delivered, again.delivered])
             again.rejected = sent.rejected + again.rejected
             sent = again
         return sent
@@ -121,26 +122,23 @@ class Sender:
             deadline: On the clock's `monotonic`; what has not begun by then is kept.
         """
         sent = Sent()
-        lanes: dict[str, list[Record]] = {}
-        for record in records:
-            lanes.setdefault(record.lane, []).append(record)
-        for lane in lanes.values():
+        for lane in Records.of(records).by_lane():
             self._attempt_lane(lane, deadline, sent)
         return sent
 
-    def _attempt_lane(self, records: Sequence[Record], deadline: float, sent: Sent) -> None:
+    def _attempt_lane(self, records: Records, deadline: float, sent: Sent) -> None:
         # A stack, oldest on top: halves of a refused batch come before the batches behind it.
-        waiting = list(cut_batches(records, self.max_batch_events, self.max_batch_bytes))[::-1]
+        waiting = records.cut(self.max_batch_events, self.max_batch_bytes)[::-1]
         while waiting:
             batch = waiting.pop()
             result = self._write(batch, deadline)
             if self.abandoned:
                 # What waits in memory has been counted as dropped by now, and once is enough.
-                sent.kept += [*batch, *itertools.chain.from_iterable(reversed(waiting))]
+                sent.kept = Records.joined([sent.kept, batch, *reversed(waiting)])
                 return
             if result.delivered:
                 self._counters.written(result.delivered, self._clock.time_ns())
-                sent.delivered += result.delivered
+                sent.delivered = Records.joined([sent.delivered, result.delivered])
             sent.rejected += result.rejected
             if result.error or result.error_type:
                 sent.error = result.error or result.error_type
@@ -153,7 +151,7 @@ class Sender:
                 kept = list(result.kept)
                 if len(kept) > 1:
                     middle = len(kept) // 2
-                    waiting += [kept[middle:], kept[:middle]]
+                    waiting += [Records.of(kept[middle:]), Records.of(kept[:middle])]
                 else:
                     detail = result.split_detail
                     sent.rejected.append(Rejection(kept[0], result.split_reason, detail))
@@ -166,10 +164,10 @@ class Sender:
             sent.retry_after_seconds = _longest(
                 sent.retry_after_seconds, result.retry_after_seconds
             )
-            sent.kept += [*result.kept, *itertools.chain.from_iterable(reversed(waiting))]
+            sent.kept = Records.joined([sent.kept, result.kept, *reversed(waiting)])
             return
 
-    def _write(self, batch: Sequence[Record], deadline: float) -> WriteResult:
+    def _write(self, batch: Records, deadline: float) -> WriteResult:
         timeout_seconds = deadline - self._clock.monotonic()
         if timeout_seconds <= 0:
             return WriteResult(
@@ -180,7 +178,7 @@ class Sender:
         self._counters.took(self._clock.monotonic() - began, result.error_type)
         return result
 
-    def _write_within(self, batch: Sequence[Record], timeout_seconds: float) -> WriteResult:
+    def _write_within(self, batch: Records, timeout_seconds: float) -> WriteResult:
         try:
             result = self._sink.write(batch, timeout_seconds)
             answered = len(result.delivered) + len(result.rejected) + len(result.kept)
@@ -193,25 +191,6 @@ class Sender:
         # Nor may one that forgets a record make it disappear uncounted.
         why = f"the sink answered for {answered} of {len(batch)} records"
         return WriteResult(kept=batch, error=why, error_type="incomplete_answer")
-
-
-def cut_batches(
-    records: Sequence[Record], max_events: int, max_bytes: int
-) -> Iterator[list[Record]]:
-    """Cut records, in order, into batches of at most so many records and bytes of bodies.
-
-    A record larger than `max_bytes` is a batch of its own.
-    """
-    batch: list[Record] = []
-    size = 0
-    for record in records:
-        if batch and (len(batch) >= max_events or size + len(record.body) > max_bytes):
-            yield batch
-            batch, size = [], 0
-        batch.append(record)
-        size += len(record.body)
-    if batch:
-        yield batch
 
 
 def _longest(one: float | None, other: float | None) -> float | None:

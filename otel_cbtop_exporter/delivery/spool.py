@@ -19,7 +19,7 @@ from otel_cbtop_exporter.delivery.spool_claim import Claim, SpoolStats
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError, pack, unpack
 from otel_cbtop_exporter.delivery.spool_store import RowStore
-from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.sinks.base import Record, Records
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["DEFAULT_MEMORY_BYTES", "Claim", "Spool", "SpoolError", "SpoolStats"]
@@ -125,19 +125,14 @@ class Spool:
                 rows = self._store.claim(lane, max_events, max_bytes)
             if not rows:
                 return None
-            claim = Claim(lane, [], [], [], self)
-            unreadable: dict[int, Row | None] = {}
-            for row_id, row in rows.items():
-                records = unpack(row.body)
-                if records:
-                    claim.add(row_id, records)
-                else:
-                    unreadable[row_id] = None
-            if unreadable:
+            unpacked = {row_id: unpack(row.body) for row_id, row in rows.items()}
+            readable = {row_id: records for row_id, records in unpacked.items() if records}
+            if len(readable) < len(rows):
+                unreadable = dict.fromkeys(unpacked.keys() - readable.keys())
                 with self._held():
                     self._reports.drop("damaged", self._store.change(lane, unreadable))
-            if claim.records:
-                return claim
+            if readable:
+                return Claim(lane, readable, Records.joined(readable.values()), self)
 
     def settle(self, claim: Claim, kept: Sequence[Record] = ()) -> None:
         """Let the records of a claim go, except those to be tried again.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from otel_cbtop_exporter.delivery.spool_rows import Row, pack_row
-from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.sinks.base import Record, Records
 from otel_cbtop_exporter.tally import Tally
 
 if TYPE_CHECKING:
@@ -23,23 +23,15 @@ class Claim(msgspec.Struct):
 
     Attributes:
         lane: Of every record.
-        row_ids: The rows they are in.
-        records: Oldest first.
-        row_events: How many of them each row holds.
+        rows: By the ids of the rows they are in, oldest first.
+        records: All of them, in that order.
         spool: Where they are, and where they are settled.
     """
 
     lane: str
-    row_ids: list[int]
-    records: list[Record]
-    row_events: list[int]
+    rows: dict[int, Records]
+    records: Records
     spool: Spool
-
-    def add(self, row_id: int, records: Sequence[Record]) -> None:
-        """Put the records of one more row behind the others."""
-        self.row_ids.append(row_id)
-        self.row_events.append(len(records))
-        self.records.extend(records)
 
     def rows_left(self, kept: Sequence[Record]) -> dict[int, Row | None]:
         """Say what becomes of the rows when only some records are kept.
@@ -54,20 +46,20 @@ class Claim(msgspec.Struct):
         Raises:
             ValueError: `kept` holds a record that the claim does not.
         """
-        if len(kept) == 0:
-            return dict.fromkeys(self.row_ids)
+        if not kept:
+            return dict.fromkeys(self.rows)
+        if kept == self.records:
+            return {}
         waiting = Counter(kept)
         left: dict[int, Row | None] = {}
-        start = 0
-        for row_id, events in zip(self.row_ids, self.row_events, strict=True):
+        for row_id, records in self.rows.items():
             stay = []
-            for record in self.records[start : start + events]:
+            for record in records:
                 if waiting[record] > 0:
                     waiting[record] -= 1
                     stay.append(record)
-            if len(stay) < events:
-                left[row_id] = pack_row(self.lane, stay, 0) if stay else None
-            start += events
+            if len(stay) < len(records):
+                left[row_id] = pack_row(Records.of(stay), 0) if stay else None
         if any(waiting.values()):
             raise ValueError("kept holds records that are not of this claim")
         return left

@@ -18,7 +18,7 @@ from otel_cbtop_exporter.delivery import spool_queries as queries
 from otel_cbtop_exporter.delivery.spool_database import Database
 from otel_cbtop_exporter.delivery.spool_owner import Owner, owner_names, published_bytes
 from otel_cbtop_exporter.delivery.spool_rows import SpoolError, unpack
-from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.sinks.base import Records
 
 __all__ = ["HeldFile", "SpoolFile", "hold", "look"]
 
@@ -67,8 +67,8 @@ class HeldFile:
         self.removed = False
         """Whether `remove` was called."""
 
-    def records(self) -> Iterator[Record]:
-        """Yield what waits, oldest first; it stays there.
+    def batches(self) -> Iterator[Records]:
+        """Yield what waits, oldest first, each batch of one lane; it stays there.
 
         Raises:
             SpoolError: A part of it cannot be read; what is behind that was not yielded.
@@ -79,7 +79,7 @@ class HeldFile:
                     records = unpack(row.body)
                     if records is None:
                         raise SpoolError("a row of it is damaged")
-                    yield from records
+                    yield records
         except sqlite3.Error as error:
             raise SpoolError(str(error)) from error
 

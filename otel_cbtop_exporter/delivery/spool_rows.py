@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.sinks.base import Block, Record, Records
 from otel_cbtop_exporter.tally import Tally
 
 if sys.version_info >= (3, 14):
@@ -71,6 +71,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP TABLE batches_2",
         "CREATE INDEX batches_by_lane ON batches (lane)",
     ),
+    (),  # a row's body holds blocks of records, which an older version of the package cannot read
 )
 
 # What a row takes besides its body: the other columns, the index, half-filled pages.
@@ -85,7 +86,8 @@ _ZSTD_OPTIONS: dict[int, int] = {
     zstd.CompressionParameter.checksum_flag: 1,
 }
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[Record])
+_decoder = msgspec.msgpack.Decoder(list[Block])
+_older_decoder = msgspec.msgpack.Decoder(list[Record])  # of what was written before schema 4
 
 
 class SpoolError(Exception):
@@ -107,7 +109,7 @@ class Row(NamedTuple):
         data_points: How many of them are data points of metrics.
         body_bytes: Of their bodies, before compression.
         created_ns: When it was appended, nanoseconds since the Unix epoch.
-        body: `zstd(msgpack(list of records))`.
+        body: `zstd(msgpack(list of blocks))`; records in the place of blocks before schema 4.
     """
 
     lane: str
@@ -167,53 +169,39 @@ def pack(records: Sequence[Record], now_ns: int) -> list[Row]:
     Raises:
         SpoolError: A lane is text that is not Unicode.
     """
-    lanes: dict[str, list[Record]] = {}
-    for record in records:
-        lanes.setdefault(record.lane, []).append(record)
-    return [pack_row(lane, part, now_ns) for lane, all_ in lanes.items() for part in _parts(all_)]
+    return [
+        pack_row(part, now_ns)
+        for lane in Records.of(records).by_lane()
+        for part in lane.cut(_ROW_EVENTS, _ROW_BYTES)
+    ]
 
 
-def pack_row(lane: str, records: Sequence[Record], created_ns: int) -> Row:
+def pack_row(records: Records, created_ns: int) -> Row:
     """Make one row of records of one lane."""
     try:
-        body = zstd.compress(_encoder.encode(records), options=_ZSTD_OPTIONS)
+        body = zstd.compress(_encoder.encode(records.blocks), options=_ZSTD_OPTIONS)
     except UnicodeEncodeError as error:
         raise SpoolError(f"records cannot be packed: {error.reason}") from error
     tally = Tally.of(records)
     return Row(
-        lane,
+        records.lane,
         tally.events,
         tally.spans,
         tally.log_records,
         tally.data_points,
-        _body_bytes(records),
+        records.body_bytes,
         created_ns,
         body,
     )
 
 
-def unpack(body: bytes) -> list[Record] | None:
+def unpack(body: bytes) -> Records | None:
     """Return the records of a row, or None if its body is damaged."""
     try:
-        return _decoder.decode(zstd.decompress(body))
+        packed = zstd.decompress(body)
+        try:
+            return Records(_decoder.decode(packed))
+        except msgspec.ValidationError:
+            return Records.of(_older_decoder.decode(packed))
     except (zstd.ZstdError, msgspec.DecodeError, ValueError, EOFError):
         return None
-
-
-def _body_bytes(records: Sequence[Record]) -> int:
-    return sum(len(record.body) for record in records)
-
-
-def _parts(records: list[Record]) -> Iterator[list[Record]]:
-    if len(records) <= _ROW_EVENTS and _body_bytes(records) <= _ROW_BYTES:
-        yield records
-        return
-    part: list[Record] = []
-    size = 0
-    for record in records:
-        if part and (len(part) == _ROW_EVENTS or size + len(record.body) > _ROW_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(record)
-        size += len(record.body)
-    yield part

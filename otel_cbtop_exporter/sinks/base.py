@@ -7,14 +7,14 @@ retries or spools: that is delivery's. A new sink is a class with these members;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timezone
-from itertools import groupby, repeat
-from typing import Protocol, overload
+from typing import Protocol
 
 import msgspec
 
 from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.sinks.records import Block, Record, Records
 
 __all__ = [
     "Block",
@@ -29,138 +29,6 @@ __all__ = [
 
 # A wrong date in an answer must not stop delivery for a day.
 _LONGEST_RETRY_AFTER_SECONDS = 3_600.0
-
-
-# array_like: the spool stores records as MessagePack arrays; a field may only be added at
-# the end, with a default, so that a spool of an earlier version stays readable.
-class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An encoded event: the bytes that leave, fixed before any retry or spool.
-
-    Attributes:
-        body: One JSON object or one line of line protocol, without a newline.
-        key: What the sink orders or partitions by, or None.
-        lane: What the destination can refuse alone: a bucket, a topic; "" where there is one.
-        timestamp_ns: The event's time.
-        headers: Kafka's headers; empty elsewhere.
-        signal: Of the event, so that spans, log records and data points can be counted.
-    """
-
-    body: bytes
-    key: bytes | None = None
-    lane: str = ""
-    timestamp_ns: int = 0
-    headers: tuple[tuple[str, bytes], ...] = ()
-    signal: str | None = None
-
-
-# array_like: as with Record, this is what the spool stores.
-class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Records of one lane and one signal in columns, so that none is made for each event.
-
-    The columns are as long as `bodies`, and never changed.
-
-    Attributes:
-        lane: Of every record.
-        signal: Of every record.
-        bodies: As in `Record`, and so on.
-        timestamps_ns: As in `Record`.
-        keys: None if no record has one.
-        headers: None if no record has any.
-    """
-
-    lane: str
-    signal: str | None
-    bodies: list[bytes]
-    timestamps_ns: list[int]
-    keys: list[bytes | None] | None = None
-    headers: list[tuple[tuple[str, bytes], ...]] | None = None
-
-    def __len__(self) -> int:
-        return len(self.bodies)
-
-    def __iter__(self) -> Iterator[Record]:
-        return map(
-            Record,
-            self.bodies,
-            self.keys or repeat(None),
-            repeat(self.lane),
-            self.timestamps_ns,
-            self.headers or repeat(()),
-            repeat(self.signal),
-        )
-
-
-class Records(Sequence[Record]):
-    """A batch of records, each of which is made when somebody asks for it; never changes.
-
-    Whoever handles a batch whole reads the columns of `blocks`.
-
-    Args:
-        blocks: In order; none is empty.
-    """
-
-    __slots__ = ("_length", "_made", "blocks")
-
-    def __init__(self, blocks: Iterable[Block]) -> None:
-        self.blocks = tuple(blocks)
-        self._length = sum(len(block.bodies) for block in self.blocks)
-        self._made: list[Record] | None = None
-
-    @classmethod
-    def of(cls, records: Sequence[Record]) -> Records:
-        """Return records, in order, as such a batch."""
-        if type(records) is cls:
-            return records
-        batch = cls(
-            _block(lane, signal, list(group))
-            for (lane, signal), group in groupby(
-                records, key=lambda record: (record.lane, record.signal)
-            )
-        )
-        batch._made = list(records)
-        return batch
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self._list())
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        return self._list()[index]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and self._list() == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # as with a list
-
-    def __repr__(self) -> str:
-        return f"Records({self._list()!r})"
-
-    def _list(self) -> list[Record]:
-        # Kept, because who sorts records out tells equal ones apart by identity.
-        if self._made is None:
-            self._made = [record for block in self.blocks for record in block]
-        return self._made
-
-
-def _block(lane: str, signal: str | None, records: Sequence[Record]) -> Block:
-    keys = [record.key for record in records]
-    headers = [record.headers for record in records]
-    return Block(
-        lane,
-        signal,
-        [record.body for record in records],
-        [record.timestamp_ns for record in records],
-        None if keys.count(None) == len(keys) else keys,
-        headers if any(headers) else None,
-    )
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):

@@ -110,10 +110,11 @@ class InfluxDBSink:
         """Post the records in one request; what is refused is told from what may be sent again."""
         if not records:
             return WriteResult()
-        bucket = records[0].lane
+        batch = Records.of(records)
+        bucket = batch.lane
         seconds = min(timeout_seconds, self._options.timeout_ms / 1_000)
         try:
-            answer = self._post(records, bucket, seconds)
+            answer = self._post(batch.bodies, bucket, seconds)
         except NoAnswer as error:
             return WriteResult(
                 kept=records,
@@ -141,8 +142,8 @@ class InfluxDBSink:
         self._telling = threading.RLock()
         self._encoder.after_fork_in_child()
 
-    def _post(self, records: Sequence[Record], bucket: str, seconds: float) -> Answer:
-        body = b"\n".join([record.body for record in records])
+    def _post(self, lines: Sequence[bytes], bucket: str, seconds: float) -> Answer:
+        body = b"\n".join(lines)
         headers = {
             "Content-Type": "text/plain; charset=utf-8",
             "Accept-Encoding": "identity",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.errors import SinkError
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.sinks.base import Encoded, Record, WriteResult
+from otel_cbtop_exporter.sinks.base import Encoded, Record, Records, WriteResult
 from otel_cbtop_exporter.sinks.forks import forks_wait
 from otel_cbtop_exporter.sinks.kafka_causes import TIMEOUT, explain
 from otel_cbtop_exporter.sinks.kafka_records import RecordMaker
@@ -93,7 +93,7 @@ class KafkaSink:
         if not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
             return _kept(records, "another write to Kafka took all the time", TIMEOUT)
         try:
-            return self._write(records, deadline)
+            return self._write(Records.of(records), deadline)
         finally:
             self._lock.release()
 
@@ -129,10 +129,10 @@ class KafkaSink:
         client = self._client
         return {} if client is None else client.statistics
 
-    def _write(self, records: Sequence[Record], deadline: float) -> WriteResult:
+    def _write(self, records: Records, deadline: float) -> WriteResult:
         if self._is_closed:
             return _kept(records, "the sink is closed", "closed")
-        topic = records[0].lane
+        topic = records.lane
         try:
             client = self._connected()
         except SinkError as error:
@@ -146,9 +146,9 @@ class KafkaSink:
         # time is in the value.
         timestamps_ms = [
             time_ms
-            if 0 < (time_ms := record.timestamp_ns // 1_000_000) <= now_ms
+            if 0 < (time_ms := time_ns // 1_000_000) <= now_ms
             else max(1, min(time_ms, now_ms))
-            for record in records
+            for time_ns in records.timestamps_ns
         ]
         missing = client.send(topic, records, timestamps_ms, prefix, deadline)
         if not missing:

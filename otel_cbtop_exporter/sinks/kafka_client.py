@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.errors import SinkError
-from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.sinks.base import Records
 from otel_cbtop_exporter.sinks.kafka_causes import cleaned, explain
 from otel_cbtop_exporter.sinks.kafka_properties import read_properties
 from otel_cbtop_exporter.sinks.kafka_statistics import essentials
@@ -95,7 +95,7 @@ class KafkaClient:
     def send(
         self,
         topic: str,
-        records: Sequence[Record],
+        records: Records,
         timestamps_ms: Sequence[int],
         prefix: bytes,
         deadline: float,
@@ -132,23 +132,23 @@ class KafkaClient:
                 errors.setdefault(message.value() or b"", []).append(error)
 
         produce = self._producer.produce
-        values = [prefix + record.body for record in records]
+        values = [prefix + body for body in records.bodies] if prefix else records.bodies
+        headers: Iterator[Any] = (list(pairs) or None for pairs in records.headers)
+        messages = list(zip(values, records.keys, timestamps_ms, headers, strict=True))
         handed_over = 0
-        while handed_over < len(records):
-            record, value = records[handed_over], values[handed_over]
-            timestamp_ms = timestamps_ms[handed_over]
-            headers: Any = list(record.headers) if record.headers else None
+        while handed_over < len(messages):
             try:
-                produce(topic, value, record.key, -1, on_delivery, None, timestamp_ms, headers)
-            except BufferError:  # the queue is full: make room, go on
+                for value, key, timestamp_ms, pairs in messages[handed_over:]:
+                    produce(topic, value, key, -1, on_delivery, None, timestamp_ms, pairs)
+                    handed_over += 1
+            except BufferError:  # noqa: PERF203  the queue is full: make room, go on
                 self._serve_queue(_SLICE_SECONDS)
                 if self._is_over(wait_until):
                     break
-                continue
             except KafkaException as error:
                 errors.setdefault(value, []).append(error.args[0])
                 self.is_fatal = self.is_fatal or error.args[0].name() == "_FATAL"
-            handed_over += 1
+                handed_over += 1
         unknown_from = handed_over if self._wait(wait_until, deadline) else 0
         missing: dict[int, KafkaError | None] = dict.fromkeys(range(unknown_from, len(records)))
         if errors:

@@ -83,7 +83,7 @@ def encode_lines(events: Sequence[Event]) -> Encoded:
 
 def joined(records: Sequence[Record]) -> bytes:
     """Return the records as lines, in one copy."""
-    bodies = [record.body for record in records]
+    bodies = Records.of(records).bodies
     bodies.append(b"")
     return b"\n".join(bodies)
 

@@ -1,10 +1,21 @@
 """Spools, and what was said by them."""
 
+import sys
+
+import msgspec
+
 from otel_cbtop_exporter.delivery.spool import Spool
 from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder
+from otel_cbtop_exporter.delivery.spool_rows import unpack
 from otel_cbtop_exporter.sinks.base import Record
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 MANY = 1_000_000
+BLOCKS_SINCE = 4  # the schema; before, a row held records
 
 
 class Told:
@@ -69,11 +80,14 @@ def empty(place):
 
 
 def insert_as_it_was(connection, rows):
-    """Insert rows into a database of any schema, with the columns that it has."""
+    """Insert rows into a database of any schema, with the columns and bodies that it has."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
     names = ["lane", "events", "spans", "log_records", "data_points", "bytes", "created_ns", "body"]
     table = connection.execute("PRAGMA table_info(batches)").fetchall()
     there = [name for _, name, *_ in table if name != "id"]
     statement = f"INSERT INTO batches ({', '.join(there)}) VALUES ({', '.join('?' * len(there))})"
     for row in rows:
         values = dict(zip(names, row, strict=True))
+        if version < BLOCKS_SINCE:
+            values["body"] = zstd.compress(msgspec.msgpack.encode(list(unpack(row.body))))
         connection.execute(statement, [values[name] for name in there])

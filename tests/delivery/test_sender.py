@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_cbtop_exporter.config import RetryConfig
-from otel_cbtop_exporter.delivery.sender import Sender, cut_batches
+from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
-from otel_cbtop_exporter.sinks.base import Record, WriteResult
+from otel_cbtop_exporter.sinks.base import WriteResult
 from otel_cbtop_exporter.testing import FakeClock, RecordingSink
 from tests.delivery.records import away, busy, named, records, refused_for, too_large_over
 
@@ -144,21 +144,6 @@ def test_a_configured_batch_size_wins_over_the_sinks():
     bench = Bench(max_batch_events=2)
     bench.send(records(5))
     assert [len(write) for write in bench.sink.writes] == [2, 2, 1]
-
-
-@given(
-    sizes=st.lists(st.integers(0, 20), max_size=50),
-    max_events=st.integers(1, 10),
-    max_bytes=st.integers(1, 40),
-)
-def test_cutting_loses_and_reorders_nothing(sizes, max_events, max_bytes):
-    """Batches together are the records, each within the limits or a single record."""
-    batch = [Record(body=b"x" * size, timestamp_ns=n) for n, size in enumerate(sizes)]
-    cut = list(cut_batches(batch, max_events, max_bytes))
-    assert [record for part in cut for record in part] == batch
-    for part in cut:
-        assert 1 <= len(part) <= max_events
-        assert len(part) == 1 or sum(len(record.body) for record in part) <= max_bytes
 
 
 def test_too_large_halves_until_it_fits():

@@ -363,8 +363,9 @@ def test_a_spool_of_an_earlier_schema_is_read(tmp_path, version):
     """Whatever version wrote the file, its rows are claimed."""
     path = tmp_path / "spool.db"
     new = make_spool(tmp_path / "new.db")
-    new.append(numbered(0, 3, "a"), 4)
-    new.append(numbered(3, 3, "b"), 5)
+    batches = [numbered(0, 3, "a"), [Record(b"\xff", b"\xfe", "b", 7, (("h", b"1"),), "span")] * 3]
+    for batch in batches:
+        new.append(batch, 4)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         migrate(connection, MIGRATIONS[:version])
         if version:
@@ -372,7 +373,7 @@ def test_a_spool_of_an_earlier_schema_is_read(tmp_path, version):
     new.close()
     old = make_spool(path)
     old.open()
-    assert len(empty(old)) == (6 if version else 0)
+    assert empty(old) == (batches[0] + batches[1] if version else [])
     old.close()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)

@@ -1,8 +1,11 @@
 """Batches of records: columns for who handles them whole, records for everybody else."""
 
 import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from otel_cbtop_exporter.sinks.base import Block, Record, Records
+from otel_cbtop_exporter.tally import Tally
 
 RECORDS = [
     Record(b"a", b"key", "spans", 1, (("h", b"1"),), "span"),
@@ -51,3 +54,50 @@ def test_a_block_survives_packing():
     blocks = list(Records.of(RECORDS).blocks)
     packed = msgspec.msgpack.encode(blocks)
     assert Records(msgspec.msgpack.decode(packed, type=list[Block])) == RECORDS
+
+
+bodies = st.builds(
+    Record,
+    st.binary(max_size=20),
+    st.none() | st.just(b"key"),
+    st.sampled_from(["spans", "logs"]),
+    st.integers(0, 9),
+    st.just(()) | st.just((("name", b"value"),)),
+    st.sampled_from(["span", "log", None]),
+)
+
+
+@given(
+    records=st.lists(bodies, max_size=50),
+    max_events=st.integers(1, 10),
+    max_bytes=st.integers(1, 40),
+)
+def test_cutting_loses_and_reorders_nothing(records, max_events, max_bytes):
+    """Batches together are the records, each within the limits or a single record."""
+    cut = Records.of(records).cut(max_events, max_bytes)
+    assert Records.joined(cut) == records
+    for part in cut:
+        assert 1 <= len(part) <= max_events
+        assert len(part) == 1 or part.body_bytes <= max_bytes
+
+
+@given(records=st.lists(bodies, max_size=20))
+def test_each_lane_is_a_batch_of_its_own(records):
+    """In the order in which the lanes come, and in the records' order within each."""
+    lanes = Records.of(records).by_lane()
+    assert [batch.lane for batch in lanes] == list(dict.fromkeys(r.lane for r in records))
+    for batch in lanes:
+        assert batch == [record for record in records if record.lane == batch.lane]
+
+
+@given(records=st.lists(bodies, max_size=20))
+def test_columns_are_those_of_the_records(records):
+    """Whoever reads columns reads what the records hold, and counts the same."""
+    batch = Records(Records.of(records).blocks)
+    assert batch == records
+    assert batch.bodies == [record.body for record in records]
+    assert batch.body_bytes == sum(len(record.body) for record in records)
+    assert list(batch.timestamps_ns) == [record.timestamp_ns for record in records]
+    assert list(batch.keys) == [record.key for record in records]
+    assert list(batch.headers) == [record.headers for record in records]
+    assert Tally.of(batch) == Tally.of(records)
