@@ -17,7 +17,7 @@ from otel_cbtop_exporter.delivery import spool_queries as queries
 from otel_cbtop_exporter.delivery.process_lock import process_lock
 from otel_cbtop_exporter.delivery.spool_claim import Claim, SpoolStats
 from otel_cbtop_exporter.delivery.spool_reports import Reports
-from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError, pack, unpack
+from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError, rows_of, unpack
 from otel_cbtop_exporter.delivery.spool_store import RowStore
 from otel_cbtop_exporter.sinks.base import Record, Records
 from otel_cbtop_exporter.tally import Tally
@@ -78,10 +78,15 @@ class Spool:
         Raises:
             SpoolError: The place cannot take them, and none of them was taken.
         """
-        self.append_rows(pack(records, now_ns), now_ns)
+        rows = rows_of(records, now_ns)
+        body_bytes = sum(row.body_bytes for row in rows)
+        # In memory nothing is packed that leaves soon.
+        if self.path is not None or not self._store.is_recent(body_bytes, self.max_bytes):
+            rows = [row.packed() for row in rows]
+        self.append_rows(rows, now_ns)
 
     def append_rows(self, rows: Sequence[Row], now_ns: int) -> None:
-        """Take packed records, as `append` does."""
+        """Take rows of records, as `append` does."""
         if rows:
             with self._held():
                 self._store.insert(rows, self.max_bytes, self._too_old(now_ns))
@@ -125,7 +130,7 @@ class Spool:
                 rows = self._store.claim(lane, max_events, max_bytes)
             if not rows:
                 return None
-            unpacked = {row_id: unpack(row.body) for row_id, row in rows.items()}
+            unpacked = {row_id: row.records or unpack(row.body) for row_id, row in rows.items()}
             readable = {row_id: records for row_id, records in unpacked.items() if records}
             if len(readable) < len(rows):
                 unreadable = dict.fromkeys(unpacked.keys() - readable.keys())
@@ -183,7 +188,7 @@ class Spool:
         """
         with self._held():
             rows, whole = self._store.unclaimed(max_bytes)
-            target.append_rows(list(rows.values()), now_ns)
+            target.append_rows([row.packed() for row in rows.values()], now_ns)
             self._store.remove(rows)
             return whole
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from otel_cbtop_exporter.delivery.spool_rows import Row, pack_row
+from otel_cbtop_exporter.delivery.spool_rows import Row, row_of
 from otel_cbtop_exporter.sinks.base import Record, Records
 from otel_cbtop_exporter.tally import Tally
 
@@ -59,7 +59,7 @@ class Claim(msgspec.Struct):
                     waiting[record] -= 1
                     stay.append(record)
             if len(stay) < len(records):
-                left[row_id] = pack_row(Records.of(stay), 0) if stay else None
+                left[row_id] = row_of(Records.of(stay), 0).packed() if stay else None
         if any(waiting.values()):
             raise ValueError("kept holds records that are not of this claim")
         return left

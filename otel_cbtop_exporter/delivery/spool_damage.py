@@ -97,4 +97,4 @@ def _ids(connection: sqlite3.Connection) -> Generator[int, None, None]:
 
 def _is_row(row: Row) -> bool:
     types = (str, int, int, int, int, int, int, bytes)
-    return all(isinstance(value, kind) for value, kind in zip(row, types, strict=True))
+    return all(isinstance(value, kind) for value, kind in zip(row.columns, types, strict=True))

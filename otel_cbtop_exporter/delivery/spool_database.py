@@ -79,7 +79,7 @@ class Database:
                 raise DamagedError(str(error)) from error
             self._close_unless_readable()
             raise SpoolError(str(error)) from error
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:  # the latter: a lane that is not Unicode
             raise SpoolError(str(error)) from error
 
     @contextmanager

@@ -85,14 +85,16 @@ def lanes(connection: sqlite3.Connection) -> list[str]:
     return [lane for (lane,) in connection.execute(query).fetchall()]
 
 
-def insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> None:
-    """Add rows at the end."""
+def insert(connection: sqlite3.Connection, row: Row) -> int:
+    """Add a row at the end; returns its id."""
     query = """
         INSERT INTO batches (
             lane, events, spans, log_records, data_points, bytes, created_ns, body
         ) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     """
-    connection.executemany(query, rows)
+    row_id = connection.execute(query, row.columns).lastrowid
+    assert row_id is not None  # of an INSERT that succeeded
+    return row_id
 
 
 def restore(connection: sqlite3.Connection, row_id: int, row: Row) -> None:
@@ -102,7 +104,7 @@ def restore(connection: sqlite3.Connection, row_id: int, row: Row) -> None:
             id, lane, events, spans, log_records, data_points, bytes, created_ns, body
         ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
     """
-    connection.execute(query, (row_id, *row))
+    connection.execute(query, (row_id, *row.columns))
 
 
 def replace(connection: sqlite3.Connection, row_id: int, row: Row) -> None:
@@ -137,8 +139,10 @@ def leaving(
     chosen: list[Leaving] = []
     if excess_bytes <= 0 and created_before_ns <= 0:
         return chosen
+    # In memory a row may not be packed, and takes what it is.
     query = """
-        SELECT id, created_ns, length(body) + ?, events, spans, log_records, data_points
+        SELECT id, created_ns, CASE length(body) WHEN 0 THEN bytes ELSE length(body) END + ?,
+            events, spans, log_records, data_points
         FROM batches ORDER BY id
     """
     with closing(connection.execute(query, (ROW_OVERHEAD_BYTES,))) as cursor:

@@ -29,6 +29,8 @@ __all__ = [
     "SpoolError",
     "migrate",
     "pack",
+    "row_of",
+    "rows_of",
     "unpack",
 ]
 
@@ -110,6 +112,8 @@ class Row(NamedTuple):
         body_bytes: Of their bodies, before compression.
         created_ns: When it was appended, nanoseconds since the Unix epoch.
         body: `zstd(msgpack(list of blocks))`; records in the place of blocks before schema 4.
+            Empty while it is not packed, which is only in memory.
+        records: What is in it, where that is at hand; this is no column.
     """
 
     lane: str
@@ -119,7 +123,8 @@ class Row(NamedTuple):
     data_points: int
     body_bytes: int
     created_ns: int
-    body: bytes
+    body: bytes = b""
+    records: Records | None = None
 
     @property
     def tally(self) -> Tally:
@@ -128,8 +133,27 @@ class Row(NamedTuple):
 
     @property
     def stored_bytes(self) -> int:
-        """What it takes in the database."""
-        return len(self.body) + ROW_OVERHEAD_BYTES
+        """What it takes in the database, or will take while its records are not packed."""
+        return (len(self.body) or self.body_bytes) + ROW_OVERHEAD_BYTES
+
+    @property
+    def columns(self) -> tuple[object, ...]:
+        """What is stored of it."""
+        return self[:-1]
+
+    def packed(self) -> Row:
+        """Return the row with its body.
+
+        Raises:
+            SpoolError: A text of its records is not Unicode.
+        """
+        if self.body or self.records is None:
+            return self
+        try:
+            packed = _encoder.encode(self.records.blocks)
+        except UnicodeEncodeError as error:
+            raise SpoolError(f"records cannot be packed: {error.reason}") from error
+        return self._replace(body=zstd.compress(packed, options=_ZSTD_OPTIONS))
 
 
 def migrate(
@@ -163,25 +187,17 @@ def migrate(
             raise
 
 
-def pack(records: Sequence[Record], now_ns: int) -> list[Row]:
-    """Make rows of records: each of one lane, in the records' order within a lane.
-
-    Raises:
-        SpoolError: A lane is text that is not Unicode.
-    """
+def rows_of(records: Sequence[Record], now_ns: int) -> list[Row]:
+    """Make rows of records, not packed: each of one lane, in the records' order within a lane."""
     return [
-        pack_row(part, now_ns)
+        row_of(part, now_ns)
         for lane in Records.of(records).by_lane()
         for part in lane.cut(_ROW_EVENTS, _ROW_BYTES)
     ]
 
 
-def pack_row(records: Records, created_ns: int) -> Row:
-    """Make one row of records of one lane."""
-    try:
-        body = zstd.compress(_encoder.encode(records.blocks), options=_ZSTD_OPTIONS)
-    except UnicodeEncodeError as error:
-        raise SpoolError(f"records cannot be packed: {error.reason}") from error
+def row_of(records: Records, created_ns: int) -> Row:
+    """Make one row, not packed, of records of one lane."""
     tally = Tally.of(records)
     return Row(
         records.lane,
@@ -191,8 +207,17 @@ def pack_row(records: Records, created_ns: int) -> Row:
         tally.data_points,
         records.body_bytes,
         created_ns,
-        body,
+        records=records,
     )
+
+
+def pack(records: Sequence[Record], now_ns: int) -> list[Row]:
+    """Make rows of records as `rows_of` does, and pack them.
+
+    Raises:
+        SpoolError: A text of the records is not Unicode.
+    """
+    return [row.packed() for row in rows_of(records, now_ns)]
 
 
 def unpack(body: bytes) -> Records | None:

@@ -17,12 +17,16 @@ from otel_cbtop_exporter.delivery.process_lock import watch_forks
 from otel_cbtop_exporter.delivery.spool_damage import rebuild
 from otel_cbtop_exporter.delivery.spool_database import DamagedError, Database
 from otel_cbtop_exporter.delivery.spool_ledger import Ledger
+from otel_cbtop_exporter.delivery.spool_recent import Recent
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["RowStore"]
 
+# Of bodies that are kept as they came, while no more than that waits: what a backend that is
+# well takes is on its way long before.
+_RECENT_BYTES = 8 * 1024 * 1024
 # A database that grew past this is replaced once it is empty: SQLite keeps its pages for ever,
 # and VACUUM of a peak takes as long as writing it did.
 _REPLACE_BYTES = 16 * 1024 * 1024
@@ -44,6 +48,7 @@ class RowStore:
     ) -> None:
         self.database = Database(path, synchronous, self._count)
         self.ledger = Ledger()
+        self._recent = Recent()
         self._reports = reports
         watch_forks(self)
 
@@ -63,13 +68,27 @@ class RowStore:
             max_bytes: What may be there then; claimed rows stay over that.
             created_before_ns: Rows at the head that were appended before have to go.
         """
-        leaving = self.run(
+        row_ids, leaving = self.run(
             lambda connection: self._insert(connection, rows, max_bytes, created_before_ns)
         )
-        self.ledger.add(rows)
-        for row in leaving:
-            self.ledger.subtract(row.tally, row.stored_bytes)
-            self._reports.drop(row.reason, row.tally)
+        for row_id, row in zip(row_ids, rows, strict=True):
+            keeps = not row.body or self.is_recent(row.body_bytes, max_bytes)
+            self._recent.put(row_id, row.records if keeps else None)
+            self.ledger.add([row])
+        for gone in leaving:
+            self._recent.put(gone.row_id, None)
+            self.ledger.subtract(gone.tally, gone.stored_bytes)
+            self._reports.drop(gone.reason, gone.tally)
+
+    def is_recent(self, body_bytes: int, max_bytes: int) -> bool:
+        """Say whether rows with so much are worth keeping as they came.
+
+        Args:
+            body_bytes: Of the rows' bodies.
+            max_bytes: What may be there at most.
+        """
+        there = max(self.ledger.stored_bytes, self._recent.body_bytes)
+        return there + body_bytes <= min(_RECENT_BYTES, max_bytes // 8)
 
     def claim(self, lane: str, max_events: int, max_bytes: int) -> dict[int, Row]:
         """Hand out the oldest rows of a lane, by their ids; at least one, if there is one."""
@@ -106,7 +125,8 @@ class RowStore:
     def remove(self, rows: Mapping[int, Row]) -> None:
         """Take rows out that are somewhere else now."""
         self.run(lambda connection: self._settle_up(connection, rows))
-        for row in rows.values():
+        for row_id, row in rows.items():
+            self._recent.put(row_id, None)
             self.ledger.subtract(row.tally, row.stored_bytes)
 
     def is_known_empty(self) -> bool:
@@ -115,7 +135,7 @@ class RowStore:
 
     def close(self) -> None:
         """Close the database and forget what is known of it."""
-        self.ledger = Ledger()
+        self._forget()
         self.database.close()
 
     def delete(self) -> None:
@@ -125,7 +145,7 @@ class RowStore:
             OSError: The folder does not allow it.
         """
         self.database.delete()
-        self.ledger = Ledger()
+        self._forget()
         self.ledger.counted = True  # so that looking for records does not make it anew
 
     def before_fork(self) -> None:
@@ -133,8 +153,12 @@ class RowStore:
 
     def after_fork_in_child(self) -> None:
         """Leave to the parent what it has, and what there is to say of it."""
-        self.ledger = Ledger()
+        self._forget()
         self._reports.forget()
+
+    def _forget(self) -> None:
+        self.ledger = Ledger()
+        self._recent = Recent()
 
     def _rebuild(self, why: str) -> None:
         path = self.database.path
@@ -170,6 +194,8 @@ class RowStore:
         with self.database.transaction(connection):
             self.ledger.pay(connection)
             yield
+        for row_id, row in self.ledger.owed.items():
+            self._recent.put(row_id, None if row is None else row.records)
         self.ledger.owed.clear()
 
     def _insert(
@@ -178,14 +204,14 @@ class RowStore:
         rows: Sequence[Row],
         max_bytes: int,
         created_before_ns: int,
-    ) -> list[queries.Leaving]:
+    ) -> tuple[list[int], list[queries.Leaving]]:
         ledger = self.ledger
         with self._transaction(connection):
-            queries.insert(connection, rows)
+            row_ids = [queries.insert(connection, row) for row in rows]
             excess = ledger.stored_bytes + sum(row.stored_bytes for row in rows) - max_bytes
             leaving = queries.leaving(connection, excess, created_before_ns, ledger.claimed_ids())
             queries.delete(connection, [row.row_id for row in leaving])
-        return leaving
+        return row_ids, leaving
 
     def _oldest(
         self, connection: sqlite3.Connection, lane: str, max_events: int, max_bytes: int
@@ -193,7 +219,7 @@ class RowStore:
         chosen: dict[int, Row] = {}
         with closing(queries.rows_of_lane(connection, lane)) as rows:
             for row_id, stored in rows:
-                row = self.ledger.owed.get(row_id, stored)
+                row = self._now(row_id, stored)
                 if row is None:
                     continue
                 max_events -= row.events
@@ -209,14 +235,23 @@ class RowStore:
         claimed = self.ledger.claimed_ids()
         chosen: dict[int, Row] = {}
         with closing(queries.rows_oldest_first(connection)) as rows:
-            for row_id, row in rows:
+            for row_id, stored in rows:
                 if row_id in claimed:
                     continue
                 if max_bytes <= 0:
                     return chosen, False
-                chosen[row_id] = row
-                max_bytes -= row.stored_bytes
+                row = self._now(row_id, stored)
+                if row is not None:
+                    chosen[row_id] = row
+                    max_bytes -= row.stored_bytes
         return chosen, True
+
+    def _now(self, row_id: int, stored: Row) -> Row | None:
+        """Return what a stored row is by now, with its records if they are at hand."""
+        if row_id in self.ledger.owed:
+            return self.ledger.owed[row_id]
+        records = self._recent.get(row_id)
+        return stored if records is None else stored._replace(records=records)
 
     def _settle_up(self, connection: sqlite3.Connection, besides: Iterable[int] = ()) -> None:
         with self._transaction(connection):

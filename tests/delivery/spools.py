@@ -87,7 +87,7 @@ def insert_as_it_was(connection, rows):
     there = [name for _, name, *_ in table if name != "id"]
     statement = f"INSERT INTO batches ({', '.join(there)}) VALUES ({', '.join('?' * len(there))})"
     for row in rows:
-        values = dict(zip(names, row, strict=True))
+        values = dict(zip(names, row.columns, strict=True))
         if version < BLOCKS_SINCE:
             values["body"] = zstd.compress(msgspec.msgpack.encode(list(unpack(row.body))))
         connection.execute(statement, [values[name] for name in there])

@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -14,10 +15,17 @@ from hypothesis.stateful import (
     rule,
 )
 
+from otel_cbtop_exporter.delivery import spool_store
 from otel_cbtop_exporter.sinks.base import Record
 from tests.delivery.spools import Told, make_folder, make_spool
 
 LANES = st.sampled_from(["a", "b", "c"])
+
+
+@pytest.fixture(autouse=True)
+def _some_rows_are_packed(monkeypatch):
+    """And others are claimed as they came."""
+    monkeypatch.setattr(spool_store, "_RECENT_BYTES", 400)
 
 
 class Machine(RuleBasedStateMachine):
