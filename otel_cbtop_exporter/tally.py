@@ -43,7 +43,7 @@ class Tally(msgspec.Struct, frozen=True):
         if type(things) is Records:
             counts = Counter[str | None]()
             for block in things.blocks:
-                counts[block.signal] += len(block)
+                counts[block.signal] += len(block.bodies)
             return cls(len(things), counts["span"], counts["log"], counts["metric"])
         signals = [thing.signal for thing in things]
         return cls(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -133,15 +134,15 @@ class KafkaClient:
 
         produce = self._producer.produce
         values = [prefix + body for body in records.bodies] if prefix else records.bodies
-        headers: Iterator[Any] = (list(pairs) or None for pairs in records.headers)
-        messages = list(zip(values, records.keys, timestamps_ms, headers, strict=True))
         handed_over = 0
-        while handed_over < len(messages):
+        while handed_over < len(records):
+            messages = zip(values, records.keys, timestamps_ms, records.headers, strict=True)
             try:
-                for value, key, timestamp_ms, pairs in messages[handed_over:]:
-                    produce(topic, value, key, -1, on_delivery, None, timestamp_ms, pairs)
+                for value, key, timestamp_ms, pairs in islice(messages, handed_over, None):
+                    headers: Any = list(pairs) if pairs else None
+                    produce(topic, value, key, -1, on_delivery, None, timestamp_ms, headers)
                     handed_over += 1
-            except BufferError:  # noqa: PERF203  the queue is full: make room, go on
+            except BufferError:  # the queue is full: make room, go on
                 self._serve_queue(_SLICE_SECONDS)
                 if self._is_over(wait_until):
                     break

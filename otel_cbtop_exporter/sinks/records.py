@@ -102,7 +102,7 @@ class Records(Sequence[Record]):
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         self.blocks = tuple(blocks)
-        self._length = sum(len(block.bodies) for block in self.blocks)
+        self._length = sum([len(block.bodies) for block in self.blocks])
         self._body_bytes: int | None = None
         self._made: list[Record] | None = None
 
@@ -157,7 +157,8 @@ class Records(Sequence[Record]):
     def body_bytes(self) -> int:
         """Of all bodies together."""
         if self._body_bytes is None:
-            self._body_bytes = sum(sum(map(len, block.bodies)) for block in self.blocks)
+            bodies = chain.from_iterable([block.bodies for block in self.blocks])
+            self._body_bytes = sum(map(len, bodies))
         return self._body_bytes
 
     @property
@@ -168,7 +169,7 @@ class Records(Sequence[Record]):
     @property
     def bodies(self) -> list[bytes]:
         """Of all records, in a new list."""
-        return [body for block in self.blocks for body in block.bodies]
+        return list(chain.from_iterable([block.bodies for block in self.blocks]))
 
     @property
     def timestamps_ns(self) -> Iterator[int]:
@@ -191,10 +192,12 @@ class Records(Sequence[Record]):
 
     def by_lane(self) -> list[Records]:
         """Return a batch for each lane, the lane that comes first as the first."""
+        if len({block.lane for block in self.blocks}) == 1:
+            return [self]
         lanes: dict[str, list[Block]] = {}
         for block in self.blocks:
             lanes.setdefault(block.lane, []).append(block)
-        return [self] if len(lanes) == 1 else [Records(blocks) for blocks in lanes.values()]
+        return [Records(blocks) for blocks in lanes.values()]
 
     def cut(self, max_events: int, max_bytes: int) -> list[Records]:
         """Cut into batches, in order, of at most so many records and bytes of bodies.
