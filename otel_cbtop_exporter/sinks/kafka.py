@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from otel_cbtop_exporter.config import KafkaConfig
-from otel_cbtop_exporter.errors import SinkError
+from otel_cbtop_exporter.errors import ConfigError, SinkError
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.base import Encoded, Record, Records, WriteResult
 from otel_cbtop_exporter.sinks.forks import forks_wait
@@ -55,7 +55,7 @@ class KafkaSink:
         options: Of the group `kafka`.
 
     Raises:
-        ConfigError: The topic template is not allowed.
+        ConfigError: The topic template is not allowed, or a header is not Unicode.
         SinkError: A schema registry is asked for, and its client is not installed.
     """
 
@@ -70,6 +70,10 @@ class KafkaSink:
         self.destination = ",".join(sorted(part.strip() for part in servers.split(","))) or str(
             options.config_file
         )
+        try:
+            "".join([*options.headers, *options.headers.values()]).encode()
+        except UnicodeEncodeError:  # such a name ends the process, inside of confluent-kafka
+            raise ConfigError("kafka.headers holds text that is not Unicode") from None
         self._maker = RecordMaker(options)
         if options.schema_registry_url and importlib.util.find_spec("authlib") is None:
             raise SinkError(

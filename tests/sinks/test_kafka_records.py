@@ -90,6 +90,13 @@ def test_a_template_that_cannot_be_a_topic_is_refused(template):
         KafkaSink(KafkaConfig(bootstrap_servers="b", topic=template))
 
 
+@pytest.mark.parametrize("headers", [{"\udc80": "x"}, {"x": "\udc80"}])
+def test_a_header_that_is_not_unicode_is_refused(headers):
+    """As it comes from an environment of other bytes; confluent-kafka would end the process."""
+    with pytest.raises(ConfigError, match=r"kafka\.headers"):
+        KafkaSink(KafkaConfig(bootstrap_servers="b", headers=headers))
+
+
 @pytest.mark.parametrize("signal", ["span", "span_event", "span_link", "log"])
 def test_what_has_a_trace_is_keyed_by_it(signal):
     """Everything of a trace has one key."""
