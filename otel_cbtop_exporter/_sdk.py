@@ -32,6 +32,7 @@ __all__ = [
     "ReadableLogRecord",
     "SpanParts",
     "attribute_map",
+    "log_attributes",
     "read_spans",
     "suppress_instrumentation",
 ]
@@ -129,6 +130,17 @@ def _read_spans_fast(spans: Iterable[ReadableSpan]) -> Iterator[Any]:
         )
 
 
+def _log_attributes_publicly(readable: ReadableLogRecord) -> tuple[Mapping[str, Any], int]:
+    return readable.log_record.attributes or _NOTHING, readable.dropped_attributes
+
+
+def _log_attributes_fast(readable: ReadableLogRecord) -> tuple[Mapping[str, Any], int]:
+    attributes = readable.log_record.attributes
+    if type(attributes) is BoundedAttributes:
+        return attributes._dict, attributes.dropped
+    return _log_attributes_publicly(readable)
+
+
 def _attribute_map_publicly(attributes: Any) -> Mapping[str, Any]:
     return attributes or _NOTHING
 
@@ -180,6 +192,9 @@ FAST = _fast_equals_public()
 
 read_spans = _read_spans_fast if FAST else _read_spans_publicly
 """Yield the parts of each span in the order of `SpanParts`."""
+
+log_attributes = _log_attributes_fast if FAST else _log_attributes_publicly
+"""Return a log record's attributes, as `attribute_map` does, and how many of them are missing."""
 
 attribute_map = _attribute_map_fast if FAST else _attribute_map_publicly
 """Return attributes as a mapping that is quick to read and must not be changed."""

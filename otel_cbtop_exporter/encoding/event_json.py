@@ -25,7 +25,7 @@ from otel_cbtop_exporter.event_table import Events, EventTable
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.tag_set import TagSet
 
-__all__ = ["Bodies", "encode_event", "encode_events", "encode_value"]
+__all__ = ["Bodies", "encode_event", "encode_events", "encode_quoted", "encode_value"]
 
 # Nested deeper, a value is shown by its repr, which also ends containers that hold themselves.
 _MAX_DEPTH = 32
@@ -144,11 +144,26 @@ def encode_value(value: Any) -> bytes:
     """Encode an attribute map, or any attribute value, by the rules of this module."""
     try:
         body = _encode(value)
-        if _NULL not in body or not (body == b"null" or _null_value(body)):
+        if body.rfind(_NULL) < 0 or not (body == _NULL or _null_value(body)):
             return body
     except _NOT_ENCODABLE:
         pass
     return _encode(_portable(value))
+
+
+def encode_quoted(value: Any) -> str:
+    """Encode a value, and its JSON once more as a JSON text: a string field of line protocol.
+
+    JSON has no control characters, so that escapes exactly what line protocol has escapes for:
+    quotation marks and backslashes.
+    """
+    try:
+        body = _encode(value)
+        if body.rfind(_NULL) >= 0:
+            body = encode_value(value)
+    except _NOT_ENCODABLE:
+        body = encode_value(value)
+    return _encode(body.decode()).decode()
 
 
 def _encode_carefully(event: Event) -> bytes:

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
+from otel_cbtop_exporter.encoding.event_json import encode_quoted
 from otel_cbtop_exporter.encoding.line_protocol_code import number_texts, render_rows
 from otel_cbtop_exporter.encoding.line_protocol_fields import (
     plan_fields,
-    quoted_json,
     render_fields,
 )
 from otel_cbtop_exporter.encoding.line_protocol_head import MAX_HEAD_BYTES, Head, render_head
@@ -109,26 +109,33 @@ class LineProtocolEncoder:
         heads = self._heads(table)
         if heads is None:
             return False
-        is_metric = table.signal == "metric"
-        fourth: Iterable[Any] = repeat("")
-        info = ""
-        if is_metric:
-            fourth = zip(*[iter(number_texts(rows))] * len(table.keys), strict=True)
-            info = self._metric_text(table.metric) if table.metric else ""
-            with self._lock:
-                if not self._points.take_all(heads, times_ns):
-                    return False
-        else:
-            with self._lock:
+        originals: Iterable[str] = repeat("")
+        texts: Iterable[Any] = repeat(None)
+        moved: bool | None = False
+        with self._lock:
+            if table.signal != "metric":
                 taken_ns = self._points.take_next_all(heads, times_ns)
-            if taken_ns is not times_ns:
-                fourth = [
-                    "" if taken == time_ns else str(time_ns)
-                    for taken, time_ns in zip(taken_ns, times_ns, strict=True)
-                ]
-                times_ns = taken_ns
-        render = render_rows(table.keys, is_metric=is_metric, has_info=bool(info))
-        lines.bodies.extend(render(rows, heads, times_ns, fourth, info))
+            elif self._points.take_all(heads, times_ns):
+                taken_ns = times_ns
+            else:
+                return False
+        if taken_ns is not times_ns:
+            originals = [
+                "" if taken == time_ns else str(time_ns)
+                for taken, time_ns in zip(taken_ns, times_ns, strict=True)
+            ]
+            times_ns, moved = taken_ns, None
+        if table.signal == "metric":
+            texts = zip(*[iter(number_texts(rows))] * len(table.keys), strict=True)
+        added = (
+            _has([row.attributes for row in rows]),
+            _has([row.correlation_id for row in rows]),
+            table.metric is not None,
+            moved,
+        )
+        info = self._metric_text(table.metric) if table.metric else ""
+        render = render_rows(table.keys, added, numbers=table.signal == "metric")
+        lines.bodies.extend(render(rows, heads, times_ns, originals, info, texts))
         lines.times_ns.extend(times_ns)
         return True
 
@@ -172,7 +179,7 @@ class LineProtocolEncoder:
                 tag_keys=frozenset(event.tags) if clashes else frozenset(),
             )
             added = (
-                quoted_json(event.attributes) if event.attributes else "",
+                encode_quoted(event.attributes) if event.attributes else "",
                 string_text(event.correlation_id) if event.correlation_id else "",
                 self._metric_text(event.metric) if event.metric else "",
                 f"{event.timestamp_ns}i" if time_ns != event.timestamp_ns else "",
@@ -241,13 +248,18 @@ class LineProtocolEncoder:
         known = self._metrics.get(id(metric))
         if known is not None and known[0] is metric:
             return known[1]
-        text = quoted_json(metric)
+        text = encode_quoted(metric)
         # The points of a stream share one object; an exponential histogram's are all new.
         if metric.scale is None:
             if len(self._metrics) >= _MAX_METRICS:
                 self._metrics.clear()
             self._metrics[id(metric)] = (metric, text)
         return text
+
+
+def _has(column: Sequence[object]) -> bool | None:
+    """Whether all of a column is there; None if some of it is."""
+    return True if all(column) else None if any(column) else False
 
 
 def _slot(measurement: str) -> str:

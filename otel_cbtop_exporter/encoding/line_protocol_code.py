@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from otel_cbtop_exporter.encoding.event_json import encode_quoted
 from otel_cbtop_exporter.encoding.line_protocol_fields import (
     ADDED,
     ID,
@@ -20,110 +21,108 @@ from otel_cbtop_exporter.encoding.line_protocol_fields import (
     NUMBER,
     number_text,
     plan_fields,
-    quoted_json,
 )
 from otel_cbtop_exporter.encoding.line_protocol_text import string_text
 from otel_cbtop_exporter.event_table import Row
 
 __all__ = ["RenderRows", "number_texts", "render_rows"]
 
-RenderRows = Callable[[Sequence[Row], Iterable[Any]], list[bytes]]
+RenderRows = Callable[
+    [
+        Sequence[Row],
+        Iterable[str],
+        Iterable[int],
+        Iterable[str],
+        str,
+        Iterable[Sequence[str] | None],
+    ],
+    list[bytes],
+]
+"""Called with rows, and for each of them its head, its time, and the time that it was moved from as
+text (or ""), with the text of the field `metric`, and for rows of numbers with each row's texts."""
 
 _encode_json = msgspec.json.Encoder().encode
 
+# How the fields that the encoder adds are written; a piece of code that is part of an f-string.
+_ADDED_CODE = {
+    "attributes": "{encode_quoted(row.attributes)}",
+    "correlation_id": '"{row.correlation_id}"',
+    "metric": "{metric}",
+    "original_timestamp_ns": "{original}i",
+}
+_CONDITION = {
+    "attributes": "row.attributes",
+    "correlation_id": "row.correlation_id",
+    "original_timestamp_ns": "original",
+}
+
 
 @functools.lru_cache(maxsize=1_024)
-def render_rows(keys: tuple[str, ...], *, is_metric: bool, has_info: bool) -> Callable[..., Any]:
+def render_rows(
+    keys: tuple[str, ...], added: tuple[bool | None, ...], *, numbers: bool
+) -> RenderRows:
     """Return the function that renders rows whose fields have these keys.
-
-    It is called with the rows, and for each of them its head, its time, and a fourth: for metrics
-    the texts of its values, for others the time that it was moved from as text, or ""; then with
-    the text of the field `metric`. It returns the lines.
 
     Making one takes a millisecond, so every encoder of the process shares it.
 
     Args:
         keys: Of the fields, in the rows' order.
-        is_metric: Whether all values are numbers, whose texts are given.
-        has_info: Whether there is a field `metric`.
+        added: For each field in `ADDED`, whether every row has it; None if some have.
+        numbers: Whether all values are numbers, whose texts are given.
     """
     # No name of a field is part of the code, but as a literal.
     names = {key: f"v{number}" for number, key in enumerate(keys)}
-    values = f"({''.join(f'{name}, ' for name in names.values())})"
-    if not is_metric:
-        names = {key: f"fields.{name}" for key, name in names.items()}
+    texts = f"({''.join(f'{name}, ' for name in names.values())})" if numbers else "_"
+    there = dict(zip(ADDED, added, strict=True))
     template, before = "", False
-    optional: dict[str, str] = {}
+    optional: list[str] = []
     for name, role, key, prefix in plan_fields(keys, hand_made=False):
-        literal = prefix.replace("{", "{{").replace("}", "}}")
+        value = prefix.replace("{", "{{").replace("}", "}}")
         if key is not None:
-            value = _value_code(names[key], role, is_text=is_metric)
-        elif name == "metric":
-            if not has_info:
-                continue
-            value = "{metric}"
-        elif is_metric and name != "correlation_id":
-            continue  # it has no attributes, and is never moved
-        else:
-            # May be absent: it brings its comma, behind it until there is a field before.
-            piece = f",{literal}{_ADDED_CODE[name]}" if before else f"{literal}{_ADDED_CODE[name]},"
-            optional[name] = f"        {name} = f{piece!r} if {name} else ''"
-            template += f"{{{name}}}"
+            value += _value_code(names[key], role, numbers=numbers)
+        elif there[name] is False:
             continue
-        template += f",{literal}{value}" if before else f"{literal}{value}"
+        else:
+            value += _ADDED_CODE[name]
+            if there[name] is None:
+                # It brings its comma: behind it, until there is a field before.
+                piece = f",{value}" if before else f"{value},"
+                optional.append(f"        {name} = f{piece!r} if {_CONDITION[name]} else ''")
+                template += f"{{{name}}}"
+                continue
+        template += f",{value}" if before else value
         before = True
-    line = f"f{'{head} ' + template + ' {time_ns}'!r}.encode()"
-    if is_metric:
-        code = [
-            "def render(rows, heads, times_ns, texts, metric):",
-            "    lines = []",
-            "    add = lines.append",
-            f"    for row, head, time_ns, {values} in zip(rows, heads, times_ns, texts):",
-            "        correlation_id = row.correlation_id",
-            optional["correlation_id"],
-            f"        add({line})",
-            "    return lines",
-        ]
-    else:
-        code = [
-            "def render(rows, heads, times_ns, originals, metric):",
-            "    lines = []",
-            "    add = lines.append",
-            "    for row, head, time_ns, original_timestamp_ns in zip(",
-            "        rows, heads, times_ns, originals",
-            "    ):",
-            "        fields, attributes = row.fields, row.attributes",
-            "        correlation_id = row.correlation_id",
-            *optional.values(),
-            f"        add({line})",
-            "    return lines",
-        ]
+    code = [
+        "def render(rows, heads, times_ns, originals, metric, all_texts):",
+        "    lines = []",
+        "    add = lines.append",
+        f"    for row, head, time_ns, original, {texts} in zip(",
+        "        rows, heads, times_ns, originals, all_texts",
+        "    ):",
+        "        fields = row.fields",
+        *optional,
+        f"        add(f{'{head} ' + template + ' {time_ns}'!r}.encode())",
+        "    return lines",
+    ]
     namespace: dict[str, Any] = {
+        "encode_quoted": encode_quoted,
         "number_text": number_text,
-        "quoted_json": quoted_json,
         "string_text": string_text,
     }
     exec("\n".join(code), namespace)  # noqa: S102  the code above, with literals of our own making
-    function: Callable[..., Any] = namespace["render"]
-    return function
+    render: RenderRows = namespace["render"]
+    return render
 
 
-_ADDED_CODE = {
-    "attributes": "{quoted_json(attributes)}",
-    "correlation_id": '"{correlation_id}"',
-    "original_timestamp_ns": "{original_timestamp_ns}i",
-}
-assert {*_ADDED_CODE, "metric"} == {*ADDED}
-
-
-def _value_code(name: str, role: int, *, is_text: bool) -> str:
+def _value_code(name: str, role: int, *, numbers: bool) -> str:
+    value = name if numbers else f"fields.{name}"
     if role == INTEGER:
-        return f"{{{name}}}i"
-    if is_text:
-        return f"{{{name}}}"
+        return f"{{{value}}}i"
+    if numbers:
+        return f"{{{value}}}"
     if role == ID:
-        return f'"{{{name}}}"'
-    return f"{{number_text({name})}}" if role == NUMBER else f"{{string_text({name})}}"
+        return f'"{{{value}}}"'
+    return f"{{number_text({value})}}" if role == NUMBER else f"{{string_text({value})}}"
 
 
 def number_texts(rows: Sequence[Row]) -> list[str]:

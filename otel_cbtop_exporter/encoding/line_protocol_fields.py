@@ -11,9 +11,6 @@ import math
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-import msgspec
-
-from otel_cbtop_exporter.encoding.event_json import encode_value
 from otel_cbtop_exporter.encoding.line_protocol_text import (
     ID_FIELDS,
     INTEGER_FIELDS,
@@ -36,7 +33,6 @@ __all__ = [
     "Planned",
     "number_text",
     "plan_fields",
-    "quoted_json",
     "render_fields",
 ]
 
@@ -48,8 +44,6 @@ ADDED = {
     "metric": TEXT,
     "original_timestamp_ns": INTEGER,
 }
-
-_encode_json = msgspec.json.Encoder().encode
 
 
 class Planned(NamedTuple):
@@ -124,13 +118,6 @@ def render_fields(event: Event, plan: Plan, added: tuple[str, str, str, str]) ->
         elif key is not None:
             left_out += 1
     return Fields(",".join(parts) if left_out < len(event.fields) else "", left_out)
-
-
-def quoted_json(value: Any) -> str:
-    """Render attributes, or what is known of a metric, as one string field."""
-    # JSON text has no control characters, so quoting it as JSON once more escapes exactly what
-    # line protocol has escapes for: quotation marks and backslashes.
-    return _encode_json(encode_value(value).decode()).decode()
 
 
 def _role(name: str) -> int:

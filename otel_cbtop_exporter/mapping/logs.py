@@ -6,9 +6,8 @@ Semantics: https://opentelemetry.io/docs/specs/otel/logs/data-model/
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from otel_cbtop_exporter._sdk import ReadableLogRecord, attribute_map
+from otel_cbtop_exporter._sdk import ReadableLogRecord, log_attributes
 from otel_cbtop_exporter.encoding.event_json import encode_value
 from otel_cbtop_exporter.event_table import INT64_MAX, Events, Row, Tables
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event
@@ -17,8 +16,6 @@ from otel_cbtop_exporter.mapping.attributes import (
     Redaction,
     ScopeCache,
     TagCache,
-    hex_span_id,
-    hex_trace_id,
     present,
     tag_text,
 )
@@ -29,6 +26,9 @@ __all__ = ["LogMapper"]
 # In key order, which is the order of line protocol.
 _UNTRACED = ("body", "observed_timestamp_ns", "severity_number")
 _TRACED = (*_UNTRACED, "span_id")
+
+
+_Key = tuple[str | None, str | None, str | None]
 
 
 class LogMapper:
@@ -56,20 +56,26 @@ class LogMapper:
             if scope is None or resource is not known_resource or sdk_scope is not known_scope:
                 scope = self._scopes.of(resource, sdk_scope)
                 known_resource, known_scope = resource, sdk_scope
-            attributes = attribute_map(record.attributes)
+            attributes, dropped = log_attributes(readable)
             body = record.body
             if redaction is not None:
                 attributes = redaction.apply(attributes)
                 body = redaction.inside(body)
             observed = record.observed_timestamp
             time_ns = record.timestamp or observed or 0
-            dropped = readable.dropped_attributes
             severity = record.severity_number
             number = severity._value_ if severity is not None else 0  # `value` is Python's
             trace_id, span_id = record.trace_id, record.span_id
-            correlation_id = hex_trace_id(trace_id) if trace_id else None
-            exception_type = attributes.get("exception.type") if attributes else None
-            tags = scope.tags(record.severity_text, record.event_name, exception_type)
+            # `hex_trace_id` and `hex_span_id` without the calls.
+            correlation_id = trace_id.to_bytes(16, "big").hex() if trace_id else None
+            span_hex = span_id.to_bytes(8, "big").hex() if span_id else None
+            exception_type = attributes.get("exception.type")
+            if exception_type is not None and type(exception_type) is not str:
+                exception_type = tag_text(exception_type)
+            key = (record.severity_text, record.event_name, exception_type)
+            tags = scope.known.get(key)
+            if tags is None:
+                tags = scope.tags(key)
             if (
                 type(body) is str
                 and type(time_ns) is int
@@ -78,13 +84,13 @@ class LogMapper:
                 and number
                 and not dropped
             ):
-                wanted = _TRACED if span_id else _UNTRACED
+                wanted = _TRACED if span_hex else _UNTRACED
                 if add is None or fields_type is None or wanted is not keys:
                     keys = wanted
                     table = tables.table("logs", "log", keys)
                     add, fields_type = table.rows.append, table.fields_type
-                if span_id:
-                    own = fields_type(body, observed, number, hex_span_id(span_id))
+                if span_hex:
+                    own = fields_type(body, observed, number, span_hex)
                 else:
                     own = fields_type(body, observed, number)
                 add(
@@ -109,7 +115,7 @@ class LogMapper:
                     "observed_timestamp_ns": observed or None,
                     "otel.dropped_attributes_count": dropped or None,
                     "severity_number": number or None,
-                    "span_id": hex_span_id(span_id) if span_id else None,
+                    "span_id": span_hex,
                 }
             )
             # A record may say nothing but that it happened; 0 is UNSPECIFIED.
@@ -133,13 +139,10 @@ class _Scope:
 
     def __init__(self, below: Mapping[str, str], above: Mapping[str, str], kept: Kept) -> None:
         self._base = {**below, **above}
-        self._tags: TagCache[tuple[str | None, str | None, str], TagSet] = TagCache(kept)
+        self.known: TagCache[_Key, TagSet] = TagCache(kept)
 
-    def tags(self, severity: str | None, event_name: str | None, exception_type: Any) -> TagSet:
-        key = (severity, event_name, tag_text(exception_type) if exception_type else "")
-        tags = self._tags.get(key)
-        if tags is None:
-            own = {"severity_text": severity or "", "event.name": event_name or ""}
-            tags = TagSet({**self._base, **own, "exception.type": key[2]})
-            self._tags.keep(key, tags)
-        return tags
+    def tags(self, key: _Key) -> TagSet:
+        """Make and keep the tags of a severity, an event's name and an exception's type."""
+        names = ("severity_text", "event.name", "exception.type")
+        own = {name: text or "" for name, text in zip(names, key, strict=True)}
+        return self.known.keep(key, TagSet({**self._base, **own}))
