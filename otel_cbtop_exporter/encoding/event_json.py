@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from otel_cbtop_exporter.errors import EventError
-from otel_cbtop_exporter.event_table import Events, EventTable
+from otel_cbtop_exporter.event_table import Events, EventTable, Row
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.tag_set import TagSet
 
@@ -76,50 +76,47 @@ def encode_events(events: Sequence[Event]) -> Bodies:
 
 
 def _encode_table(table: EventTable) -> list[bytes]:
-    if table.signal == "metric":
-        try:
+    try:
+        if table.signal == "metric":
             return _encode_metrics(table)
-        except _NOT_ENCODABLE:  # for what a name holds
-            return [_encode_carefully(event) for event in table]
-    # No field is null, by the table's promise; attributes come behind the fields and their names.
+        bodies = list(map(_encode, table.rows))
+    except _NOT_ENCODABLE:
+        return [encode_event(event) for event in table]
+    attributes = [row.attributes for row in table.rows]
+    if attributes.count(None) == len(attributes):
+        return bodies  # no field is null, by the table's promise
+    # Attributes come behind the tags and the names of the fields.
     names_size = sum(map(len, table.keys))
-    bodies: list[bytes] = []
-    for row in table.rows:
-        try:
-            body = _encode(row)
-            skipped = row.tags.json_size + names_size
-            if row.attributes is None or body.rfind(_NULL, skipped) < 0 or not _null_value(body):
-                bodies.append(body)
-                continue
-        except _NOT_ENCODABLE:
-            pass
-        bodies.append(_encode_carefully(table.event(row)))
+    for position, (row, body) in enumerate(zip(table.rows, bodies, strict=True)):
+        if body.rfind(_NULL, row.tags.json_size + names_size) >= 0 and _null_value(body):
+            bodies[position] = _encode_carefully(table.event(row))
     return bodies
 
 
 def _encode_metrics(table: EventTable) -> list[bytes]:
     """Encode data points: what is before the fields is the series', what is behind the time's."""
+    rows = table.rows
     slot = f"json {table.measurement}"
-    time_ns = trace_id = tail = None
-    bodies: list[bytes] = []
-    for row in table.rows:
-        fields = _encode(row.fields)
-        head: bytes | None = row.tags.rendered.get(slot)
-        if (
-            head is None
-            or tail is None
-            or row.timestamp_ns != time_ns
-            or row.correlation_id != trace_id
-        ):
-            body = _encode(row)
-            # In the text of a tag its quotation marks would have backslashes.
-            at = body.index(fields, row.tags.json_size)
-            row.tags.rendered[slot], tail = body[:at], body[at + len(fields) :]
-            time_ns, trace_id = row.timestamp_ns, row.correlation_id
-        else:
-            body = head + fields + tail
-        bodies.append(body)
-    return bodies
+    tail = _around_fields(rows[0])[1]
+    heads: list[Any] = [row.tags.rendered.get(slot) for row in rows]
+    if None in heads:
+        for position, row in enumerate(rows):
+            if heads[position] is None:
+                head, _ = _around_fields(row)
+                heads[position] = row.tags.rendered[slot] = head
+    times_ns = table.times_ns
+    trace_ids = [row.correlation_id for row in rows]
+    if times_ns.count(times_ns[0]) < len(rows) or trace_ids.count(None) < len(rows):
+        return list(map(_encode, rows))
+    fields = map(_encode, [row.fields for row in rows])
+    return [head + own + tail for head, own in zip(heads, fields, strict=True)]
+
+
+def _around_fields(row: Row) -> tuple[bytes, bytes]:
+    body, fields = _encode(row), _encode(row.fields)
+    # In the text of a tag its quotation marks would have backslashes.
+    at = body.index(fields, row.tags.json_size)
+    return body[:at], body[at + len(fields) :]
 
 
 def encode_event(event: Event) -> bytes:

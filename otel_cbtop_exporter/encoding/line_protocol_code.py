@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -130,10 +131,8 @@ def number_texts(rows: Sequence[Row]) -> list[str]:
 
     As `number_text` has them, at a tenth of what `repr` takes for each.
     """
-    numbers: list[float] = []
-    for row in rows:
-        numbers += msgspec.structs.astuple(row.fields)
-    encoded = _encode_json(numbers).decode()
+    values = chain.from_iterable(map(msgspec.structs.astuple, [row.fields for row in rows]))
+    encoded = _encode_json(list(values)).decode()
     texts = f"{encoded[1:-1]},".replace(".0,", ",").split(",")
     texts.pop()
     if "e" in encoded or "0.0000" in encoded:  # where the two differ in how they write it
