@@ -36,7 +36,7 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
         values_lost: Values that events had to go without, by reason: `non_finite` (a field of a
             metric), `field_left_out` (line protocol cannot carry it), `tag_cut` (too long).
         events_spooled: Events that wait.
-        spool_bytes: Bytes that they take, compressed.
+        spool_bytes: Bytes that they take, compressed but for the first few MiB in memory.
         oldest_spooled_ns: When the oldest of them was accepted, nanoseconds since the epoch.
         last_error: The last error, without secrets and data; "" if there was none.
         client_statistics: What the sink's client library counts itself, by name; Kafka's only.

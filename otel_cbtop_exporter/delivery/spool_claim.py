@@ -70,7 +70,7 @@ class SpoolStats(msgspec.Struct, frozen=True):
 
     Attributes:
         waiting: Records, by what they are.
-        spool_bytes: What they take, compressed.
+        spool_bytes: What they take, compressed but for the first few MiB in memory.
         oldest_ns: When the oldest was appended, nanoseconds since the Unix epoch; None if
             nothing waits.
     """

@@ -77,7 +77,7 @@ class HeldFile:
             with closing(_open(self._path)) as connection:
                 for _, row in queries.rows_oldest_first(connection):
                     records = unpack(row.body)
-                    if records is None:
+                    if not records:
                         raise SpoolError("a row of it is damaged")
                     yield records
         except sqlite3.Error as error:

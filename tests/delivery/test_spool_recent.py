@@ -92,6 +92,20 @@ def test_a_full_spool_packs_everything(monkeypatch):
         spool.close()
 
 
+def test_what_goes_back_to_the_disk_is_packed(tmp_path):
+    """A file never holds a row as it came, whoever handed it over."""
+    memory, file = make_spool(), make_spool(tmp_path / "spool.db")
+    memory.append(batch(0), 0)
+    assert memory.hand_over(file, MANY, 0)
+    assert memory._store._recent.body_bytes == 0
+    file.close()
+    again = make_spool(tmp_path / "spool.db")
+    again.open()
+    assert empty(again) == batch(0)
+    again.close()
+    memory.close()
+
+
 def test_what_a_claim_keeps_is_at_hand_for_the_next(spool):
     """Records that were refused for now are not unpacked for each new try, whole or in part."""
     spool.append(batch(0), 0)
