@@ -139,7 +139,10 @@ class Sink(Protocol):
         ...
 
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
-        """Hand records of one lane to the destination; returns within the timeout, never raises."""
+        """Hand records of one lane to the destination; returns within the timeout, never raises.
+
+        Delivery passes a `Records`: whoever reads its columns saves making each record.
+        """
         ...
 
     def flush(self, timeout_seconds: float) -> bool:

@@ -11,7 +11,7 @@ import warnings
 import pytest
 
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.sinks.base import Sink
+from otel_cbtop_exporter.sinks.base import Records, Sink
 from otel_cbtop_exporter.tag_set import TagSet
 
 TIMEOUT_SECONDS = 30
@@ -85,6 +85,15 @@ class SinkConformance:
         assert len(result.delivered) == 100, result.error
         assert sink.flush(TIMEOUT_SECONDS)
         assert sorted(self.arrived(sink)) == sorted(r.body for r in records)
+
+    def test_a_batch_in_columns_is_written_like_any_other(self, sink):
+        """Delivery hands over a `Records`, whose records nobody has made yet."""
+        records = Records(Records.of(records_of(sink, numbered_events(20))).blocks)
+        result = sink.write(records, TIMEOUT_SECONDS)
+        assert len(result.delivered) == 20, result.error
+        assert sink.flush(TIMEOUT_SECONDS)
+        assert self.arrived(sink) == records.bodies
+        assert_partition(result, records)
 
     def test_order_is_kept(self, sink):
         """Batches arrive in the order of the writes, and records in the order of the batch."""
