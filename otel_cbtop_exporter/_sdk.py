@@ -93,41 +93,36 @@ def _read_spans_publicly(spans: Iterable[ReadableSpan]) -> Iterator[SpanParts]:
 def _read_spans_fast(spans: Iterable[ReadableSpan]) -> Iterator[Any]:
     # Plain tuples in the order of SpanParts: naming them costs a third of this.
     for span in spans:
-        if type(span) is not ReadableSpan:
-            yield _read_span_publicly(span)
-            continue
-        attributes = span._attributes
-        events: Any = span._events
-        links: Any = span._links
-        status = span._status
-        if not (
-            type(attributes) is BoundedAttributes
-            and type(events) is BoundedList
-            and type(links) is BoundedList
-            and type(status) is Status
-        ):
-            yield _read_span_publicly(span)
-            continue
-        if attributes.dropped or events.dropped or links.dropped:
-            dropped = (attributes.dropped, events.dropped, links.dropped)
-        else:
-            dropped = NONE_DROPPED
-        yield (
-            span._name,
-            span._context,
-            span._parent,
-            span._kind,
-            span._start_time,
-            span._end_time,
-            span._resource,
-            span._instrumentation_scope,
-            status._status_code,
-            status._description,
-            attributes._dict,
-            events._dq,  # type: ignore[attr-defined]  # mypy takes its type for a stub's
-            links._dq,  # type: ignore[attr-defined]  # the same
-            dropped,
-        )
+        parts: Any = None
+        if type(span) is ReadableSpan:
+            try:
+                attributes: Any = span._attributes
+                events: Any = span._events
+                links: Any = span._links
+                status = span._status
+                if attributes.dropped or events.dropped or links.dropped:
+                    dropped = (attributes.dropped, events.dropped, links.dropped)
+                else:
+                    dropped = NONE_DROPPED
+                parts = (
+                    span._name,
+                    span._context,
+                    span._parent,
+                    span._kind,
+                    span._start_time,
+                    span._end_time,
+                    span._resource,
+                    span._instrumentation_scope,
+                    status._status_code,
+                    status._description,
+                    attributes._dict,
+                    events._dq,
+                    links._dq,
+                    dropped,
+                )
+            except AttributeError:  # made by hand, of other containers
+                pass
+        yield parts or _read_span_publicly(span)
 
 
 def _log_attributes_publicly(readable: ReadableLogRecord) -> tuple[Mapping[str, Any], int]:

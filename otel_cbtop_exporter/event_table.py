@@ -39,16 +39,16 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 # gc=False here and below: as with `Event`, thousands of tracked objects would make the garbage
 # collector run in the application's time.
 class Row(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """An event of a table: an `Event`, but for its fields.
+    """An event of a table as it is encoded: an `Event`, but for two of its parts.
 
     Attributes:
-        tags: Of every event of its series.
+        tags: The JSON of its tag set.
         fields: The values, in the order of the table's keys, as an instance of its
             `fields_type`, which takes half of what a dict does.
     """
 
     measurement: str
-    tags: TagSet
+    tags: msgspec.Raw
     fields: Any
     timestamp_ns: int
     schema_version: int
@@ -74,6 +74,7 @@ class EventTable(msgspec.Struct, frozen=True, gc=False):
         keys: The names of their fields, in order.
         metric: Of all events.
         rows: In order.
+        tag_sets: Of each row.
     """
 
     measurement: str
@@ -81,6 +82,7 @@ class EventTable(msgspec.Struct, frozen=True, gc=False):
     keys: tuple[str, ...]
     metric: MetricInfo | None
     rows: list[Row]
+    tag_sets: list[TagSet]
 
     @property
     def fields_type(self) -> Callable[..., Any]:
@@ -91,19 +93,18 @@ class EventTable(msgspec.Struct, frozen=True, gc=False):
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Event]:
-        for row in self.rows:
-            yield self.event(row)
+        return map(self.event, self.rows, self.tag_sets)
 
     @property
     def times_ns(self) -> list[int]:
         """The time of each event."""
         return [row.timestamp_ns for row in self.rows]
 
-    def event(self, row: Row) -> Event:
+    def event(self, row: Row, tags: TagSet) -> Event:
         """Return a row as an event."""
         return Event(
             row.measurement,
-            row.tags,
+            tags,
             dict(zip(self.keys, msgspec.structs.astuple(row.fields), strict=True)),
             row.timestamp_ns,
             row.schema_version,
@@ -166,7 +167,7 @@ class Tables:
         name = (measurement, signal, keys, id(metric))  # the table keeps it alive
         part = self._open.get(name)
         if not isinstance(part, EventTable):
-            part = self._begin(name, EventTable(measurement, signal, keys, metric, []))
+            part = self._begin(name, EventTable(measurement, signal, keys, metric, [], []))
         return part
 
     def add(self, event: Event) -> None:
@@ -181,10 +182,11 @@ class Tables:
             self.add_loose(event)
             return
         table = self.table(event.measurement, event.signal, tuple(fields), event.metric)
+        table.tag_sets.append(event.tags)
         table.rows.append(
             Row(
                 event.measurement,
-                event.tags,
+                event.tags.json,
                 table.fields_type(*fields.values()),
                 event.timestamp_ns,
                 event.schema_version,

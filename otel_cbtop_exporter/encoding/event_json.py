@@ -87,9 +87,9 @@ def _encode_table(table: EventTable) -> list[bytes]:
         return bodies  # no field is null, by the table's promise
     # Attributes come behind the tags and the names of the fields.
     names_size = sum(map(len, table.keys))
-    for position, (row, body) in enumerate(zip(table.rows, bodies, strict=True)):
-        if body.rfind(_NULL, row.tags.json_size + names_size) >= 0 and _null_value(body):
-            bodies[position] = _encode_carefully(table.event(row))
+    for position, (tags, body) in enumerate(zip(table.tag_sets, bodies, strict=True)):
+        if body.rfind(_NULL, tags.json_size + names_size) >= 0 and _null_value(body):
+            bodies[position] = _encode_carefully(table.event(table.rows[position], tags))
     return bodies
 
 
@@ -97,13 +97,13 @@ def _encode_metrics(table: EventTable) -> list[bytes]:
     """Encode data points: what is before the fields is the series', what is behind the time's."""
     rows = table.rows
     slot = f"json {table.measurement}"
-    tail = _around_fields(rows[0])[1]
-    heads: list[Any] = [row.tags.rendered.get(slot) for row in rows]
+    _, tail = _around_fields(rows[0])
+    heads: list[Any] = [tags.rendered.get(slot) for tags in table.tag_sets]
     if None in heads:
-        for position, row in enumerate(rows):
-            if heads[position] is None:
-                head, _ = _around_fields(row)
-                heads[position] = row.tags.rendered[slot] = head
+        for position, head in enumerate(heads):
+            if head is None:
+                heads[position], _ = _around_fields(rows[position])
+                table.tag_sets[position].rendered[slot] = heads[position]
     times_ns = table.times_ns
     trace_ids = [row.correlation_id for row in rows]
     if times_ns.count(times_ns[0]) < len(rows) or trace_ids.count(None) < len(rows):
@@ -115,7 +115,7 @@ def _encode_metrics(table: EventTable) -> list[bytes]:
 def _around_fields(row: Row) -> tuple[bytes, bytes]:
     body, fields = _encode(row), _encode(row.fields)
     # In the text of a tag its quotation marks would have backslashes.
-    at = body.index(fields, row.tags.json_size)
+    at = body.index(fields)
     return body[:at], body[at + len(fields) :]
 
 

@@ -146,17 +146,16 @@ class LineProtocolEncoder:
         slot = _slot(measurement)
         found: list[Any]
         if digits:
-            found = [
-                row.tags.rendered.get((slot, (row.correlation_id or "")[:digits]))
-                for row in table.rows
-            ]
+            trace_ids = [(row.correlation_id or "")[:digits] for row in table.rows]
+            pairs = zip(table.tag_sets, trace_ids, strict=True)
+            found = [tags.rendered.get((slot, trace_id)) for tags, trace_id in pairs]
         else:
-            found = [row.tags.rendered.get(slot) for row in table.rows]
+            found = [tags.rendered.get(slot) for tags in table.tag_sets]
         if None in found:
-            for position, row in enumerate(table.rows):
+            for position, tags in enumerate(table.tag_sets):
                 if found[position] is None:
-                    trace = row.correlation_id if digits else None
-                    head = self._head(measurement, row.tags, trace)
+                    trace = table.rows[position].correlation_id if digits else None
+                    head = self._head(measurement, tags, trace)
                     if head.values_cut is not None:
                         return None
                     found[position] = head.text

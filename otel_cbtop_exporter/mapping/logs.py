@@ -48,7 +48,7 @@ class LogMapper:
         tables = Tables(in_order=True)
         redaction = self._redaction if self._redaction.active else None
         keys: tuple[str, ...] = ()
-        add = fields_type = None
+        add = add_tags = fields_type = None
         known_resource = known_scope = scope = None
         for readable in records:
             record = readable.log_record
@@ -85,18 +85,20 @@ class LogMapper:
                 and not dropped
             ):
                 wanted = _TRACED if span_hex else _UNTRACED
-                if add is None or fields_type is None or wanted is not keys:
+                if add is None or add_tags is None or fields_type is None or wanted is not keys:
                     keys = wanted
                     table = tables.table("logs", "log", keys)
-                    add, fields_type = table.rows.append, table.fields_type
+                    add, add_tags = table.rows.append, table.tag_sets.append
+                    fields_type = table.fields_type
                 if span_hex:
                     own = fields_type(body, observed, number, span_hex)
                 else:
                     own = fields_type(body, observed, number)
+                add_tags(tags)
                 add(
                     Row(
                         "logs",
-                        tags,
+                        tags.json,
                         own,
                         time_ns,
                         SCHEMA_VERSION,

@@ -186,17 +186,18 @@ class MetricSeries:
     def fill(
         self,
         table: EventTable,
-        tag_sets: Iterable[TagSet],
+        tag_sets: Sequence[TagSet],
         fields: Iterable[Any],
         times_ns: Iterable[int],
         trace_ids: Iterable[str | None],
     ) -> None:
         """Add points to a table of this metric, column by column."""
+        table.tag_sets.extend(tag_sets)
         table.rows.extend(
             map(
                 Row,
                 repeat(self._measurement),
-                tag_sets,
+                [tags.json for tags in tag_sets],
                 fields,
                 times_ns,
                 repeat(SCHEMA_VERSION),

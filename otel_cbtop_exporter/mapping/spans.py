@@ -61,7 +61,7 @@ class SpanMapper:
         tables = Tables()
         redaction = self._redaction if self._redaction.active else None
         table = tables.table("spans", "span", _KEYS)
-        add, fields_type = table.rows.append, table.fields_type
+        add, add_tags, fields_type = table.rows.append, table.tag_sets.append, table.fields_type
         known_resource = known_scope = known_trace_id = None
         scope = shape = correlation_id = None
         for (
@@ -123,10 +123,11 @@ class SpanMapper:
                 and (trace_state is DEFAULT_TRACE_STATE or not trace_state)
             ):
                 own = fields_type(duration_ns, is_error, parent_id, span_id)
+                add_tags(tags)
                 add(
                     Row(
                         "spans",
-                        tags,
+                        tags.json,
                         own,
                         start_ns,
                         SCHEMA_VERSION,
@@ -193,10 +194,11 @@ def _map_events(
         time_ns = span_event.timestamp
         dropped = span_event.dropped_attributes
         if type(time_ns) is int and not dropped:
+            table.tag_sets.append(tags)
             table.rows.append(
                 Row(
                     "span_events",
-                    tags,
+                    tags.json,
                     only_id,
                     time_ns,
                     SCHEMA_VERSION,

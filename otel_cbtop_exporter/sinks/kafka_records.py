@@ -99,7 +99,7 @@ def _keys(part: EventTable | EventRun) -> list[bytes | None]:
     if part.signal in _HAS_TRACE_KEY:
         # Hex digits, by the table's promise.
         return [row.correlation_id.encode() if row.correlation_id else None for row in part.rows]
-    return [_series(part.measurement, row.tags) for row in part.rows]
+    return [_series(part.measurement, tags) for tags in part.tag_sets]
 
 
 def _key(event: Event) -> bytes | None:
