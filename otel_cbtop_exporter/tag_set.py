@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["TagSet", "object_type"]
+__all__ = ["TagKeys", "TagSet", "object_type"]
 
 
 class TagSet(Mapping[str, str]):
@@ -36,31 +36,13 @@ class TagSet(Mapping[str, str]):
     def __init__(self, tags: Mapping[str, str]) -> None:
         shown = {key: text for key, text in sorted(tags.items()) if key and text}
         try:
-            self._set(tuple(shown), list(shown.values()))
+            json = msgspec.json.encode(shown)
         except UnicodeEncodeError:
             shown = {_utf8(key): _utf8(text) for key, text in shown.items()}
-            self._set(tuple(shown), list(shown.values()))
+            json = msgspec.json.encode(shown)
+        self._set(tuple(shown), list(shown.values()), json)
 
-    @classmethod
-    def of(cls, keys: tuple[str, ...], texts: list[str]) -> TagSet:
-        """Make a tag set, quickly where the tags are as they are to be.
-
-        Args:
-            keys: In order, no two of them equal.
-            texts: In the order of the keys; not changed any more.
-        """
-        if "" not in texts and "" not in keys:
-            tags = cls.__new__(cls)
-            try:
-                tags._set(keys, texts)  # noqa: SLF001  it is this class
-            except UnicodeEncodeError:
-                pass
-            else:
-                return tags
-        return cls(dict(zip(keys, texts, strict=True)))
-
-    def _set(self, keys: tuple[str, ...], texts: list[str]) -> None:
-        json = msgspec.json.encode(object_type(keys)(*texts))
+    def _set(self, keys: tuple[str, ...], texts: list[str], json: bytes) -> None:
         self.tag_keys = keys
         self.texts = texts
         self.json = msgspec.Raw(json)
@@ -89,6 +71,33 @@ class TagSet(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"TagSet({self._dict()!r})"
+
+
+class TagKeys:
+    """The keys of many tag sets, which are made of their texts alone: a third of the time.
+
+    Args:
+        keys: In order, no two of them equal.
+    """
+
+    __slots__ = ("_object_type", "keys")
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self.keys = keys
+        self._object_type = object_type(keys)
+
+    def tag_set(self, texts: list[str]) -> TagSet:
+        """Make a tag set of texts in the order of the keys; the list becomes the tag set's."""
+        if "" not in texts:
+            try:
+                json = msgspec.json.encode(self._object_type(*texts))
+            except UnicodeEncodeError:
+                pass
+            else:
+                tags = TagSet.__new__(TagSet)
+                tags._set(self.keys, texts, json)  # noqa: SLF001  the other half of this module
+                return tags
+        return TagSet(dict(zip(self.keys, texts, strict=True)))
 
 
 @functools.lru_cache(maxsize=1_024)

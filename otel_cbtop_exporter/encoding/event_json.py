@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from otel_cbtop_exporter.errors import EventError
-from otel_cbtop_exporter.event_table import Events, EventTable, Row
+from otel_cbtop_exporter.event_table import Events, EventTable
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.tag_set import TagSet
 
@@ -97,26 +97,20 @@ def _encode_metrics(table: EventTable) -> list[bytes]:
     """Encode data points: what is before the fields is the series', what is behind the time's."""
     rows = table.rows
     slot = f"json {table.measurement}"
-    _, tail = _around_fields(rows[0])
     heads: list[Any] = [tags.rendered.get(slot) for tags in table.tag_sets]
-    if None in heads:
-        for position, head in enumerate(heads):
-            if head is None:
-                heads[position], _ = _around_fields(rows[position])
-                table.tag_sets[position].rendered[slot] = heads[position]
     times_ns = table.times_ns
     trace_ids = [row.correlation_id for row in rows]
+    if None in heads:
+        bodies = list(map(_encode, rows))
+        for row, tags, body in zip(rows, table.tag_sets, bodies, strict=True):
+            # In the text of a tag the quotation marks would have backslashes.
+            tags.rendered[slot] = body[: body.index(_encode(row.fields))]
+        return bodies
     if times_ns.count(times_ns[0]) < len(rows) or trace_ids.count(None) < len(rows):
         return list(map(_encode, rows))
-    fields = map(_encode, [row.fields for row in rows])
+    fields = list(map(_encode, [row.fields for row in rows]))
+    tail = _encode(rows[0])[len(heads[0]) + len(fields[0]) :]
     return [head + own + tail for head, own in zip(heads, fields, strict=True)]
-
-
-def _around_fields(row: Row) -> tuple[bytes, bytes]:
-    body, fields = _encode(row), _encode(row.fields)
-    # In the text of a tag its quotation marks would have backslashes.
-    at = body.index(fields)
-    return body[:at], body[at + len(fields) :]
 
 
 def encode_event(event: Event) -> bytes:

@@ -29,7 +29,7 @@ from otel_cbtop_exporter.mapping.attributes import (
     TagCache,
     tag_text,
 )
-from otel_cbtop_exporter.tag_set import TagSet
+from otel_cbtop_exporter.tag_set import TagKeys, TagSet
 
 __all__ = ["MetricScope", "MetricSeries", "bound_text"]
 
@@ -53,12 +53,12 @@ class _TagShape(NamedTuple):
     """The tags of attributes that have the same keys.
 
     Attributes:
-        keys: Of the tags, in order.
-        texts: In that order; those of the resource and the scope.
+        keys: Of the tags, but for empty ones.
+        texts: In their order; those of the resource and the scope.
         own: Positions of the attributes' own texts, and their keys.
     """
 
-    keys: tuple[str, ...]
+    keys: TagKeys
     texts: list[str]
     own: list[tuple[int, str]]
 
@@ -77,14 +77,14 @@ class _TagShapes:
         if shape is None:
             if len(self._shapes) >= MAX_CACHED_TAG_SETS // 64:
                 self._shapes.clear()
-            known = {**self._below, **dict.fromkeys(keys, ""), **self._above}
+            known = {**self._below, **dict.fromkeys(filter(None, keys), ""), **self._above}
             ordered = tuple(sorted(known))
             own = [
                 (position, key)
                 for position, key in enumerate(ordered)
                 if key in keys and key not in self._above
             ]
-            shape = _TagShape(ordered, [known[key] for key in ordered], own)
+            shape = _TagShape(TagKeys(ordered), [known[key] for key in ordered], own)
             self._shapes[keys] = shape
         return shape
 
@@ -154,13 +154,15 @@ class MetricSeries:
         known = self._tags.get(id(attributes))
         if known is not None and known[0] is attributes:
             return known[1]
-        shown = redaction.apply(attribute_map(attributes))
+        shown = attribute_map(attributes)
+        if redaction.active:
+            shown = redaction.apply(shown)
         shape = self._tag_shapes.of(tuple(shown))
         texts = shape.texts.copy()
         for position, key in shape.own:
             value = shown[key]
             texts[position] = value if type(value) is str else tag_text(value)
-        tags = TagSet.of(shape.keys, texts)
+        tags = shape.keys.tag_set(texts)
         self._tags.keep(id(attributes), (attributes, tags))
         return tags
 
