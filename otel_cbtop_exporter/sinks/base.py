@@ -135,7 +135,11 @@ class Sink(Protocol):
     """The most bytes of bodies that one write should have; a single record may be larger."""
 
     def encode(self, events: Sequence[Event]) -> Encoded:
-        """Turn events into records, in order; called once for each event."""
+        """Turn events into records, in order; called once for each event.
+
+        What mapping made is an `Events`: it makes an `Event` for whoever asks for one, and lets
+        the encoders of this package take its tables whole.
+        """
         ...
 
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
