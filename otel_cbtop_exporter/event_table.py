@@ -89,6 +89,11 @@ class EventTable(msgspec.Struct, frozen=True, gc=False):
         """Called with the values of an event's fields, makes the `fields` of its row."""
         return object_type(self.keys)
 
+    def add(self, row: Row, tags: TagSet) -> None:
+        """Add a row, which has the JSON of these tags."""
+        self.rows.append(row)
+        self.tag_sets.append(tags)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -182,20 +187,18 @@ class Tables:
             self.add_loose(event)
             return
         table = self.table(event.measurement, event.signal, tuple(fields), event.metric)
-        table.tag_sets.append(event.tags)
-        table.rows.append(
-            Row(
-                event.measurement,
-                event.tags.json,
-                table.fields_type(*fields.values()),
-                event.timestamp_ns,
-                event.schema_version,
-                event.correlation_id,
-                event.signal,
-                event.attributes,
-                event.metric,
-            )
+        row = Row(
+            event.measurement,
+            event.tags.json,
+            table.fields_type(*fields.values()),
+            event.timestamp_ns,
+            event.schema_version,
+            event.correlation_id,
+            event.signal,
+            event.attributes,
+            event.metric,
         )
+        table.add(row, event.tags)
 
     def add_loose(self, event: Event) -> None:
         """Take an event whose like will not come again, for which a table is not worth it."""

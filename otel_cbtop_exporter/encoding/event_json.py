@@ -16,6 +16,7 @@ import base64
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import msgspec
@@ -82,13 +83,12 @@ def _encode_table(table: EventTable) -> list[bytes]:
         bodies = list(map(_encode, table.rows))
     except _NOT_ENCODABLE:
         return [encode_event(event) for event in table]
-    attributes = [row.attributes for row in table.rows]
-    if attributes.count(None) == len(attributes):
-        return bodies  # no field is null, by the table's promise
-    # Attributes come behind the tags and the names of the fields.
-    names_size = sum(map(len, table.keys))
-    for position, (tags, body) in enumerate(zip(table.tag_sets, bodies, strict=True)):
-        if body.rfind(_NULL, tags.json_size + names_size) >= 0 and _null_value(body):
+    # No field is null, by the table's promise; attributes come behind the tags.
+    tag_sizes = [tags.json_size for tags in table.tag_sets]
+    if max(map(bytes.rfind, bodies, repeat(_NULL), tag_sizes)) < 0:
+        return bodies
+    for position, (body, tags) in enumerate(zip(bodies, table.tag_sets, strict=True)):
+        if _null_value(body):
             bodies[position] = _encode_carefully(table.event(table.rows[position], tags))
     return bodies
 

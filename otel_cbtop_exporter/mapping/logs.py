@@ -49,11 +49,13 @@ class LogMapper:
         redaction = self._redaction if self._redaction.active else None
         keys: tuple[str, ...] = ()
         add = add_tags = fields_type = None
-        known_resource = known_scope = scope = None
+        scope: _Scope
+        known_resource: object = self  # no record's, so that the first one sets the scope
+        known_scope = None
         for readable in records:
             record = readable.log_record
             resource, sdk_scope = readable.resource, readable.instrumentation_scope
-            if scope is None or resource is not known_resource or sdk_scope is not known_scope:
+            if resource is not known_resource or sdk_scope is not known_scope:
                 scope = self._scopes.of(resource, sdk_scope)
                 known_resource, known_scope = resource, sdk_scope
             attributes, dropped = log_attributes(readable)
@@ -90,10 +92,11 @@ class LogMapper:
                     table = tables.table("logs", "log", keys)
                     add, add_tags = table.rows.append, table.tag_sets.append
                     fields_type = table.fields_type
-                if span_hex:
-                    own = fields_type(body, observed, number, span_hex)
-                else:
-                    own = fields_type(body, observed, number)
+                own = (
+                    fields_type(body, observed, number, span_hex)
+                    if span_hex
+                    else fields_type(body, observed, number)
+                )
                 add_tags(tags)
                 add(
                     Row(
@@ -111,21 +114,19 @@ class LogMapper:
             keys = ()
             if body is not None and not isinstance(body, str):
                 body = encode_value(body).decode()
-            fields = present(
-                {
-                    "body": body,
-                    "observed_timestamp_ns": observed or None,
-                    "otel.dropped_attributes_count": dropped or None,
-                    "severity_number": number or None,
-                    "span_id": span_hex,
-                }
-            )
-            # A record may say nothing but that it happened; 0 is UNSPECIFIED.
+            fields = {
+                "body": body,
+                "observed_timestamp_ns": observed or None,
+                "otel.dropped_attributes_count": dropped or None,
+                "severity_number": number or None,
+                "span_id": span_hex,
+            }
             tables.add(
                 Event(
                     "logs",
                     tags,
-                    fields or {"severity_number": 0},
+                    # A record may say nothing but that it happened; 0 is UNSPECIFIED.
+                    present(fields) or {"severity_number": 0},
                     time_ns,
                     SCHEMA_VERSION,
                     correlation_id,

@@ -25,13 +25,14 @@ from otel_cbtop_exporter.mapping.attributes import (
     present,
     tag_text,
 )
-from otel_cbtop_exporter.mapping.span_tags import SpanScope
+from otel_cbtop_exporter.mapping.span_tags import Shape, SpanScope
 
 __all__ = ["SpanMapper"]
 
 _ERROR = StatusCode.ERROR
 # In key order, which is the order of line protocol.
 _KEYS = ("duration_ns", "error", "parent_span_id", "span_id")
+_FAILED_KEYS = (*_KEYS, "status_message")
 _DROPPED = (
     "otel.dropped_attributes_count",
     "otel.dropped_events_count",
@@ -56,14 +57,17 @@ class SpanMapper:
             resource_tags, self._redaction, partial(SpanScope, frozenset(span_tags))
         )
 
-    def map(self, spans: Sequence[ReadableSpan]) -> Events:
+    def map(self, spans: Sequence[ReadableSpan]) -> Events:  # noqa: PLR0915  a call a span costs
         """Return the events of spans, of their span events, and of their links."""
         tables = Tables()
         redaction = self._redaction if self._redaction.active else None
         table = tables.table("spans", "span", _KEYS)
         add, add_tags, fields_type = table.rows.append, table.tag_sets.append, table.fields_type
-        known_resource = known_scope = known_trace_id = None
-        scope = shape = correlation_id = None
+        failed = tables.table("spans", "span", _FAILED_KEYS)
+        scope: SpanScope
+        shape: Shape
+        known_resource: object = self  # no span's, so that the first one sets the scope
+        known_scope = known_trace_id = correlation_id = None
         for (
             name,
             context,
@@ -80,12 +84,7 @@ class SpanMapper:
             links,
             dropped,
         ) in read_spans(spans):
-            if (
-                scope is None
-                or shape is None
-                or resource is not known_resource
-                or sdk_scope is not known_scope
-            ):
+            if resource is not known_resource or sdk_scope is not known_scope:
                 scope = self._scopes.of(resource, sdk_scope)
                 known_resource, known_scope = resource, sdk_scope
                 shape = scope.shape(())
@@ -118,42 +117,44 @@ class SpanMapper:
                 and type(duration_ns) is int
                 and 0 <= duration_ns <= INT64_MAX
                 and span_id
-                and not message
+                and (not message or type(message) is str)
                 and dropped is NONE_DROPPED
                 and (trace_state is DEFAULT_TRACE_STATE or not trace_state)
             ):
-                own = fields_type(duration_ns, is_error, parent_id, span_id)
-                add_tags(tags)
-                add(
-                    Row(
-                        "spans",
-                        tags.json,
-                        own,
-                        start_ns,
-                        SCHEMA_VERSION,
-                        correlation_id,
-                        "span",
-                        attributes or None,
-                    )
+                if message:
+                    own = failed.fields_type(duration_ns, is_error, parent_id, span_id, message)
+                else:
+                    own = fields_type(duration_ns, is_error, parent_id, span_id)
+                row = Row(
+                    "spans",
+                    tags.json,
+                    own,
+                    start_ns,
+                    SCHEMA_VERSION,
+                    correlation_id,
+                    "span",
+                    attributes or None,
                 )
+                if message:
+                    failed.add(row, tags)
+                else:
+                    add(row)
+                    add_tags(tags)
             else:
-                counts = zip(_DROPPED, dropped, strict=True)
-                fields = present(
-                    {
-                        "duration_ns": duration_ns,
-                        "error": is_error,
-                        **{key: count or None for key, count in counts},
-                        "parent_span_id": parent_id,
-                        "span_id": span_id or None,
-                        "status_message": message or None,
-                        "trace_state": trace_state.to_header() if trace_state else None,
-                    }
-                )
+                fields = {
+                    "duration_ns": duration_ns,
+                    "error": is_error,
+                    **_dropped_fields(dropped),
+                    "parent_span_id": parent_id,
+                    "span_id": span_id or None,
+                    "status_message": message or None,
+                    "trace_state": trace_state.to_header() if trace_state else None,
+                }
                 tables.add(
                     Event(
                         "spans",
                         tags,
-                        fields,
+                        present(fields),
                         start_ns,
                         SCHEMA_VERSION,
                         correlation_id,
@@ -166,6 +167,10 @@ class SpanMapper:
             if links:
                 _map_links(tables, scope, name, span_id, correlation_id, start_ns, links, redaction)
         return tables.events()
+
+
+def _dropped_fields(dropped: tuple[int, int, int]) -> dict[str, int]:
+    return {key: count for key, count in zip(_DROPPED, dropped, strict=True) if count}
 
 
 def _map_events(
@@ -194,19 +199,17 @@ def _map_events(
         time_ns = span_event.timestamp
         dropped = span_event.dropped_attributes
         if type(time_ns) is int and not dropped:
-            table.tag_sets.append(tags)
-            table.rows.append(
-                Row(
-                    "span_events",
-                    tags.json,
-                    only_id,
-                    time_ns,
-                    SCHEMA_VERSION,
-                    correlation_id,
-                    "span_event",
-                    attributes or None,
-                )
+            row = Row(
+                "span_events",
+                tags.json,
+                only_id,
+                time_ns,
+                SCHEMA_VERSION,
+                correlation_id,
+                "span_event",
+                attributes or None,
             )
+            table.add(row, tags)
             continue
         fields = present({"span_id": span_id, "otel.dropped_attributes_count": dropped or None})
         tables.add(
