@@ -87,7 +87,7 @@ _ZSTD_OPTIONS: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 1,
     zstd.CompressionParameter.checksum_flag: 1,
 }
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=list)  # of `Lines`
 _decoder = msgspec.msgpack.Decoder(list[Block])
 _older_decoder = msgspec.msgpack.Decoder(list[Record])  # of what was written before schema 4
 

@@ -12,10 +12,10 @@ from typing import Protocol
 
 import msgspec
 
-from otel_cbtop_exporter.encoding.event_json import encode_events
-from otel_cbtop_exporter.event_table import Events
+from otel_cbtop_exporter.encoding.event_json import encode_events, encode_joined
+from otel_cbtop_exporter.event_table import Events, EventTable
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.sinks.base import Block, Encoded, Record, Records, WriteResult
+from otel_cbtop_exporter.sinks.base import Block, Encoded, Lines, Record, Records, WriteResult
 
 try:
     import fcntl
@@ -73,19 +73,23 @@ class Target(Protocol):
 
 def encode_lines(events: Sequence[Event]) -> Encoded:
     """Make one record of each event: its JSON."""
-    batch = Events.of(events)
-    bodies, refused = encode_events(batch)
-    records = Records(
-        Block("", part.signal, bodies[place], part.times_ns) for part, place in batch.placed_parts()
-    )
-    return Encoded.without(refused, records)
+    blocks: list[Block] = []
+    refused: dict[int, tuple[str, str]] = {}
+    for part, place in Events.of(events).placed_parts():
+        text = encode_joined(part) if isinstance(part, EventTable) else None
+        bodies: Sequence[bytes]
+        if text is not None:
+            bodies = Lines(text, len(part))
+        else:
+            bodies, why = encode_events(Events([part]))
+            refused.update((place.start + position, reason) for position, reason in why.items())
+        blocks.append(Block("", part.signal, bodies, part.times_ns))
+    return Encoded.without(refused, Records(blocks))
 
 
 def joined(records: Sequence[Record]) -> bytes:
     """Return the records as lines, in one copy."""
-    bodies = Records.of(records).bodies
-    bodies.append(b"")
-    return b"\n".join(bodies)
+    return b"".join([block.text for block in Records.of(records).blocks])
 
 
 def write_result(records: Sequence[Record], appended: Appended, subject: str) -> WriteResult:

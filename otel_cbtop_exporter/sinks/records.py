@@ -12,7 +12,7 @@ from typing import overload
 
 import msgspec
 
-__all__ = ["Block", "Record", "Records"]
+__all__ = ["Block", "Lines", "Record", "Records"]
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -39,6 +39,53 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     signal: str | None = None
 
 
+class Lines(Sequence[bytes]):
+    """Bodies that are the lines of one text, which is taken apart when somebody asks for one.
+
+    Args:
+        text: Every line of it ends in a newline.
+        count: Of its lines.
+    """
+
+    __slots__ = ("_bodies", "_count", "text")
+
+    def __init__(self, text: bytes, count: int) -> None:
+        self.text = text
+        self._count = count
+        self._bodies: list[bytes] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._list())
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        return self._list()[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._list() == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as with a list
+
+    @property
+    def body_bytes(self) -> int:
+        """Of all bodies together, without the newlines."""
+        return len(self.text) - self._count
+
+    def _list(self) -> list[bytes]:
+        if self._bodies is None:
+            self._bodies = self.text.split(b"\n")
+            self._bodies.pop()
+        return self._bodies
+
+
 # array_like: as with Record, this is what the spool stores.
 class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Records of one lane and one signal in columns, so that none is made for each event.
@@ -48,7 +95,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         lane: Of every record.
         signal: Of every record.
-        bodies: As in `Record`, and so on.
+        bodies: As in `Record`, and so on; a list, or `Lines`.
         timestamps_ns: As in `Record`.
         keys: None if no record has one.
         headers: None if no record has any.
@@ -56,7 +103,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     lane: str
     signal: str | None
-    bodies: list[bytes]
+    bodies: Sequence[bytes]
     timestamps_ns: list[int]
     keys: list[bytes | None] | None = None
     headers: list[Headers] | None = None
@@ -74,6 +121,20 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
             self.headers or repeat(()),
             repeat(self.signal),
         )
+
+    @property
+    def body_bytes(self) -> int:
+        """Of all bodies together."""
+        if isinstance(self.bodies, Lines):
+            return self.bodies.body_bytes
+        return sum(map(len, self.bodies))
+
+    @property
+    def text(self) -> bytes:
+        """The bodies as lines, each of which ends in a newline."""
+        if isinstance(self.bodies, Lines):
+            return self.bodies.text
+        return b"\n".join([*self.bodies, b""])
 
     def part(self, start: int, end: int) -> Block:
         """Return the records from one position up to another."""
@@ -157,8 +218,7 @@ class Records(Sequence[Record]):
     def body_bytes(self) -> int:
         """Of all bodies together."""
         if self._body_bytes is None:
-            bodies = chain.from_iterable([block.bodies for block in self.blocks])
-            self._body_bytes = sum(map(len, bodies))
+            self._body_bytes = sum([block.body_bytes for block in self.blocks])
         return self._body_bytes
 
     @property

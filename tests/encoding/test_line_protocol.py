@@ -17,6 +17,7 @@ from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.encoding.unique_points import UniquePoints
 from otel_cbtop_exporter.event_table import EventTable, Tables
 from otel_cbtop_exporter.events import Event, MetricInfo, event_from_sample
+from otel_cbtop_exporter.sinks.lines import encode_lines
 from otel_cbtop_exporter.tag_set import TagSet
 from tests.encoding.line_protocol_cases import (
     events,
@@ -334,7 +335,9 @@ def test_a_table_is_rendered_as_its_events_are(made):
     batch = tables.events()
     assume(all(type(part) is EventTable for part in batch.parts))
     assert LineProtocolEncoder().encode(batch) == LineProtocolEncoder().encode(list(batch))
-    assert encode_events(batch).bodies == [encode_event(event) for event in batch]
+    bodies = [encode_event(event) for event in batch]
+    assert encode_events(batch).bodies == bodies
+    assert encode_lines(batch).records.bodies == bodies
 
 
 def test_an_event_without_a_field_is_refused_and_spares_its_neighbours():

@@ -4,7 +4,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_cbtop_exporter.sinks.base import Block, Record, Records
+from otel_cbtop_exporter.delivery.spool_rows import pack, unpack
+from otel_cbtop_exporter.sinks.base import Block, Lines, Record, Records
 from otel_cbtop_exporter.tally import Tally
 
 RECORDS = [
@@ -47,6 +48,23 @@ def test_a_batch_of_blocks_makes_its_records_once():
     batch = Records([block, block])
     assert list(batch) == [Record(b"same", None, "lane", 1, (), "log")] * 4
     assert [id(record) for record in batch] == [id(record) for record in batch]
+
+
+def test_lines_are_bodies_and_one_text():
+    """Whoever writes them whole takes the text, everybody else finds a sequence of bodies."""
+    lines = Lines(b"one\ntwo\nthree\n", 3)
+    assert (len(lines), lines[1], lines[1:], list(lines)) == (
+        3,
+        b"two",
+        [b"two", b"three"],
+        [b"one", b"two", b"three"],
+    )
+    assert lines == [b"one", b"two", b"three"]
+    block, listed = Block("", "log", lines, [1, 2, 3]), Block("", "log", list(lines), [1, 2, 3])
+    assert block.text == listed.text == b"one\ntwo\nthree\n"
+    assert block.body_bytes == listed.body_bytes == 11
+    assert block.part(1, 3).bodies == [b"two", b"three"]
+    assert unpack(pack(Records([block]), 0)[0].body) == Records([listed])
 
 
 def test_a_block_survives_packing():
