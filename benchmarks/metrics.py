@@ -25,6 +25,7 @@ def run(scale: Scale) -> Report:
         {
             "json": lambda batch: peers.json_records(json_mapper.map(batch)),
             "line": lambda batch: peers.line_records(sink, line_mapper.map(batch)),
+            "map": line_mapper.map,
             "cold_json": lambda batch: peers.json_records(peers.metric_mapper().map(batch)),
             "cold_line": lambda batch: peers.line_records(
                 peers.influxdb_sink(), peers.metric_mapper().map(batch)
@@ -64,7 +65,8 @@ def run(scale: Scale) -> Report:
         notes=[
             (
                 f"{data.SERIES} series with four attributes, each recorded on between two "
-                "collections, a third each sums, gauges and histograms of 15 bounds, delta."
+                "collections, a third each sums, gauges and histograms of 15 bounds, delta. "
+                f"Mapping alone takes {timings['map']} a point, warm."
             ),
             (
                 f"Warm, line protocol is {times_by_hand:.0f} times cheaper than "
