@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from opentelemetry import context as otel_context
+from opentelemetry._logs import LogRecord
 from opentelemetry.attributes import BoundedAttributes
 
 # Logs live under an underscore for as long as OpenTelemetry calls them experimental.
@@ -169,6 +170,7 @@ def _fast_equals_public() -> bool:
             4,
             InstrumentationScope("scope"),
         )
+        record = ReadableLogRecord(LogRecord(attributes=attributes), Resource({}))
         public, fast = _read_span_publicly(span), SpanParts(*next(_read_spans_fast([span])))
         return (
             type(fast.attributes) is dict
@@ -177,6 +179,7 @@ def _fast_equals_public() -> bool:
             and tuple(fast.links) == public.links
             and fast._replace(attributes={}, events=(), links=())
             == public._replace(attributes={}, events=(), links=())
+            and _log_attributes_fast(record) == (dict(attributes), 1)
             and _attribute_map_fast(attributes) == dict(_attribute_map_publicly(attributes))
         )
     except (AttributeError, KeyError, TypeError):

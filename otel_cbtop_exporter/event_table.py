@@ -16,16 +16,26 @@ from otel_cbtop_exporter.events import Event, MetricInfo, Signal
 from otel_cbtop_exporter.tag_set import TagSet, object_type
 
 __all__ = [
+    "ID_FIELDS",
     "INT64_MAX",
     "INT64_MIN",
     "MAX_NUMBER",
     "MIN_NUMBER",
+    "TEXT_FIELDS",
     "EventRun",
     "EventTable",
     "Events",
     "Row",
     "Tables",
 ]
+
+# A table costs more than so many events by themselves: kinds that take turns make no tables.
+_FEW = 8
+
+# Hex digits, which need no escape in any encoding.
+ID_FIELDS = frozenset({"linked_span_id", "linked_trace_id", "parent_span_id", "span_id"})
+TEXT_FIELDS = frozenset({"body", "linked_trace_state", "status_message", "trace_state"})
+_TEXTS = ID_FIELDS | TEXT_FIELDS
 
 # The fields of signals that are a float or an integer, as it comes; all others are integers.
 _NUMBERS = frozenset({"max", "min", "sum", "value"})
@@ -216,14 +226,25 @@ class Tables:
 
     def events(self) -> Events:
         """Return everything."""
-        return Events(self._parts)
+        if not self._in_order or len(self._parts) == 1:
+            return Events(self._parts)
+        parts: list[EventTable | EventRun] = []
+        for part in self._parts:
+            last = parts[-1] if parts else None
+            if isinstance(part, EventTable) and len(part) >= _FEW:
+                parts.append(part)
+            elif isinstance(last, EventRun) and last.signal == part.signal:
+                last.events.extend(part)
+            else:
+                parts.append(EventRun(part.signal, list(part)))
+        return Events(parts)
 
 
 def _is_plain(key: str, value: Any) -> bool:
     """Whether a value of mapping's own is what a table may hold."""
     kind = type(value)
-    if kind is str:
-        return True
+    if kind is str or key in _TEXTS:
+        return kind is str and key in _TEXTS
     if key in _NUMBERS:
         return kind in (int, float) and MIN_NUMBER <= value <= MAX_NUMBER
     return kind is int and INT64_MIN <= value <= INT64_MAX

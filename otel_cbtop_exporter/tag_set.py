@@ -80,14 +80,20 @@ class TagKeys:
         keys: In order, no two of them equal.
     """
 
-    __slots__ = ("_object_type", "keys")
+    __slots__ = ("_object_type", "_used", "keys")
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         self.keys = keys
-        self._object_type = object_type(keys)
+        self._object_type: Callable[..., Any] | None = None
+        self._used = False
 
     def tag_set(self, texts: list[str]) -> TagSet:
         """Make a tag set of texts in the order of the keys; the list becomes the tag set's."""
+        if not self._used:  # a type takes a tenth of a millisecond, and keys may come but once
+            self._used = True
+            return TagSet(dict(zip(self.keys, texts, strict=True)))
+        if self._object_type is None:
+            self._object_type = object_type(self.keys)
         if "" not in texts:
             try:
                 json = msgspec.json.encode(self._object_type(*texts))
@@ -113,7 +119,8 @@ def object_type(keys: tuple[str, ...]) -> Callable[..., Any]:
     try:
         # gc=False for the reason given at `Event`.
         return msgspec.defstruct("Object", fields, rename=names, frozen=True, gc=False)
-    except ValueError:  # quotation marks, control characters, lone surrogates
+    # Quotation marks, control characters, lone surrogates; keys of a type of their own, or twice.
+    except (ValueError, TypeError):
         return lambda *values: dict(zip(keys, values, strict=True))
 
 

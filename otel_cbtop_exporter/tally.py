@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from otel_cbtop_exporter.event_table import Events
 from otel_cbtop_exporter.sinks.records import Records
 
 __all__ = ["HasSignal", "Tally"]
@@ -40,10 +41,11 @@ class Tally(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, things: Sequence[HasSignal]) -> Tally:
         """Count events or records."""
-        if type(things) is Records:
+        if isinstance(things, Records | Events):
+            # Without making an event or a record of each.
             counts = Counter[str | None]()
-            for block in things.blocks:
-                counts[block.signal] += len(block.bodies)
+            for part in things.blocks if isinstance(things, Records) else things.parts:
+                counts[part.signal] += len(part)
             return cls(len(things), counts["span"], counts["log"], counts["metric"])
         signals = [thing.signal for thing in things]
         return cls(

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "event_table": ("events", "tag_set"),
     "options": ("errors",),
     "config": ("errors", "options"),
-    "tally": ("sinks.records",),
+    "tally": ("event_table", "sinks.records"),
     "sdk_metrics": ("tally",),
     "health": ("sdk_metrics", "tally"),
     "env": ("config", "options", "errors"),

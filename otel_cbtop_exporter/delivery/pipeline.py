@@ -204,8 +204,9 @@ class Pipeline:
         # An encoder must not raise, but an event that was made by hand may hold anything: it must
         # not cost its neighbours or the application.
         except Exception as error:  # noqa: BLE001
-            if len(events) > 1:
-                return [one for event in events for one in self._encode([event])[0]], False
+            singles = _taken_apart(events)
+            if len(singles) > 1:
+                return [one for event in singles for one in self._encode([event])[0]], False
             word = type(error).__name__
             self._outcomes.drop(word, Tally.of(events), f"encoding raised {word}")
             return [], False
@@ -238,6 +239,14 @@ class Pipeline:
             while not self._closed and (left := end - self._clock.monotonic()) > 0:
                 self._clock.wait(self._condition, left)
             return self._closed
+
+
+def _taken_apart(events: Sequence[Event]) -> Sequence[Event]:
+    """Return the events one by one; none if what is in a table cannot be made into them."""
+    try:
+        return list(events)
+    except Exception:  # noqa: BLE001  the caller counts them, and this must not reach the application
+        return ()
 
 
 # It guards everything below and the holders of every pipeline; never held over anything slow.

@@ -164,7 +164,8 @@ class RowStore:
         path = self.database.path
         if path is None:
             raise SpoolError(why)
-        before, self.ledger = self.ledger, Ledger()
+        before = self.ledger
+        self._forget()  # whatever is at hand may be of rows that are gone, or shorter by now
         try:
             aside = rebuild(self.database, path, before.owed)
             self.database.run(self._count)

@@ -109,8 +109,12 @@ class LineProtocolEncoder:
         heads = self._heads(table)
         if heads is None:
             return False
-        originals: Iterable[str] = repeat("")
+        # Everything that looks at values comes before a point is taken.
         texts: Iterable[Any] = repeat(None)
+        if table.signal == "metric":
+            texts = zip(*[iter(number_texts(rows))] * len(table.keys), strict=True)
+        info = self._metric_text(table.metric) if table.metric else ""
+        originals: Iterable[str] = repeat("")
         moved: bool | None = False
         with self._lock:
             if table.signal != "metric":
@@ -125,15 +129,12 @@ class LineProtocolEncoder:
                 for taken, time_ns in zip(taken_ns, times_ns, strict=True)
             ]
             times_ns, moved = taken_ns, None
-        if table.signal == "metric":
-            texts = zip(*[iter(number_texts(rows))] * len(table.keys), strict=True)
         added = (
             _has([row.attributes for row in rows]),
             _has([row.correlation_id for row in rows]),
             table.metric is not None,
             moved,
         )
-        info = self._metric_text(table.metric) if table.metric else ""
         render = render_rows(table.keys, added, numbers=table.signal == "metric")
         lines.bodies.extend(render(rows, heads, times_ns, originals, info, texts))
         lines.times_ns.extend(times_ns)

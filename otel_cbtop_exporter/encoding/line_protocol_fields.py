@@ -12,14 +12,12 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from otel_cbtop_exporter.encoding.line_protocol_text import (
-    ID_FIELDS,
     INTEGER_FIELDS,
-    TEXT_FIELDS,
     field_name,
     key_text,
     string_text,
 )
-from otel_cbtop_exporter.event_table import INT64_MAX, INT64_MIN
+from otel_cbtop_exporter.event_table import ID_FIELDS, INT64_MAX, INT64_MIN, TEXT_FIELDS
 from otel_cbtop_exporter.events import Event
 
 __all__ = [

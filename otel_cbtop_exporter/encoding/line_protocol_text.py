@@ -22,11 +22,10 @@ import re
 import msgspec
 
 from otel_cbtop_exporter.encoding.event_json import encode_value
+from otel_cbtop_exporter.event_table import ID_FIELDS, TEXT_FIELDS
 
 __all__ = [
-    "ID_FIELDS",
     "INTEGER_FIELDS",
-    "TEXT_FIELDS",
     "TRACE_ID_TAG",
     "cut_text",
     "field_name",
@@ -56,9 +55,6 @@ INTEGER_FIELDS = frozenset(
         "zero_count",
     }
 )
-# Hex digits, which need no escape.
-ID_FIELDS = frozenset({"linked_span_id", "linked_trace_id", "parent_span_id", "span_id"})
-TEXT_FIELDS = frozenset({"body", "linked_trace_state", "status_message", "trace_state"})
 _OUR_FIELDS = (
     INTEGER_FIELDS
     | ID_FIELDS
@@ -118,6 +114,8 @@ class _KeyTexts(dict[str, str]):
     """Rendered texts, by text; forgets all when there are too many."""
 
     def __missing__(self, text: str) -> str:
+        # A member of an Enum of texts is equal to its text, and would be found for it.
+        text = str.__str__(text)
         if len(self) >= _MAX_KEY_TEXTS:
             self.clear()
         made = text

@@ -71,7 +71,7 @@ class LogMapper:
             # `hex_trace_id` and `hex_span_id` without the calls.
             correlation_id = trace_id.to_bytes(16, "big").hex() if trace_id else None
             span_hex = span_id.to_bytes(8, "big").hex() if span_id else None
-            exception_type = attributes.get("exception.type")
+            exception_type = attributes.get("exception.type") or None
             if exception_type is not None and type(exception_type) is not str:
                 exception_type = tag_text(exception_type)
             key = (record.severity_text, record.event_name, exception_type)
@@ -83,6 +83,7 @@ class LogMapper:
                 and type(time_ns) is int
                 and type(observed) is int
                 and 0 < observed <= INT64_MAX
+                and type(number) is int
                 and number
                 and not dropped
             ):

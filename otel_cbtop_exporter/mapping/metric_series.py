@@ -77,12 +77,14 @@ class _TagShapes:
         if shape is None:
             if len(self._shapes) >= MAX_CACHED_TAG_SETS // 64:
                 self._shapes.clear()
-            known = {**self._below, **dict.fromkeys(filter(None, keys), ""), **self._above}
+            # Keys may be members of an Enum, which are equal to their texts.
+            named = {str.__str__(key): "" for key in keys if isinstance(key, str) and key}
+            known = {**self._below, **named, **self._above}
             ordered = tuple(sorted(known))
             own = [
                 (position, key)
                 for position, key in enumerate(ordered)
-                if key in keys and key not in self._above
+                if key in named and key not in self._above
             ]
             shape = _TagShape(TagKeys(ordered), [known[key] for key in ordered], own)
             self._shapes[keys] = shape

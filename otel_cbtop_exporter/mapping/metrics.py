@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate, repeat
+from operator import is_
 from typing import Any, Literal
 
 from opentelemetry.sdk.metrics.export import (
@@ -139,7 +140,7 @@ class MetricMapper:
         totals = [point.sum for point in points]
         if (
             [point.explicit_bounds for point in points].count(bounds) == len(points)
-            and {len(names)}.issuperset(map(len, buckets))
+            and {len(names), len(set(names)), *map(len, buckets)} == {len(names)}
             and _are_integers([counts[0] for counts in buckets])
             and _are_integers([counts[-1] for counts in buckets])
             and _are_integers(times_ns)
@@ -269,14 +270,13 @@ def _count_points(batch: Sequence[ResourceMetrics]) -> int:
 
 
 def _are_integers(numbers: Sequence[Any]) -> bool:
-    """Whether all are integers of 63 bits; a float among them would make their sum a float."""
-    # The times of a collection are all the same.
-    if numbers and numbers.count(numbers[0]) == len(numbers):
+    """Whether there are some, and all are integers of 63 bits."""
+    # The times of a collection are all the same object.
+    if numbers and all(map(is_, numbers, repeat(numbers[0]))):
         numbers = numbers[:1]
-    try:
-        return type(sum(numbers)) is int and min(numbers) >= 0 and max(numbers) <= INT64_MAX
-    except (TypeError, ValueError):  # not numbers at all, or none
+    if not numbers or not {int}.issuperset(map(type, numbers)):
         return False
+    return bool(min(numbers) >= 0 and max(numbers) <= INT64_MAX)
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:

@@ -5,6 +5,7 @@ import math
 import os
 import threading
 import warnings
+from enum import Enum
 
 import pytest
 from hypothesis import assume, given, settings
@@ -15,7 +16,7 @@ from line_protocol_parser import parse_line
 from otel_cbtop_exporter.encoding.event_json import encode_event, encode_events
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.encoding.unique_points import UniquePoints
-from otel_cbtop_exporter.event_table import EventTable, Tables
+from otel_cbtop_exporter.event_table import EventRun, EventTable, Tables
 from otel_cbtop_exporter.events import Event, MetricInfo, event_from_sample
 from otel_cbtop_exporter.sinks.lines import encode_lines
 from otel_cbtop_exporter.tag_set import TagSet
@@ -384,3 +385,24 @@ def test_the_clients_point_writes_the_same_where_it_is_right(event):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         assert lines.bodies[0].decode() == point.to_line_protocol()
+
+
+def test_a_member_of_an_enum_never_stands_for_the_text_that_it_equals():
+    """It is written as its text, and so is that text ever after."""
+
+    class Name(str, Enum):
+        CHECKOUT = "check out"
+
+    for text in (Name.CHECKOUT, "check out"):
+        assert line(hand_made({"x": 1}, {"name": text})).startswith(r"m,name=check\ out,schema")
+
+
+def test_what_a_table_cannot_promise_stays_an_event_of_its_own():
+    """A text where a number belongs, or the reverse, spoils no other point."""
+    good = {"count": 1, "le_inf": 1, "sum": 2.5}
+    tables = Tables()
+    for fields in (good, {**good, "count": "a,b"}, {**good, "sum": 2**60}, {**good, "le_inf": 1.0}):
+        tables.add(Event("m", TagSet({}), fields, T, signal="metric"))
+    tables.add(Event("logs", TagSet({}), {"body": 5}, T, signal="log"))
+    kinds = [(type(part), len(part)) for part in tables.events().parts]
+    assert kinds == [(EventTable, 1), (EventRun, 3), (EventRun, 1)]

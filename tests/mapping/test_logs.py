@@ -7,7 +7,7 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 
 from otel_cbtop_exporter.encoding.event_json import encode_value
-from tests.builders import RESOURCE, log
+from tests.builders import RESOURCE, SPAN_ID, log
 from tests.mappers import map_logs
 
 
@@ -68,3 +68,13 @@ def test_records_of_the_sdks_own_logger_are_mapped():
     assert event.fields["severity_number"] == 13
     assert event.tags["severity_text"] == "WARN"
     assert event.attributes["order"] == 7
+
+
+def test_records_of_kinds_that_take_turns_stay_in_order_and_in_few_parts():
+    """A part for each record would cost more than no tables at all."""
+    taking_turns = [log(f"turn {n}", span_id=SPAN_ID if n % 2 else 0) for n in range(40)]
+    in_a_row = [log(f"row {n}") for n in range(40)]
+    events = map_logs(*taking_turns, *in_a_row)
+    bodies = [record.log_record.body for record in (*taking_turns, *in_a_row)]
+    assert [event.fields["body"] for event in events] == bodies
+    assert [len(part) for part in events.parts] == [39, 41]

@@ -1,7 +1,9 @@
 """What the golden files do not show of metrics: the SDK's own pipeline, losses, caches."""
 
 import math
+from dataclasses import replace
 from decimal import Decimal
+from enum import Enum
 from fractions import Fraction
 
 import pytest
@@ -24,6 +26,8 @@ from opentelemetry.sdk.metrics.view import (
 )
 from opentelemetry.sdk.trace import TracerProvider
 
+from otel_cbtop_exporter.encoding.event_json import encode_events
+from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from tests.builders import (
     DELTA,
     RESOURCE,
@@ -305,3 +309,43 @@ def test_a_kind_that_a_later_sdk_invents_is_counted():
     events = map_metrics(batch, losses=losses)
     assert [event.measurement for event in events] == ["requests"]
     assert losses == [("unknown_metric_type", "new", 2)]
+
+
+def test_keys_of_attributes_may_be_members_of_an_enum():
+    """They are the texts that they equal, in the metric that has them and in all others."""
+
+    class Key(str, Enum):
+        ROUTE = "http.route"
+
+    points = [number_point(1, {Key.ROUTE: "/a"}), number_point(2, {"http.route": "/b"})]
+    events = map_metrics(metrics(sum_metric(*points, *points)))
+    assert [event.tags["http.route"] for event in events] == ["/a", "/b"] * 2
+    assert all(type(key) is str for event in events for key in event.tags)
+    assert b'"http.route":"/a"' in encode_events(events).bodies[0]
+
+
+def test_bounds_that_have_one_name_cost_no_other_point():
+    """Two bounds may be spelled alike; their buckets are one field then, and both sinks take it."""
+    bounds = (1.0, 2.0**53, 2.0**53 + 1, INF)
+    batch = metrics(
+        histogram_metric(histogram_point((1, 1, 1, 1, 1), bounds)), sum_metric(number_point(3))
+    )
+    events = map_metrics(batch)
+    assert len(events) == 2
+    assert len(encode_events(events).bodies) == 2
+    lines = LineProtocolEncoder().encode(events)
+    assert not lines.refused
+    assert sum(body.count(b"le_inf=5i") for body in lines.bodies) == 1
+
+
+def test_times_and_counts_of_foreign_types_spoil_no_neighbour():
+    """A float that equals the others' time is refused alone, and a true count is no text."""
+    one, other = number_point(1, {"a": "x"}), number_point(2, {"a": "y"})
+    odd = number_point(3, {"a": "z"}, time_ns=float(one.time_unix_nano))
+    lines = LineProtocolEncoder().encode(map_metrics(metrics(gauge_metric(one, odd, other))))
+    assert [refusal.reason for refusal in lines.refused.values()] == ["invalid_time"]
+    histogram = replace(histogram_point(attributes={"a": "x"}), count=True)
+    batch = metrics(histogram_metric(histogram, histogram_point(attributes={"a": "y"})))
+    lines = LineProtocolEncoder().encode(map_metrics(batch))
+    assert not lines.refused
+    assert b"count=1i" in lines.bodies[0]
