@@ -145,21 +145,23 @@ class LineProtocolEncoder:
         measurement = table.measurement
         digits = self._trace_digits if table.signal in _BY_TRACE else 0
         slot = _slot(measurement)
-        found: list[Any]
+        slots: Iterable[Any] = repeat(slot)
+        trace_ids: Iterable[str] = repeat("")
         if digits:
             trace_ids = [(row.correlation_id or "")[:digits] for row in table.rows]
-            pairs = zip(table.tag_sets, trace_ids, strict=True)
-            found = [tags.rendered.get((slot, trace_id)) for tags, trace_id in pairs]
-        else:
-            found = [tags.rendered.get(slot) for tags in table.tag_sets]
+            slots = [(slot, trace_id) if trace_id else slot for trace_id in trace_ids]
+        pairs = zip(table.tag_sets, slots, strict=False)
+        found: list[Any] = [tags.rendered.get(of) for tags, of in pairs]
         if None in found:
-            for position, tags in enumerate(table.tag_sets):
-                if found[position] is None:
-                    trace = table.rows[position].correlation_id if digits else None
-                    head = self._head(measurement, tags, trace)
-                    if head.values_cut is not None:
+            columns = zip(table.tag_sets, slots, trace_ids, strict=False)
+            for position, (tags, of, trace_id) in enumerate(columns):
+                text = tags.rendered.get(of)  # of a row before this one
+                if text is None:
+                    text, values_cut = render_head(measurement, tags, trace_id)
+                    if values_cut is not None:
                         return None
-                    found[position] = head.text
+                    tags.rendered[of] = text
+                found[position] = text
         return found
 
     def _add_events(self, events: Sequence[Event], lines: Lines) -> None:
