@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import msgspec
 
 from otel_cbtop_exporter.events import Event, MetricInfo, Signal
+from otel_cbtop_exporter.on_demand import OnDemand
 from otel_cbtop_exporter.tag_set import TagSet, object_type
 
 __all__ = [
@@ -74,9 +75,8 @@ class EventTable(msgspec.Struct, frozen=True, gc=False):
     Whoever fills a table promises that encoders need not look: values have the types that their
     fields have by the schema (`int`, `float` and `str` themselves, no subclasses), integers fit
     in 64 bits, numbers are finite and between `MIN_NUMBER` and `MAX_NUMBER`, ids are lower-case
-    hex digits, and a metric's values are all numbers, and it has no
-    attributes. Times are `int`. Texts and attributes may
-    hold anything. What does not keep this is an `Event` of its own.
+    hex digits, a metric's values are all numbers, and it has no attributes. Times are `int`. Texts
+    and attributes may hold anything. What does not keep this is an `Event` of its own.
 
     Attributes:
         measurement: Of all events.
@@ -250,7 +250,7 @@ def _is_plain(key: str, value: Any) -> bool:
     return kind is int and INT64_MIN <= value <= INT64_MAX
 
 
-class Events(Sequence[Event]):
+class Events(OnDemand[Event]):
     """A batch of events in parts: tables, and runs of loose events.
 
     It reads as a sequence of events, which are made when somebody asks for them.
@@ -259,11 +259,11 @@ class Events(Sequence[Event]):
         parts: In order; none is empty.
     """
 
-    __slots__ = ("_made", "parts")
+    __slots__ = ("parts",)
 
     def __init__(self, parts: Iterable[EventTable | EventRun]) -> None:
         self.parts = [part for part in parts if len(part)]
-        self._made: list[Event] | None = None
+        super().__init__()
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Events:
@@ -284,27 +284,5 @@ class Events(Sequence[Event]):
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
-    def __iter__(self) -> Iterator[Event]:
-        return iter(self._list())
-
-    @overload
-    def __getitem__(self, index: int) -> Event: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Event]: ...
-
-    def __getitem__(self, index: int | slice) -> Event | list[Event]:
-        return self._list()[index]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and self._list() == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # as with a list
-
-    def __repr__(self) -> str:
-        return f"Events({self._list()!r})"
-
-    def _list(self) -> list[Event]:
-        if self._made is None:
-            self._made = [event for part in self.parts for event in part]
-        return self._made
+    def _make(self) -> list[Event]:
+        return [event for part in self.parts for event in part]

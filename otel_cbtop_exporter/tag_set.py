@@ -101,7 +101,7 @@ class TagKeys:
                 pass
             else:
                 tags = TagSet.__new__(TagSet)
-                tags._set(self.keys, texts, json)  # noqa: SLF001  the other half of this module
+                tags._set(self.keys, texts, json)  # noqa: SLF001  makes it, as `__init__` does
                 return tags
         return TagSet(dict(zip(self.keys, texts, strict=True)))
 

@@ -48,7 +48,7 @@ class Claim(msgspec.Struct):
         """
         if not kept:
             return dict.fromkeys(self.rows)
-        if kept == self.records:
+        if Records.of(kept).blocks == self.records.blocks:  # without making any record
             return {}
         waiting = Counter(kept)
         left: dict[int, Row | None] = {}

@@ -57,8 +57,9 @@ class SpanMapper:
             resource_tags, self._redaction, partial(SpanScope, frozenset(span_tags))
         )
 
-    def map(self, spans: Sequence[ReadableSpan]) -> Events:  # noqa: PLR0915  a call a span costs
+    def map(self, spans: Sequence[ReadableSpan]) -> Events:  # noqa: PLR0915  see below
         """Return the events of spans, of their span events, and of their links."""
+        # In one piece, because a call for each span is 4 % of what mapping it costs.
         tables = Tables()
         redaction = self._redaction if self._redaction.active else None
         table = tables.table("spans", "span", _KEYS)

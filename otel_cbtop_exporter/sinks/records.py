@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby, repeat
-from typing import overload
 
 import msgspec
+
+from otel_cbtop_exporter.on_demand import OnDemand
 
 __all__ = ["Block", "Lines", "Record", "Records"]
 
@@ -39,7 +40,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     signal: str | None = None
 
 
-class Lines(Sequence[bytes]):
+class Lines(OnDemand[bytes]):
     """Bodies that are the lines of one text, which is taken apart when somebody asks for one.
 
     Args:
@@ -47,43 +48,23 @@ class Lines(Sequence[bytes]):
         count: Of its lines.
     """
 
-    __slots__ = ("_bodies", "_count", "text")
+    __slots__ = ("_count", "text")
 
     def __init__(self, text: bytes, count: int) -> None:
+        super().__init__()
         self.text = text
         self._count = count
-        self._bodies: list[bytes] | None = None
 
     def __len__(self) -> int:
         return self._count
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._list())
-
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        return self._list()[index]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and self._list() == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # as with a list
 
     @property
     def body_bytes(self) -> int:
         """Of all bodies together, without the newlines."""
         return len(self.text) - self._count
 
-    def _list(self) -> list[bytes]:
-        if self._bodies is None:
-            self._bodies = self.text.split(b"\n")
-            self._bodies.pop()
-        return self._bodies
+    def _make(self) -> list[bytes]:
+        return self.text.split(b"\n")[:-1]
 
 
 # array_like: as with Record, this is what the spool stores.
@@ -150,7 +131,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
         )
 
 
-class Records(Sequence[Record]):
+class Records(OnDemand[Record]):
     """A batch of records, each of which is made when somebody asks for it; never changes.
 
     Whoever handles a batch whole reads the columns of `blocks`.
@@ -159,13 +140,13 @@ class Records(Sequence[Record]):
         blocks: In order; none is empty.
     """
 
-    __slots__ = ("_body_bytes", "_length", "_made", "blocks")
+    __slots__ = ("_body_bytes", "_length", "blocks")
 
     def __init__(self, blocks: Iterable[Block]) -> None:
+        super().__init__()
         self.blocks = tuple(blocks)
         self._length = sum([len(block.bodies) for block in self.blocks])
         self._body_bytes: int | None = None
-        self._made: list[Record] | None = None
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Records:
@@ -191,28 +172,6 @@ class Records(Sequence[Record]):
 
     def __len__(self) -> int:
         return self._length
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self._list())
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        return self._list()[index]
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is Records and self.blocks == other.blocks:
-            return True
-        return isinstance(other, Sequence) and self._list() == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # as with a list
-
-    def __repr__(self) -> str:
-        return f"Records({self._list()!r})"
 
     @property
     def body_bytes(self) -> int:
@@ -284,11 +243,8 @@ class Records(Sequence[Record]):
             cut.append(Records(batch))
         return cut
 
-    def _list(self) -> list[Record]:
-        # Kept, because who sorts records out tells equal ones apart by identity.
-        if self._made is None:
-            self._made = [record for block in self.blocks for record in block]
-        return self._made
+    def _make(self) -> list[Record]:
+        return [record for block in self.blocks for record in block]
 
 
 def _block(lane: str, signal: str | None, records: Sequence[Record]) -> Block:

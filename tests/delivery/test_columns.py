@@ -48,7 +48,7 @@ def test_what_is_delivered_whole_is_never_taken_apart(
 ):
     """Neither on its way nor when it is counted, in every place, also after an outage."""
     if is_packed:
-        monkeypatch.setattr(spool_store, "_RECENT_BYTES", 0)
+        monkeypatch.setattr(spool_store, "_RECENT_BYTES", 0)  # as when 8 MiB wait already
     options = {
         "memory": {},
         "disk": {"spool": {"path": str(tmp_path)}},

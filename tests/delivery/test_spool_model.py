@@ -24,7 +24,7 @@ LANES = st.sampled_from(["a", "b", "c"])
 
 @pytest.fixture(autouse=True)
 def _some_rows_are_packed(monkeypatch):
-    """And others are claimed as they came."""
+    """And others are claimed as they came: the bound of 8 MiB, within the model's reach."""
     monkeypatch.setattr(spool_store, "_RECENT_BYTES", 400)
 
 

@@ -9,7 +9,7 @@ from tests.delivery.spools import MANY, Told, empty, incompressible, make_spool,
 
 @pytest.fixture(autouse=True)
 def _recent_bytes(monkeypatch):
-    """As much as four batches of `batch`."""
+    """As much as four batches of `batch`: the bound of 8 MiB, within a test's reach."""
     monkeypatch.setattr(spool_store, "_RECENT_BYTES", 4 * 11_000)
 
 
@@ -83,7 +83,7 @@ def test_a_full_spool_packs_everything(monkeypatch):
     full = [make_spool(None, one, max_bytes=100_000) for one in told]
     for number in range(200):
         full[0].append(numbered(1_000 * number, 1_000), 0)
-    monkeypatch.setattr(spool_store, "_RECENT_BYTES", 0)
+    monkeypatch.setattr(spool_store, "_RECENT_BYTES", 0)  # nothing is kept as it came
     for number in range(200):
         full[1].append(numbered(1_000 * number, 1_000), 0)
     assert told[0].dropped["spool_full"] == told[1].dropped["spool_full"]

@@ -1,0 +1,51 @@
+"""Sequences whose items nobody needs, as a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar, overload
+
+__all__ = ["OnDemand"]
+
+_T = TypeVar("_T")
+
+
+class OnDemand(Sequence[_T]):
+    """Reads like a list of items, which are made together when somebody asks for one.
+
+    Who derives from it says how many there are, and makes them in `_make`. They are kept, so that
+    asking again gives the same objects. Equal to every sequence of equal items.
+    """
+
+    __slots__ = ("_made",)
+
+    def __init__(self) -> None:
+        self._made: list[_T] | None = None
+
+    def _make(self) -> list[_T]:
+        raise NotImplementedError
+
+    def _list(self) -> list[_T]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def __iter__(self) -> Iterator[_T]:
+        return iter(self._list())
+
+    @overload
+    def __getitem__(self, index: int) -> _T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[_T]: ...
+
+    def __getitem__(self, index: int | slice) -> _T | list[_T]:
+        return self._list()[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._list() == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list has it, which mypy knows of list alone
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._list()!r})"
