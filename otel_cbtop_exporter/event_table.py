@@ -1,20 +1,18 @@
-"""Batches of events as tables, so that nothing is made for each event on its way to its bytes.
+"""Events that have the same fields as tables, so that nothing is made for each on its way out.
 
-Belongs here: the table, and the batch that reads like a sequence of events. Not here: who fills
-tables (`mapping/`), who renders them (`encoding/`).
+Belongs here: what a table is, and what it promises. Not here: who fills tables (`mapping/`), a
+batch of several (`event_batch.py`), who renders them (`encoding/`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
-from otel_cbtop_exporter.events import Event, MetricInfo, Signal
-from otel_cbtop_exporter.on_demand import OnDemand
-from otel_cbtop_exporter.tag_set import TagSet, object_type
+from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, MetricInfo, Signal
+from otel_cbtop_exporter.tag_set import TagColumn, TagSet, object_type
 
 __all__ = [
     "ID_FIELDS",
@@ -23,23 +21,14 @@ __all__ = [
     "MAX_NUMBER",
     "MIN_NUMBER",
     "TEXT_FIELDS",
-    "EventRun",
     "EventTable",
-    "Events",
+    "PointTable",
     "Row",
-    "Tables",
 ]
-
-# A table costs more than so many events by themselves: kinds that take turns make no tables.
-_FEW = 8
 
 # Hex digits, which need no escape in any encoding.
 ID_FIELDS = frozenset({"linked_span_id", "linked_trace_id", "parent_span_id", "span_id"})
 TEXT_FIELDS = frozenset({"body", "linked_trace_state", "status_message", "trace_state"})
-_TEXTS = ID_FIELDS | TEXT_FIELDS
-
-# The fields of signals that are a float or an integer, as it comes; all others are integers.
-_NUMBERS = frozenset({"max", "min", "sum", "value"})
 
 # A float holds every integer between them, and `repr` writes it without an exponent.
 MIN_NUMBER, MAX_NUMBER = -(2**53), 2**53
@@ -66,7 +55,6 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     correlation_id: str | None = None
     signal: Signal | None = None
     attributes: Mapping[str, Any] | None = None
-    metric: MetricInfo | None = None
 
 
 class EventTable(msgspec.Struct, frozen=True, gc=False):
@@ -74,15 +62,14 @@ class EventTable(msgspec.Struct, frozen=True, gc=False):
 
     Whoever fills a table promises that encoders need not look: values have the types that their
     fields have by the schema (`int`, `float` and `str` themselves, no subclasses), integers fit
-    in 64 bits, numbers are finite and between `MIN_NUMBER` and `MAX_NUMBER`, ids are lower-case
-    hex digits, a metric's values are all numbers, and it has no attributes. Times are `int`. Texts
-    and attributes may hold anything. What does not keep this is an `Event` of its own.
+    in 64 bits, numbers are finite, ids are lower-case hex digits. What may be a float or an integer is
+    between `MIN_NUMBER` and `MAX_NUMBER` if it is an integer. Times are `int`. Texts and attributes
+    may hold anything. What does not keep this is an `Event` of its own.
 
     Attributes:
         measurement: Of all events.
         signal: Of all events.
         keys: The names of their fields, in order.
-        metric: Of all events.
         rows: In order.
         tag_sets: Of each row.
     """
@@ -90,7 +77,6 @@ class EventTable(msgspec.Struct, frozen=True, gc=False):
     measurement: str
     signal: Signal
     keys: tuple[str, ...]
-    metric: MetricInfo | None
     rows: list[Row]
     tag_sets: list[TagSet]
 
@@ -126,163 +112,55 @@ class EventTable(msgspec.Struct, frozen=True, gc=False):
             row.correlation_id,
             row.signal,
             row.attributes,
-            row.metric,
         )
 
 
-class EventRun(msgspec.Struct, frozen=True, gc=False):
-    """Loose events of one signal, which may hold anything.
+class PointTable(msgspec.Struct, frozen=True, gc=False):
+    """Data points of one metric that have the same fields, column by column.
+
+    Its promise is that of `EventTable`, and more: every value is a number, the keys are letters,
+    digits and `_.+-`, and there are no attributes.
 
     Attributes:
-        signal: None for events that were made by hand.
-        events: In order.
+        measurement: Of all points.
+        metric: Of all points.
+        keys: The names of their fields, in order.
+        columns: The values of each field.
+        tag_sets: Of each point.
+        times_ns: Of each point.
+        trace_ids: Of each point, from its exemplars; None if no point has one.
     """
 
-    signal: Signal | None
-    events: list[Event]
-
-    def __len__(self) -> int:
-        return len(self.events)
-
-    def __iter__(self) -> Iterator[Event]:
-        return iter(self.events)
+    measurement: str
+    metric: MetricInfo
+    keys: tuple[str, ...]
+    columns: Sequence[Sequence[float]]
+    tag_sets: TagColumn
+    times_ns: list[int]
+    trace_ids: Sequence[str | None] | None
 
     @property
-    def times_ns(self) -> list[int]:
-        """The time of each event."""
-        return [event.timestamp_ns for event in self.events]
-
-
-_Part = TypeVar("_Part", EventTable, EventRun)
-
-
-class Tables:
-    """Collects events into tables.
-
-    Args:
-        in_order: Whether the events stay in the order in which they came, as log records do,
-            and a table ends where another begins; otherwise there is one for each kind.
-    """
-
-    __slots__ = ("_in_order", "_open", "_parts")
-
-    def __init__(self, *, in_order: bool = False) -> None:
-        self._in_order = in_order
-        self._parts: list[EventTable | EventRun] = []
-        self._open: dict[Any, EventTable | EventRun] = {}
-
-    def table(
-        self,
-        measurement: str,
-        signal: Signal,
-        keys: tuple[str, ...],
-        metric: MetricInfo | None = None,
-    ) -> EventTable:
-        """Return a table whose rows are to be appended to."""
-        name = (measurement, signal, keys, id(metric))  # the table keeps it alive
-        part = self._open.get(name)
-        if not isinstance(part, EventTable):
-            part = self._begin(name, EventTable(measurement, signal, keys, metric, [], []))
-        return part
-
-    def add(self, event: Event) -> None:
-        """Take an event into a table, if it keeps what tables promise."""
-        fields = event.fields
-        if (
-            event.signal is None
-            or not isinstance(event.tags, TagSet)
-            or type(event.timestamp_ns) is not int
-            or not all(map(_is_plain, fields, fields.values()))
-        ):
-            self.add_loose(event)
-            return
-        table = self.table(event.measurement, event.signal, tuple(fields), event.metric)
-        row = Row(
-            event.measurement,
-            event.tags.json,
-            table.fields_type(*fields.values()),
-            event.timestamp_ns,
-            event.schema_version,
-            event.correlation_id,
-            event.signal,
-            event.attributes,
-            event.metric,
-        )
-        table.add(row, event.tags)
-
-    def add_loose(self, event: Event) -> None:
-        """Take an event whose like will not come again, for which a table is not worth it."""
-        part = self._open.get(event.signal)
-        if not isinstance(part, EventRun):
-            part = self._begin(event.signal, EventRun(event.signal, []))
-        part.events.append(event)
-
-    def _begin(self, name: Any, part: _Part) -> _Part:
-        if self._in_order:
-            self._open.clear()
-        self._open[name] = part
-        self._parts.append(part)
-        return part
-
-    def events(self) -> Events:
-        """Return everything."""
-        if not self._in_order or len(self._parts) == 1:
-            return Events(self._parts)
-        parts: list[EventTable | EventRun] = []
-        for part in self._parts:
-            last = parts[-1] if parts else None
-            if isinstance(part, EventTable) and len(part) >= _FEW:
-                parts.append(part)
-            elif isinstance(last, EventRun) and last.signal == part.signal:
-                last.events.extend(part)
-            else:
-                parts.append(EventRun(part.signal, list(part)))
-        return Events(parts)
-
-
-def _is_plain(key: str, value: Any) -> bool:
-    """Whether a value of mapping's own is what a table may hold."""
-    kind = type(value)
-    if kind is str or key in _TEXTS:
-        return kind is str and key in _TEXTS
-    if key in _NUMBERS:
-        return kind in (int, float) and MIN_NUMBER <= value <= MAX_NUMBER
-    return kind is int and INT64_MIN <= value <= INT64_MAX
-
-
-class Events(OnDemand[Event]):
-    """A batch of events in parts: tables, and runs of loose events.
-
-    It reads as a sequence of events, which are made when somebody asks for them.
-
-    Args:
-        parts: In order; none is empty.
-    """
-
-    __slots__ = ("parts",)
-
-    def __init__(self, parts: Iterable[EventTable | EventRun]) -> None:
-        self.parts = [part for part in parts if len(part)]
-        super().__init__()
-
-    @classmethod
-    def of(cls, events: Sequence[Event]) -> Events:
-        """Return events, in order, as such a batch; they may hold anything."""
-        if type(events) is cls:
-            return events
-        runs = groupby(events, key=lambda event: event.signal)
-        return cls(EventRun(signal, list(run)) for signal, run in runs)
-
-    def placed_parts(self) -> Iterator[tuple[EventTable | EventRun, slice]]:
-        """Yield each part, and which of the batch's events it holds."""
-        start = 0
-        for part in self.parts:
-            end = start + len(part)
-            yield part, slice(start, end)
-            start = end
+    def signal(self) -> Literal["metric"]:
+        """Of all points."""
+        return "metric"
 
     def __len__(self) -> int:
-        return sum(map(len, self.parts))
+        return len(self.times_ns)
 
-    def _make(self) -> list[Event]:
-        return [event for part in self.parts for event in part]
+    def __iter__(self) -> Iterator[Event]:
+        rows = zip(*self.columns, strict=True)
+        trace_ids = self.trace_ids or [None] * len(self)
+        for row, tags, time_ns, trace_id in zip(
+            rows, self.tag_sets, self.times_ns, trace_ids, strict=True
+        ):
+            yield Event(
+                self.measurement,
+                tags,
+                dict(zip(self.keys, row, strict=True)),
+                time_ns,
+                SCHEMA_VERSION,
+                trace_id,
+                "metric",
+                None,
+                self.metric,
+            )

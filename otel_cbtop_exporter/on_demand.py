@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeVar, overload
 
-__all__ = ["OnDemand"]
+__all__ = ["Lines", "OnDemand"]
 
 _T = TypeVar("_T")
 
@@ -49,3 +49,30 @@ class OnDemand(Sequence[_T]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._list()!r})"
+
+
+class Lines(OnDemand[bytes]):
+    """The lines of one text, without their newlines; taken apart when somebody asks for one.
+
+    Args:
+        text: Every line of it ends in a newline.
+        count: Of its lines.
+    """
+
+    __slots__ = ("_count", "text")
+
+    def __init__(self, text: bytes, count: int) -> None:
+        super().__init__()
+        self.text = text
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def body_bytes(self) -> int:
+        """Of all lines together, without the newlines."""
+        return len(self.text) - self._count
+
+    def _make(self) -> list[bytes]:
+        return self.text.split(b"\n")[:-1]

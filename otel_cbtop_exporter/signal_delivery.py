@@ -19,7 +19,7 @@ from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.delivery.pipeline import Pipeline, acquire
 from otel_cbtop_exporter.env import SignalName, options_from_environment
 from otel_cbtop_exporter.errors import ConfigError, SinkError
-from otel_cbtop_exporter.event_table import Events
+from otel_cbtop_exporter.event_batch import Events
 from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth, combined
 from otel_cbtop_exporter.options import build, merged
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics

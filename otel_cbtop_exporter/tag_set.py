@@ -6,12 +6,12 @@ Not here: which tags an event has (`mapping/`), how line protocol and JSON write
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, ItemsView, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-__all__ = ["TagKeys", "TagSet", "object_type"]
+__all__ = ["TagColumn", "TagKeys", "TagSet", "object_type"]
 
 
 class TagSet(Mapping[str, str]):
@@ -71,6 +71,20 @@ class TagSet(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"TagSet({self._dict()!r})"
+
+
+class TagColumn(list[TagSet]):
+    """The tag sets of a metric's points, which are the same in the next collection.
+
+    Attributes:
+        rendered: As in `TagSet`, of all of them: lists in the same order.
+    """
+
+    __slots__ = ("rendered",)
+
+    def __init__(self, tag_sets: Iterable[TagSet]) -> None:
+        super().__init__(tag_sets)
+        self.rendered: dict[str, list[Any]] = {}
 
 
 class TagKeys:

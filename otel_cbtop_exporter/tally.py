@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from otel_cbtop_exporter.event_table import Events
+from otel_cbtop_exporter.event_batch import Events
 from otel_cbtop_exporter.sinks.records import Records
 
 __all__ = ["HasSignal", "Tally"]

@@ -13,18 +13,20 @@ What JSON or UTF-8 cannot carry has a rule here, for every encoder:
 from __future__ import annotations
 
 import base64
+import functools
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
 import msgspec
 
 from otel_cbtop_exporter.errors import EventError
-from otel_cbtop_exporter.event_table import Events, EventTable
-from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.tag_set import TagSet
+from otel_cbtop_exporter.event_batch import EventRun, Events
+from otel_cbtop_exporter.event_table import EventTable, PointTable, Row
+from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, MetricInfo
+from otel_cbtop_exporter.tag_set import TagSet, object_type
 
 __all__ = [
     "Bodies",
@@ -71,7 +73,7 @@ def encode_events(events: Sequence[Event]) -> Bodies:
     """Encode events, made by mapping or by hand, in order."""
     made = Bodies([], {})
     for part in Events.of(events).parts:
-        if type(part) is EventTable:
+        if not isinstance(part, EventRun):
             made.bodies.extend(_encode_table(part))
             continue
         for event in part:
@@ -84,35 +86,90 @@ def encode_events(events: Sequence[Event]) -> Bodies:
     return made
 
 
-def encode_joined(table: EventTable) -> bytes | None:
+def encode_joined(table: EventTable | PointTable) -> bytes | None:
     """Encode a table as one text, of a line for each event, which ends in a newline.
 
     Returns:
         None if something in it has to be looked at by `encode_events`.
     """
     try:
-        text = _encoder.encode_lines(table.rows)
+        text = _encoder.encode_lines(_rows(table))
     except _NOT_ENCODABLE:
         return None
-    # No field is null, by the table's promise, and a metric has no attributes.
-    if table.signal != "metric" and text.rfind(_NULL) >= 0 and _null_value(text):
+    # No field is null, by the table's promise.
+    if isinstance(table, EventTable) and text.rfind(_NULL) >= 0 and _null_value(text):
         return None
     return text
 
 
-def _encode_table(table: EventTable) -> list[bytes]:
+def _encode_table(table: EventTable | PointTable) -> list[bytes]:
     try:
-        bodies = list(map(_encode, table.rows))
+        bodies = list(map(_encode, _rows(table)))
     except _NOT_ENCODABLE:
         return [encode_event(event) for event in table]
+    if isinstance(table, PointTable):
+        return bodies
     # Attributes come behind the tags.
     tag_sizes = [tags.json_size for tags in table.tag_sets]
-    if table.signal == "metric" or max(map(bytes.rfind, bodies, repeat(_NULL), tag_sizes)) < 0:
+    if max(map(bytes.rfind, bodies, repeat(_NULL), tag_sizes)) < 0:
         return bodies
     for position, (body, tags) in enumerate(zip(bodies, table.tag_sets, strict=True)):
         if _null_value(body):
             bodies[position] = _encode_carefully(table.event(table.rows[position], tags))
     return bodies
+
+
+class _Point(msgspec.Struct, frozen=True, gc=False, rename={"rest": "timestamp_ns"}):
+    """A data point as it is encoded, which takes half of what it takes as a `Row`.
+
+    Attributes:
+        tags: The JSON of its tag set.
+        fields: As in `Row`.
+        rest: The time, and all that is behind it in the object.
+    """
+
+    measurement: str
+    tags: msgspec.Raw
+    fields: Any
+    rest: msgspec.Raw
+
+
+def _rows(table: EventTable | PointTable) -> Sequence[Row | _Point]:
+    if isinstance(table, EventTable):
+        return table.rows
+    metric = _metric_json(table.metric)
+    kept = table.tag_sets.rendered
+    tags_json = kept.get("json")
+    if tags_json is None:
+        tags_json = kept["json"] = [tags.json for tags in table.tag_sets]
+
+    def rest(time_ns: int, trace_id: str | None) -> msgspec.Raw:
+        correlation = f'"correlation_id":"{trace_id}",' if trace_id else ""
+        return msgspec.Raw(
+            f'{time_ns},"schema_version":{SCHEMA_VERSION},{correlation}"signal":"{table.signal}",'
+            f'"metric":{metric}'.encode()
+        )
+
+    times_ns = table.times_ns
+    rests: Iterable[msgspec.Raw]
+    if table.trace_ids is None and times_ns.count(times_ns[0]) == len(times_ns):
+        rests = repeat(rest(times_ns[0], None))  # a collection has one time
+    else:
+        rests = map(rest, times_ns, table.trace_ids or repeat(None))
+    return list(
+        map(
+            _Point,
+            repeat(table.measurement),
+            tags_json,
+            map(object_type(table.keys), *table.columns),
+            rests,
+        )
+    )
+
+
+@functools.lru_cache(maxsize=4_096)
+def _metric_json(metric: MetricInfo) -> str:
+    return encode_value(metric).decode()
 
 
 def encode_event(event: Event) -> bytes:
@@ -182,18 +239,9 @@ def _encode_carefully(event: Event) -> bytes:
             fields=_portable(event.fields),
             correlation_id=None if event.correlation_id is None else _text(event.correlation_id),
             attributes=None if event.attributes is None else _portable(event.attributes),
-            metric=None if event.metric is None else _portable_metric(event.metric),
+            metric=_portable(event.metric),
         )
     )
-
-
-def _portable_metric(metric: Any) -> Any:
-    texts = {
-        name: _text(text)
-        for name in ("unit", "description")
-        if isinstance(text := getattr(metric, name), str)
-    }
-    return msgspec.structs.replace(metric, **texts)
 
 
 def _portable(value: Any, depth: int = 0) -> Any:
@@ -206,6 +254,9 @@ def _portable(value: Any, depth: int = 0) -> Any:
         return int(value)
     if isinstance(value, float):
         return _float(value)
+    if isinstance(value, MetricInfo):
+        texts = {"unit": _portable(value.unit), "description": _portable(value.description)}
+        return msgspec.structs.replace(value, **texts)
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode("ascii")
     if depth >= _MAX_DEPTH:

@@ -8,32 +8,30 @@ one point. Not here: what a name or a text may hold (`line_protocol_text.py`).
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 from otel_cbtop_exporter.encoding.event_json import encode_quoted
-from otel_cbtop_exporter.encoding.line_protocol_code import number_texts, render_rows
-from otel_cbtop_exporter.encoding.line_protocol_fields import (
-    plan_fields,
-    render_fields,
-)
+from otel_cbtop_exporter.encoding.line_protocol_code import render_rows
+from otel_cbtop_exporter.encoding.line_protocol_fields import plan_fields, render_fields
 from otel_cbtop_exporter.encoding.line_protocol_head import MAX_HEAD_BYTES, Head, render_head
+from otel_cbtop_exporter.encoding.line_protocol_points import render_points
 from otel_cbtop_exporter.encoding.line_protocol_text import string_text
-from otel_cbtop_exporter.encoding.unique_points import UniquePoints
-from otel_cbtop_exporter.event_table import Events, EventTable
+from otel_cbtop_exporter.encoding.unique_points import CollectedPoints, UniquePoints
+from otel_cbtop_exporter.event_batch import Events, Part
+from otel_cbtop_exporter.event_table import EventTable, PointTable
 from otel_cbtop_exporter.events import Event, MetricInfo
+from otel_cbtop_exporter.on_demand import Lines
 from otel_cbtop_exporter.tag_set import TagSet
 
-__all__ = ["LineProtocolEncoder", "Lines", "Refusal"]
+__all__ = ["LineProtocolEncoder", "Refusal", "Rendered"]
 
 _BY_TRACE = frozenset({"span", "span_event", "span_link", "log"})
 
 _MAX_TIME_NS = 9_223_372_036_854_775_806
-
-# Bound of the cache of metrics' descriptions.
-_MAX_METRICS = 4_096
 
 
 class Refusal(NamedTuple):
@@ -48,7 +46,7 @@ class Refusal(NamedTuple):
     detail: str
 
 
-class Lines(NamedTuple):
+class Rendered(NamedTuple):
     """What became of a sequence of events.
 
     Attributes:
@@ -58,7 +56,7 @@ class Lines(NamedTuple):
         refused: By position.
     """
 
-    bodies: list[bytes]
+    bodies: Sequence[bytes]
     times_ns: list[int]
     refused: dict[int, Refusal]
 
@@ -83,7 +81,6 @@ class LineProtocolEncoder:
         self.tag_values_cut = 0
         """Tag values that were cut because the point's key was too long, so far."""
         self._trace_digits = trace_id_tag_digits
-        self._metrics: dict[int, tuple[MetricInfo, str]] = {}
         self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
@@ -91,84 +88,79 @@ class LineProtocolEncoder:
         # Reentrant: a signal handler may send an event on the thread that holds it.
         self._lock = threading.RLock()
         self._points = UniquePoints()
+        self._collected = CollectedPoints()
 
-    def encode(self, events: Sequence[Event]) -> Lines:
+    def encode(self, events: Sequence[Event]) -> Rendered:
         """Render events; never raises for what they hold."""
-        lines = Lines([], [], {})
-        for part in Events.of(events).parts:
-            if type(part) is not EventTable or not self._add_table(part, lines):
-                self._add_events(list(part), lines)
-        return lines
+        rendered = [self.encode_part(part) for part in Events.of(events).parts]
+        refused: dict[int, Refusal] = {}
+        start = 0
+        for part in rendered:
+            refused.update((start + position, why) for position, why in part.refused.items())
+            start += len(part.bodies)
+        bodies = list(chain.from_iterable(part.bodies for part in rendered))
+        times_ns = list(chain.from_iterable(part.times_ns for part in rendered))
+        return Rendered(bodies, times_ns, refused)
 
-    def _add_table(self, table: EventTable, lines: Lines) -> bool:
-        """Render a table; False if something in it is not as usual, and nothing was done."""
-        rows = table.rows
-        times_ns: Sequence[int] = table.times_ns
-        if min(times_ns) < -_MAX_TIME_NS or max(times_ns) >= _MAX_TIME_NS:
-            return False
-        heads = self._heads(table)
-        if heads is None:
-            return False
-        # Everything that looks at values comes before a point is taken.
-        texts: Iterable[Any] = repeat(None)
-        if table.signal == "metric":
-            texts = zip(*[iter(number_texts(rows))] * len(table.keys), strict=True)
-        info = self._metric_text(table.metric) if table.metric else ""
-        originals: Iterable[str] = repeat("")
-        moved: bool | None = False
+    def encode_part(self, part: Part) -> Rendered:
+        """Render a part of a batch of events, as `encode` does."""
+        rendered: Rendered | None = None
+        if isinstance(part, EventTable):
+            rendered = self._render_rows(part)
+        elif isinstance(part, PointTable):
+            rendered = self._render_points(part)
+        return rendered or self._render_events(list(part))
+
+    def _render_rows(self, table: EventTable) -> Rendered | None:
+        """Render a table; None if something in it is not as usual, and nothing was done."""
+        rows, times_ns = table.rows, table.times_ns
+        slot = _slot(table.measurement)
+        slots: Iterable[Any] = repeat(slot)
+        trace_ids: Iterable[str] = repeat("")
+        if self._trace_digits and table.signal in _BY_TRACE:
+            trace_ids = [(row.correlation_id or "")[: self._trace_digits] for row in rows]
+            slots = [(slot, trace_id) if trace_id else slot for trace_id in trace_ids]
+        heads = _heads(table, slots, trace_ids)
+        if heads is None or not _can_be_kept(times_ns):
+            return None
         with self._lock:
-            if table.signal != "metric":
-                taken_ns = self._points.take_next_all(heads, times_ns)
-            elif self._points.take_all(heads, times_ns):
-                taken_ns = times_ns
-            else:
-                return False
+            taken_ns = self._points.take_next_all(heads, times_ns)
+        originals: Iterable[str] = repeat("")
         if taken_ns is not times_ns:
             originals = [
                 "" if taken == time_ns else str(time_ns)
                 for taken, time_ns in zip(taken_ns, times_ns, strict=True)
             ]
-            times_ns, moved = taken_ns, None
         added = (
             _has([row.attributes for row in rows]),
             _has([row.correlation_id for row in rows]),
-            table.metric is not None,
-            moved,
+            None if taken_ns is not times_ns else False,
         )
-        render = render_rows(table.keys, added, numbers=table.signal == "metric")
-        lines.bodies.extend(render(rows, heads, times_ns, originals, info, texts))
-        lines.times_ns.extend(times_ns)
-        return True
+        bodies = render_rows(table.keys, added)(rows, heads, taken_ns, originals)
+        return Rendered(bodies, taken_ns, {})
 
-    def _heads(self, table: EventTable) -> list[str] | None:
-        """Return the head of each row; None if one is too long to be written whole."""
-        measurement = table.measurement
-        digits = self._trace_digits if table.signal in _BY_TRACE else 0
-        slot = _slot(measurement)
-        slots: Iterable[Any] = repeat(slot)
-        trace_ids: Iterable[str] = repeat("")
-        if digits:
-            trace_ids = [(row.correlation_id or "")[:digits] for row in table.rows]
-            slots = [(slot, trace_id) if trace_id else slot for trace_id in trace_ids]
-        pairs = zip(table.tag_sets, slots, strict=False)
-        found: list[Any] = [tags.rendered.get(of) for tags, of in pairs]
-        if None in found:
-            columns = zip(table.tag_sets, slots, trace_ids, strict=False)
-            for position, (tags, of, trace_id) in enumerate(columns):
-                text = tags.rendered.get(of)  # of a row before this one
-                if text is None:
-                    text, values_cut = render_head(measurement, tags, trace_id)
-                    if values_cut is not None:
-                        return None
-                    tags.rendered[of] = text
-                found[position] = text
-        return found
+    def _render_points(self, table: PointTable) -> Rendered | None:
+        """Render a table; None if something in it is not as usual, and nothing was done."""
+        times_ns = table.times_ns
+        slot = f"points {table.measurement}"
+        kept = table.tag_sets.rendered
+        heads = kept.get(slot) or _heads(table, repeat(slot), repeat(""))
+        one_time = times_ns.count(times_ns[0]) == len(times_ns)  # as in every collection
+        if heads is None or not one_time or not _can_be_kept(times_ns[:1]):
+            return None
+        kept[slot] = heads
+        text = render_points(table, heads, _metric_text(table.metric))
+        with self._lock:
+            if not self._collected.take_all(heads, times_ns[0]):
+                return None
+        return Rendered(Lines(text, len(times_ns)), times_ns, {})
 
-    def _add_events(self, events: Sequence[Event], lines: Lines) -> None:
+    def _render_events(self, events: Sequence[Event]) -> Rendered:
         """Render whatever events hold; count or refuse what does not fit."""
         heads = [self._head_of(event) for event in events]
         refused: dict[int, Refusal] = {}
         times_ns = self._take_times(events, heads, refused)
+        bodies: list[bytes] = []
         for position, (event, head, time_ns) in enumerate(
             zip(events, heads, times_ns, strict=True)
         ):
@@ -183,7 +175,7 @@ class LineProtocolEncoder:
             added = (
                 encode_quoted(event.attributes) if event.attributes else "",
                 string_text(event.correlation_id) if event.correlation_id else "",
-                self._metric_text(event.metric) if event.metric else "",
+                _metric_text(event.metric) if event.metric else "",
                 f"{event.timestamp_ns}i" if time_ns != event.timestamp_ns else "",
             )
             fields = render_fields(event, plan, added)
@@ -198,17 +190,15 @@ class LineProtocolEncoder:
                 name = event.measurement[:100]
                 reason = f"the tag keys of {name!r} are over {MAX_HEAD_BYTES} bytes"
                 refused.setdefault(position, Refusal("too_large", reason))
-            lines.bodies.append(f"{head.text} {fields.text} {time_ns}".encode())
-        start = len(lines.times_ns)
-        lines.times_ns.extend(times_ns)
-        lines.refused.update((start + position, why) for position, why in refused.items())
+            bodies.append(f"{head.text} {fields.text} {time_ns}".encode())
+        return Rendered(bodies, times_ns, refused)
 
     def _take_times(
         self, events: Sequence[Event], heads: list[Head], refused: dict[int, Refusal]
     ) -> list[int]:
         times_ns: list[int] = []
         with self._lock:
-            take, take_next = self._points.take, self._points.take_next
+            take_next = self._points.take_next
             for event, head in zip(events, heads, strict=True):
                 time_ns = event.timestamp_ns
                 if type(time_ns) is not int or not -_MAX_TIME_NS <= time_ns < _MAX_TIME_NS:
@@ -218,7 +208,7 @@ class LineProtocolEncoder:
                     )
                 elif event.signal != "metric":
                     time_ns = take_next(head.text, time_ns)
-                elif not take(head.text, time_ns):
+                elif not self._collected.take_all([head.text.encode()], time_ns):
                     refused[len(times_ns)] = Refusal(
                         "duplicate_point",
                         f"metric {event.measurement!r} has a second point of the same attributes "
@@ -246,17 +236,45 @@ class LineProtocolEncoder:
             tags.rendered[slot] = head.text
         return head
 
-    def _metric_text(self, metric: MetricInfo) -> str:
-        known = self._metrics.get(id(metric))
-        if known is not None and known[0] is metric:
-            return known[1]
-        text = encode_quoted(metric)
-        # The points of a stream share one object; an exponential histogram's are all new.
-        if metric.scale is None:
-            if len(self._metrics) >= _MAX_METRICS:
-                self._metrics.clear()
-            self._metrics[id(metric)] = (metric, text)
-        return text
+
+def _metric_text(metric: MetricInfo) -> str:
+    # The points of a stream share one; an exponential histogram's are all different.
+    return _shared_metric_text(metric) if metric.scale is None else encode_quoted(metric)
+
+
+_shared_metric_text = functools.lru_cache(maxsize=4_096)(encode_quoted)
+
+
+def _heads(
+    table: EventTable | PointTable, slots: Iterable[Any], trace_ids: Iterable[str]
+) -> list[Any] | None:
+    """Return the head of each line, of points as bytes; None if one is not written whole.
+
+    Args:
+        table: Whose lines.
+        slots: Under which key each line's tag set keeps its head.
+        trace_ids: What each line has as a tag of its trace id.
+    """
+    pairs = zip(table.tag_sets, slots, strict=False)
+    found: list[Any] = [tags.rendered.get(slot) for tags, slot in pairs]
+    if None not in found:
+        return found
+    columns = zip(table.tag_sets, slots, trace_ids, strict=False)
+    for position, (tags, slot, trace_id) in enumerate(columns):
+        head = tags.rendered.get(slot)  # of a line before this one
+        if head is None:
+            head, values_cut = render_head(table.measurement, tags, trace_id)
+            if values_cut is not None:
+                return None
+            if isinstance(table, PointTable):
+                head = head.encode()
+            tags.rendered[slot] = head
+        found[position] = head
+    return found
+
+
+def _can_be_kept(times_ns: Sequence[int]) -> bool:
+    return min(times_ns) >= -_MAX_TIME_NS and max(times_ns) < _MAX_TIME_NS
 
 
 def _has(column: Sequence[object]) -> bool | None:

@@ -80,3 +80,36 @@ class UniquePoints:
 
     def _age(self) -> None:
         self._older, self._newer = self._newer, {}
+
+
+class CollectedPoints:
+    """The pairs of series and time of metrics' points, which are refused and never moved.
+
+    All points of a collection have one time, so a set of series for each time says the same as
+    `UniquePoints` in half of the time. Bounded, forgetful and unlocked as that is.
+
+    Args:
+        max_pairs: As in `UniquePoints`; full, they are about 6 MB.
+    """
+
+    def __init__(self, max_pairs: int = 65_536) -> None:
+        self._newer: dict[int, set[bytes]] = {}
+        self._older: dict[int, set[bytes]] = {}
+        self._count = 0
+        self._max_half = max_pairs // 2
+
+    def take_all(self, series: Sequence[bytes], time_ns: int) -> bool:
+        """Take pairs of one time; False, and none of them, if one is taken or there twice."""
+        wanted = set(series)
+        if len(wanted) < len(series):
+            return False
+        for known in (self._newer.get(time_ns), self._older.get(time_ns)):
+            if known is not None and not known.isdisjoint(wanted):
+                return False
+        known = self._newer.setdefault(time_ns, wanted)
+        if known is not wanted:
+            known |= wanted
+        self._count += len(wanted)
+        if self._count >= self._max_half:
+            self._older, self._newer, self._count = self._newer, {}, 0
+        return True

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from otel_cbtop_exporter._sdk import ReadableLogRecord, log_attributes
 from otel_cbtop_exporter.encoding.event_json import encode_value
-from otel_cbtop_exporter.event_table import INT64_MAX, Events, Row, Tables
+from otel_cbtop_exporter.event_batch import Events, Tables
+from otel_cbtop_exporter.event_table import INT64_MAX, Row
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event
 from otel_cbtop_exporter.mapping.attributes import (
     Kept,

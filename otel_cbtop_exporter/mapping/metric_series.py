@@ -5,8 +5,7 @@ Here is what is the same in every collection, so that a warm data point costs al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Mapping, Sequence
 from operator import is_
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +19,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from otel_cbtop_exporter._sdk import attribute_map
-from otel_cbtop_exporter.event_table import EventTable, Row, Tables
+from otel_cbtop_exporter.event_table import PointTable
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, FieldValue, MetricInfo
 from otel_cbtop_exporter.mapping.attributes import (
     MAX_CACHED_TAG_SETS,
@@ -29,7 +28,7 @@ from otel_cbtop_exporter.mapping.attributes import (
     TagCache,
     tag_text,
 )
-from otel_cbtop_exporter.tag_set import TagKeys, TagSet
+from otel_cbtop_exporter.tag_set import TagColumn, TagKeys, TagSet
 
 __all__ = ["MetricScope", "MetricSeries", "bound_text"]
 
@@ -137,16 +136,16 @@ class MetricSeries:
         self._measurement = name + "_" if name in _OUR_MEASUREMENTS else name
         self._tag_shapes = tag_shapes
         self._tags: TagCache[int, tuple[Any, TagSet]] = TagCache(kept)
-        self._last: tuple[list[Any], list[TagSet]] = ([], [])
+        self._last: tuple[list[Any], TagColumn] = ([], TagColumn(()))
         self._bounds: tuple[Sequence[float], tuple[str, ...]] = ((), ("count", "le_inf"))
 
-    def tag_sets(self, points: Sequence[Any], redaction: Redaction) -> list[TagSet]:
+    def tag_sets(self, points: Sequence[Any], redaction: Redaction) -> TagColumn:
         """Return the tags of each point."""
         attributes = [point.attributes for point in points]
         known, tag_sets = self._last
         # A collection often has the series of the one before.
         if len(known) != len(attributes) or not all(map(is_, known, attributes)):
-            tag_sets = [self._tags_of(one, redaction) for one in attributes]
+            tag_sets = TagColumn(self._tags_of(one, redaction) for one in attributes)
             self._last = attributes, tag_sets
         return tag_sets
 
@@ -183,33 +182,22 @@ class MetricSeries:
             self._bounds = (bounds, names)
         return names
 
-    def table(self, tables: Tables, keys: tuple[str, ...]) -> EventTable:
-        """Return a table for points that have these fields."""
-        return tables.table(self._measurement, "metric", keys, self.info)
-
-    def fill(
+    def table(
         self,
-        table: EventTable,
-        tag_sets: Sequence[TagSet],
-        fields: Iterable[Any],
-        times_ns: Iterable[int],
-        trace_ids: Iterable[str | None],
-    ) -> None:
-        """Add points to a table of this metric, column by column."""
-        table.tag_sets.extend(tag_sets)
-        table.rows.extend(
-            map(
-                Row,
-                repeat(self._measurement),
-                [tags.json for tags in tag_sets],
-                fields,
-                times_ns,
-                repeat(SCHEMA_VERSION),
-                trace_ids,
-                repeat("metric"),
-                repeat(None),
-                repeat(self.info),
-            )
+        tag_sets: TagColumn,
+        columns: dict[str, Sequence[Any]],
+        times_ns: list[int],
+        trace_ids: Sequence[str | None] | None,
+    ) -> PointTable:
+        """Return points that have the same fields as a table."""
+        return PointTable(
+            self._measurement,
+            self.info,
+            tuple(columns),
+            tuple(columns.values()),
+            tag_sets,
+            times_ns,
+            trace_ids,
         )
 
     def event(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, repeat
-from operator import is_
+from itertools import accumulate, chain, compress, repeat
+from operator import add, is_
 from typing import Any, Literal
 
 from opentelemetry.sdk.metrics.export import (
@@ -24,7 +24,8 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from otel_cbtop_exporter._sdk import attribute_map
-from otel_cbtop_exporter.event_table import INT64_MAX, MAX_NUMBER, MIN_NUMBER, Events, Tables
+from otel_cbtop_exporter.event_batch import Events, Tables
+from otel_cbtop_exporter.event_table import INT64_MAX, MAX_NUMBER, MIN_NUMBER
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Buckets, Event, FieldValue, MetricInfo
 from otel_cbtop_exporter.mapping.attributes import (
     Loss,
@@ -36,13 +37,12 @@ from otel_cbtop_exporter.mapping.attributes import (
 )
 from otel_cbtop_exporter.mapping.exponential import exponential_fields
 from otel_cbtop_exporter.mapping.metric_series import MetricScope, MetricSeries
-from otel_cbtop_exporter.tag_set import TagSet
+from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["MetricMapper"]
 
-_GAUGE = ("value",)
-_SUM = ("start_time_ns", "value")
+_UNRECORDED = (None, math.inf, -math.inf)
 
 
 class MetricMapper:
@@ -96,88 +96,68 @@ class MetricMapper:
     def _map_numbers(
         self, series: MetricSeries, points: Sequence[NumberDataPoint], tables: Tables
     ) -> None:
-        is_sum = series.info.type == "sum"
         tag_sets = series.tag_sets(points, self._redaction)
-        if not (self._of_numbers and any(point.exemplars for point in points)):
-            times_ns = [point.time_unix_nano for point in points]
-            starts_ns = [point.start_time_unix_nano for point in points] if is_sum else times_ns
-            values = [point.value for point in points]
-            if _are_integers(times_ns) and _are_integers(starts_ns) and _are_numbers(values):
-                table = series.table(tables, _SUM if is_sum else _GAUGE)
-                own = map(table.fields_type, *((starts_ns, values) if is_sum else (values,)))
-                series.fill(table, tag_sets, own, times_ns, repeat(None))
-                return
-        for tags, point in zip(tag_sets, points, strict=True):
-            value = _number(point.value)
-            if value is None:
-                self._on_loss("non_finite", series.name, Tally(1, data_points=1))
-                continue
-            fields: dict[str, FieldValue] = (
-                {"start_time_ns": point.start_time_unix_nano, "value": value}
-                if is_sum
-                else {"value": value}
-            )
-            trace_id = None
-            if self._of_numbers and point.exemplars:
-                newest = max(point.exemplars, key=lambda exemplar: exemplar.time_unix_nano)
-                trace_id = self._map_exemplars(series, tags, (newest,), tables)
-            tables.add(series.event(tags, fields, point.time_unix_nano, trace_id, series.info))
+        values = [point.value for point in points]
+        plain = _are_numbers(values)
+        if not plain:
+            numbers = list(map(_number, values))
+            there = [number is not None for number in numbers]
+            if lost := there.count(False):
+                self._on_loss("non_finite", series.name, Tally(lost, data_points=lost))
+            points = list(compress(points, there))
+            tag_sets = TagColumn(compress(tag_sets, there))
+            values = list(compress(numbers, there))
+            plain = _are_numbers(values)
+        columns: dict[str, Sequence[Any]] = {"value": values}
+        if series.info.type == "sum":
+            starts_ns = [point.start_time_unix_nano for point in points]
+            columns = {"start_time_ns": starts_ns, "value": values}
+            plain = plain and _are_integers(starts_ns)
+        # The newest one says where a sum or a gauge got its value from.
+        newest = (
+            [sorted(p.exemplars, key=_time_ns)[-1:] for p in points] if self._of_numbers else ()
+        )
+        trace_ids = self._map_all_exemplars(series, tag_sets, newest, tables)
+        times_ns = [point.time_unix_nano for point in points]
+        table = series.table(tag_sets, columns, times_ns, trace_ids)
+        tables.add_points(table, plain=plain and _are_integers(times_ns))
 
     def _map_histograms(
         self, series: MetricSeries, points: Sequence[HistogramDataPoint], tables: Tables
     ) -> None:
         tag_sets = series.tag_sets(points, self._redaction)
-        # The sums of the buckets begin with a 0, in whose place the count goes.
-        buckets = [list(accumulate(point.bucket_counts, initial=0)) for point in points]
-        for counts, point in zip(buckets, points, strict=True):
-            counts[0] = point.count
-        bounds = points[0].explicit_bounds if points else ()
-        names = series.bound_names(bounds)
-        times_ns = [point.time_unix_nano for point in points]
-        starts_ns = [point.start_time_unix_nano for point in points]
-        least = [point.min for point in points]
-        most = [point.max for point in points]
-        totals = [point.sum for point in points]
-        if (
-            [point.explicit_bounds for point in points].count(bounds) == len(points)
-            and {len(names), len(set(names)), *map(len, buckets)} == {len(names)}
-            and _are_integers([counts[0] for counts in buckets])
-            and _are_integers([counts[-1] for counts in buckets])
-            and _are_integers(times_ns)
-            and _are_integers(starts_ns)
-            and _are_numbers([*least, *most, *totals])
-        ):
-            table = series.table(tables, (*names, "min", "max", "start_time_ns", "sum"))
-            fields_type = table.fields_type
-            trace_ids = self._map_all_exemplars(series, tag_sets, points, tables)
-            own = [
-                fields_type(*counts, low, high, start_ns, total)
-                for counts, low, high, start_ns, total in zip(
-                    buckets, least, most, starts_ns, totals, strict=True
-                )
-            ]
-            series.fill(table, tag_sets, own, times_ns, trace_ids)
+        exemplars = [point.exemplars for point in points] if self._of_histograms else ()
+        trace_ids = self._map_all_exemplars(series, tag_sets, exemplars, tables)
+        columns = _columns(series, points)
+        if columns is not None:
+            times_ns = [point.time_unix_nano for point in points]
+            table = series.table(tag_sets, columns, times_ns, trace_ids)
+            tables.add_points(table, plain=_are_integers(times_ns))
             return
-        trace_ids = self._map_all_exemplars(series, tag_sets, points, tables)
-        for tags, trace_id, counts, point in zip(tag_sets, trace_ids, buckets, points, strict=True):
+        for tags, trace_id, point in zip(
+            tag_sets, trace_ids or [None] * len(points), points, strict=True
+        ):
             names = series.bound_names(point.explicit_bounds)
+            counts = (point.count, *accumulate(point.bucket_counts))
             fields: dict[str, FieldValue] = dict(zip(names, counts, strict=True))
             self._finish(series, point, fields)
-            tables.add(series.event(tags, fields, point.time_unix_nano, trace_id, series.info))
+            tables.add_loose(
+                series.event(tags, fields, point.time_unix_nano, trace_id, series.info)
+            )
 
     def _map_all_exemplars(
         self,
         series: MetricSeries,
         tag_sets: Sequence[TagSet],
-        points: Sequence[Any],
+        exemplars: Sequence[Sequence[Any]],
         tables: Tables,
-    ) -> Sequence[str | None]:
-        """Map the exemplars of histograms; returns the trace id of each point."""
-        if not (self._of_histograms and any(point.exemplars for point in points)):
-            return [None] * len(points)
+    ) -> list[str | None] | None:
+        """Map the exemplars of each point; returns their trace ids, None if there are none."""
+        if not any(exemplars):
+            return None
         return [
-            self._map_exemplars(series, tags, point.exemplars, tables)
-            for tags, point in zip(tag_sets, points, strict=True)
+            self._map_exemplars(series, tags, of_point, tables)
+            for tags, of_point in zip(tag_sets, exemplars, strict=True)
         ]
 
     def _map_exponential(
@@ -187,8 +167,11 @@ class MetricMapper:
         tables: Tables,
     ) -> None:
         tag_sets = series.tag_sets(points, self._redaction)
-        trace_ids = self._map_all_exemplars(series, tag_sets, points, tables)
-        for tags, trace_id, point in zip(tag_sets, trace_ids, points, strict=True):
+        exemplars = [point.exemplars for point in points] if self._of_histograms else ()
+        trace_ids = self._map_all_exemplars(series, tag_sets, exemplars, tables)
+        for tags, trace_id, point in zip(
+            tag_sets, trace_ids or [None] * len(points), points, strict=True
+        ):
             fields: dict[str, FieldValue] = {
                 "count": point.count,
                 **exponential_fields(point),
@@ -260,6 +243,49 @@ class MetricMapper:
         return found
 
 
+def _columns(
+    series: MetricSeries, points: Sequence[HistogramDataPoint]
+) -> dict[str, Sequence[Any]] | None:
+    """Return the fields of histograms, if all have the same and they are what tables promise."""
+    if not points:
+        return {}
+    bounds = points[0].explicit_bounds
+    names = series.bound_names(bounds)
+    counts = [point.bucket_counts for point in points]
+    if (
+        [point.explicit_bounds for point in points].count(bounds) < len(points)
+        or set(map(len, counts)) != {len(names) - 1}
+        or len(set(names)) < len(names)
+    ):
+        return None
+    up_to_bounds = accumulate(zip(*counts, strict=True), _added)
+    columns = dict(zip(names, ([point.count for point in points], *up_to_bounds), strict=True))
+    starts_ns = [point.start_time_unix_nano for point in points]
+    ranges = {"min": [point.min for point in points], "max": [point.max for point in points]}
+    for name, column in list(ranges.items()):
+        # A view can leave them unrecorded.
+        if column[0] in _UNRECORDED and set(_UNRECORDED).issuperset(column):
+            del ranges[name]
+    totals = [point.sum for point in points]
+    columns.update(ranges, start_time_ns=starts_ns, sum=totals)
+    if (
+        _are_integers(columns["count"])
+        and _are_integers(columns["le_inf"])
+        and _are_integers(starts_ns)
+        and _are_numbers([*chain.from_iterable(ranges.values()), *totals])
+    ):
+        return columns
+    return None
+
+
+def _added(totals: Sequence[int], column: Sequence[int]) -> list[int]:
+    return list(map(add, totals, column))
+
+
+def _time_ns(exemplar: Any) -> int:
+    return exemplar.time_unix_nano
+
+
 def _count_points(batch: Sequence[ResourceMetrics]) -> int:
     return sum(
         len(getattr(metric.data, "data_points", ()))
@@ -280,12 +306,16 @@ def _are_integers(numbers: Sequence[Any]) -> bool:
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
-    """Whether all are finite numbers of Python's own types, and of a size that a float holds."""
-    if not values or not {int, float}.issuperset(map(type, values)):
+    """Whether there are some, and all are finite numbers of Python's own types.
+
+    Integers are of a size that a float holds.
+    """
+    kinds = set(map(type, values))
+    if not kinds or not kinds <= {int, float}:
         return False
-    # One NaN makes the sum NaN, which is in no range.
-    least, most, total = min(values), max(values), sum(values)
-    return bool(least >= MIN_NUMBER and most <= MAX_NUMBER and total < math.inf)
+    if int in kinds and not (min(values) >= MIN_NUMBER and max(values) <= MAX_NUMBER):
+        return False
+    return is_finite(sum(values))  # one that is not makes the sum such a one
 
 
 def _number(value: Any) -> float | None:

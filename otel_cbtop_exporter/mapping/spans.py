@@ -15,7 +15,8 @@ from opentelemetry.trace import DEFAULT_TRACE_STATE, Link
 from opentelemetry.trace.status import StatusCode
 
 from otel_cbtop_exporter._sdk import NONE_DROPPED, attribute_map, read_spans
-from otel_cbtop_exporter.event_table import INT64_MAX, Events, Row, Tables
+from otel_cbtop_exporter.event_batch import Events, Tables
+from otel_cbtop_exporter.event_table import INT64_MAX, Row
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event
 from otel_cbtop_exporter.mapping.attributes import (
     Redaction,

@@ -11,8 +11,8 @@ from typing import TextIO
 
 from otel_cbtop_exporter.config import ConsoleConfig
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.sinks.base import Encoded, Record, WriteResult
-from otel_cbtop_exporter.sinks.lines import Appended, encode_lines, joined, write_result
+from otel_cbtop_exporter.sinks.base import Encoded, Record, Records, WriteResult
+from otel_cbtop_exporter.sinks.lines import Appended, encode_lines, write_result
 from otel_cbtop_exporter.sinks.shared_stream import SharedStream
 
 __all__ = ["ConsoleSink"]
@@ -53,7 +53,7 @@ class ConsoleSink:
             appended = Appended(0, TimeoutError(errno.ETIMEDOUT, "another thread is printing"))
         else:
             try:
-                appended = self._append(joined(records), len(records), deadline)
+                appended = self._append(Records.of(records).text, len(records), deadline)
             finally:
                 self._lock.release()
         return write_result(records, appended, f"console.stream {self._stream}")

@@ -13,9 +13,9 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 from otel_cbtop_exporter.config import InfluxDBConfig
-from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
+from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder, Refusal
 from otel_cbtop_exporter.errors import SinkError
-from otel_cbtop_exporter.event_table import Events
+from otel_cbtop_exporter.event_batch import Events
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.base import (
     Block,
@@ -87,12 +87,13 @@ class InfluxDBSink:
 
     def encode(self, events: Sequence[Event]) -> Encoded:
         """Make one line of each event; the second point of a metric at one time is refused."""
-        batch = Events.of(events)
-        bodies, times_ns, refused = self._encoder.encode(batch)
-        records = Records(
-            Block(self._lanes[part.signal], part.signal, bodies[place], times_ns[place])
-            for part, place in batch.placed_parts()
-        )
+        blocks: list[Block] = []
+        refused: dict[int, Refusal] = {}
+        for part, place in Events.of(events).placed_parts():
+            bodies, times_ns, why = self._encoder.encode_part(part)
+            refused.update((place.start + position, reason) for position, reason in why.items())
+            blocks.append(Block(self._lanes[part.signal], part.signal, bodies, times_ns))
+        records = Records(blocks)
         return Encoded.without(refused, records, self._values_lost_since_last_told())
 
     def _values_lost_since_last_told(self) -> dict[str, int]:
@@ -114,7 +115,7 @@ class InfluxDBSink:
         bucket = batch.lane
         seconds = min(timeout_seconds, self._options.timeout_ms / 1_000)
         try:
-            answer = self._post(batch.bodies, bucket, seconds)
+            answer = self._post(batch.text, bucket, seconds)
         except NoAnswer as error:
             return WriteResult(
                 kept=records,
@@ -142,8 +143,7 @@ class InfluxDBSink:
         self._telling = threading.RLock()
         self._encoder.after_fork_in_child()
 
-    def _post(self, lines: Sequence[bytes], bucket: str, seconds: float) -> Answer:
-        body = b"\n".join(lines)
+    def _post(self, body: bytes, bucket: str, seconds: float) -> Answer:
         headers = {
             "Content-Type": "text/plain; charset=utf-8",
             "Accept-Encoding": "identity",

@@ -20,8 +20,8 @@ from pathlib import Path
 from otel_cbtop_exporter.config import JsonLinesConfig
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.append_file import AppendFile
-from otel_cbtop_exporter.sinks.base import Encoded, Record, WriteResult
-from otel_cbtop_exporter.sinks.lines import Appended, Target, encode_lines, joined, write_result
+from otel_cbtop_exporter.sinks.base import Encoded, Record, Records, WriteResult
+from otel_cbtop_exporter.sinks.lines import Appended, Target, encode_lines, write_result
 from otel_cbtop_exporter.sinks.rotation import RotatedFiles
 from otel_cbtop_exporter.sinks.shared_stream import SharedStream
 
@@ -79,7 +79,7 @@ class JsonLinesSink:
             busy = TimeoutError(errno.ETIMEDOUT, "another thread is writing")
             return write_result(records, Appended(0, busy), self._subject())
         try:
-            appended = self._append(joined(records), len(records), deadline)
+            appended = self._append(Records.of(records).text, len(records), deadline)
         finally:
             self._lock.release()
         return write_result(records, appended, self._subject())

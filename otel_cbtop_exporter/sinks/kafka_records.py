@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from otel_cbtop_exporter.config import TOPIC_TAG, KafkaConfig
 from otel_cbtop_exporter.encoding.event_json import encode_events
 from otel_cbtop_exporter.errors import ConfigError
-from otel_cbtop_exporter.event_table import EventRun, Events, EventTable
+from otel_cbtop_exporter.event_batch import EventRun, Events, Part
+from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.base import Block, Encoded, Record, Records
 from otel_cbtop_exporter.tag_set import TagSet
@@ -93,10 +94,10 @@ class RecordMaker:
         return (*headers, ("traceparent", f"00-{event.correlation_id}-{span_id}-01".encode()))
 
 
-def _keys(part: EventTable | EventRun) -> list[bytes | None]:
+def _keys(part: Part) -> list[bytes | None]:
     if isinstance(part, EventRun):
         return [_key(event) for event in part]
-    if part.signal in _HAS_TRACE_KEY:
+    if isinstance(part, EventTable) and part.signal in _HAS_TRACE_KEY:
         # Hex digits, by the table's promise.
         return [row.correlation_id.encode() if row.correlation_id else None for row in part.rows]
     return [_series(part.measurement, tags) for tags in part.tag_sets]

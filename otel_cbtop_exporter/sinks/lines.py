@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from otel_cbtop_exporter.encoding.event_json import encode_events, encode_joined
-from otel_cbtop_exporter.event_table import Events, EventTable
+from otel_cbtop_exporter.event_batch import EventRun, Events
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.base import Block, Encoded, Lines, Record, Records, WriteResult
 
@@ -22,7 +22,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # every use asks for None first
 
-__all__ = ["Appended", "Target", "encode_lines", "joined", "lock", "unlock", "write_result"]
+__all__ = ["Appended", "Target", "encode_lines", "lock", "unlock", "write_result"]
 
 # What a file system answers that has no locks at all, such as some FUSE and network ones, and
 # macOS for a pipe (EBADF; a descriptor that is really bad fails at the next call).
@@ -76,7 +76,7 @@ def encode_lines(events: Sequence[Event]) -> Encoded:
     blocks: list[Block] = []
     refused: dict[int, tuple[str, str]] = {}
     for part, place in Events.of(events).placed_parts():
-        text = encode_joined(part) if isinstance(part, EventTable) else None
+        text = None if isinstance(part, EventRun) else encode_joined(part)
         bodies: Sequence[bytes]
         if text is not None:
             bodies = Lines(text, len(part))
@@ -85,11 +85,6 @@ def encode_lines(events: Sequence[Event]) -> Encoded:
             refused.update((place.start + position, reason) for position, reason in why.items())
         blocks.append(Block("", part.signal, bodies, part.times_ns))
     return Encoded.without(refused, Records(blocks))
-
-
-def joined(records: Sequence[Record]) -> bytes:
-    """Return the records as lines, in one copy."""
-    return b"".join([block.text for block in Records.of(records).blocks])
 
 
 def write_result(records: Sequence[Record], appended: Appended, subject: str) -> WriteResult:

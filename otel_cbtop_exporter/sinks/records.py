@@ -11,9 +11,9 @@ from itertools import chain, groupby, repeat
 
 import msgspec
 
-from otel_cbtop_exporter.on_demand import OnDemand
+from otel_cbtop_exporter.on_demand import Lines, OnDemand
 
-__all__ = ["Block", "Lines", "Record", "Records"]
+__all__ = ["Block", "Record", "Records"]
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -38,33 +38,6 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     timestamp_ns: int = 0
     headers: Headers = ()
     signal: str | None = None
-
-
-class Lines(OnDemand[bytes]):
-    """Bodies that are the lines of one text, which is taken apart when somebody asks for one.
-
-    Args:
-        text: Every line of it ends in a newline.
-        count: Of its lines.
-    """
-
-    __slots__ = ("_count", "text")
-
-    def __init__(self, text: bytes, count: int) -> None:
-        super().__init__()
-        self.text = text
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    @property
-    def body_bytes(self) -> int:
-        """Of all bodies together, without the newlines."""
-        return len(self.text) - self._count
-
-    def _make(self) -> list[bytes]:
-        return self.text.split(b"\n")[:-1]
 
 
 # array_like: as with Record, this is what the spool stores.
@@ -189,6 +162,11 @@ class Records(OnDemand[Record]):
     def bodies(self) -> list[bytes]:
         """Of all records, in a new list."""
         return list(chain.from_iterable([block.bodies for block in self.blocks]))
+
+    @property
+    def text(self) -> bytes:
+        """The bodies as lines, each of which ends in a newline."""
+        return b"".join([block.text for block in self.blocks])
 
     @property
     def timestamps_ns(self) -> Iterator[int]:

@@ -16,7 +16,8 @@ from line_protocol_parser import parse_line
 from otel_cbtop_exporter.encoding.event_json import encode_event, encode_events
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.encoding.unique_points import UniquePoints
-from otel_cbtop_exporter.event_table import EventRun, EventTable, Tables
+from otel_cbtop_exporter.event_batch import EventRun, Tables
+from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.events import Event, MetricInfo, event_from_sample
 from otel_cbtop_exporter.sinks.lines import encode_lines
 from otel_cbtop_exporter.tag_set import TagSet

@@ -1,0 +1,199 @@
+"""Batches of events in parts: tables, and runs of loose events.
+
+Belongs here: how events are collected into parts, and what reads like a sequence of them. Not
+here: what a table is (`event_table.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, TypeVar
+
+import msgspec
+
+from otel_cbtop_exporter.event_table import (
+    ID_FIELDS,
+    INT64_MAX,
+    INT64_MIN,
+    MAX_NUMBER,
+    MIN_NUMBER,
+    TEXT_FIELDS,
+    EventTable,
+    PointTable,
+    Row,
+)
+from otel_cbtop_exporter.events import Event, Signal
+from otel_cbtop_exporter.on_demand import OnDemand
+from otel_cbtop_exporter.tag_set import TagSet
+
+__all__ = ["EventRun", "Events", "Part", "Tables"]
+
+# A table costs more than so many events by themselves: kinds that take turns make no tables.
+_FEW = 8
+
+_TEXTS = ID_FIELDS | TEXT_FIELDS
+
+# The fields of signals that are a float or an integer, as it comes; all others are integers.
+_NUMBERS = frozenset({"value"})
+
+
+class EventRun(msgspec.Struct, frozen=True, gc=False):
+    """Loose events of one signal, which may hold anything.
+
+    Attributes:
+        signal: None for events that were made by hand.
+        events: In order.
+    """
+
+    signal: Signal | None
+    events: list[Event]
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self.events)
+
+    @property
+    def times_ns(self) -> list[int]:
+        """The time of each event."""
+        return [event.timestamp_ns for event in self.events]
+
+
+Part = EventTable | PointTable | EventRun
+_Part = TypeVar("_Part", EventTable, EventRun)
+
+
+class Tables:
+    """Collects events into tables.
+
+    Args:
+        in_order: Whether the events stay in the order in which they came, as log records do,
+            and a table ends where another begins; otherwise there is one for each kind.
+    """
+
+    __slots__ = ("_in_order", "_open", "_parts")
+
+    def __init__(self, *, in_order: bool = False) -> None:
+        self._in_order = in_order
+        self._parts: list[Part] = []
+        self._open: dict[Any, EventTable | EventRun] = {}
+
+    def table(self, measurement: str, signal: Signal, keys: tuple[str, ...]) -> EventTable:
+        """Return a table whose rows are to be appended to."""
+        name = (measurement, signal, keys)
+        part = self._open.get(name)
+        if not isinstance(part, EventTable):
+            part = self._begin(name, EventTable(measurement, signal, keys, [], []))
+        return part
+
+    def add_points(self, points: PointTable, *, plain: bool) -> None:
+        """Take points; `plain` if they keep what tables promise."""
+        if plain:
+            self._parts.append(points)
+            return
+        for event in points:
+            self.add_loose(event)
+
+    def add(self, event: Event) -> None:
+        """Take an event into a table, if it keeps what tables promise."""
+        fields = event.fields
+        if (
+            event.signal is None
+            or event.metric is not None
+            or not isinstance(event.tags, TagSet)
+            or type(event.timestamp_ns) is not int
+            or not all(map(_is_plain, fields, fields.values()))
+        ):
+            self.add_loose(event)
+            return
+        table = self.table(event.measurement, event.signal, tuple(fields))
+        row = Row(
+            event.measurement,
+            event.tags.json,
+            table.fields_type(*fields.values()),
+            event.timestamp_ns,
+            event.schema_version,
+            event.correlation_id,
+            event.signal,
+            event.attributes,
+        )
+        table.add(row, event.tags)
+
+    def add_loose(self, event: Event) -> None:
+        """Take an event whose like will not come again, for which a table is not worth it."""
+        part = self._open.get(event.signal)
+        if not isinstance(part, EventRun):
+            part = self._begin(event.signal, EventRun(event.signal, []))
+        part.events.append(event)
+
+    def _begin(self, name: Any, part: _Part) -> _Part:
+        if self._in_order:
+            self._open.clear()
+        self._open[name] = part
+        self._parts.append(part)
+        return part
+
+    def events(self) -> Events:
+        """Return everything."""
+        if not self._in_order or len(self._parts) == 1:
+            return Events(self._parts)
+        parts: list[Part] = []
+        for part in self._parts:
+            last = parts[-1] if parts else None
+            if isinstance(part, EventTable) and len(part) >= _FEW:
+                parts.append(part)
+            elif isinstance(last, EventRun) and last.signal == part.signal:
+                last.events.extend(part)
+            else:
+                parts.append(EventRun(part.signal, list(part)))
+        return Events(parts)
+
+
+def _is_plain(key: str, value: Any) -> bool:
+    """Whether a value of mapping's own is what a table may hold."""
+    kind = type(value)
+    if kind is str or key in _TEXTS:
+        return kind is str and key in _TEXTS
+    if key in _NUMBERS:
+        return kind in (int, float) and MIN_NUMBER <= value <= MAX_NUMBER
+    return kind is int and INT64_MIN <= value <= INT64_MAX
+
+
+class Events(OnDemand[Event]):
+    """A batch of events in parts: tables, and runs of loose events.
+
+    It reads as a sequence of events, which are made when somebody asks for them.
+
+    Args:
+        parts: In order; none is empty.
+    """
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self.parts = [part for part in parts if len(part)]
+        super().__init__()
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> Events:
+        """Return events, in order, as such a batch; they may hold anything."""
+        if type(events) is cls:
+            return events
+        runs = groupby(events, key=lambda event: event.signal)
+        return cls(EventRun(signal, list(run)) for signal, run in runs)
+
+    def placed_parts(self) -> Iterator[tuple[Part, slice]]:
+        """Yield each part, and which of the batch's events it holds."""
+        start = 0
+        for part in self.parts:
+            end = start + len(part)
+            yield part, slice(start, end)
+            start = end
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def _make(self) -> list[Event]:
+        return [event for part in self.parts for event in part]
