@@ -28,12 +28,13 @@ from opentelemetry.trace.status import Status, StatusCode
 
 __all__ = [
     "NONE_DROPPED",
+    "LogParts",
     "LogRecordExportResult",
     "LogRecordExporter",
     "ReadableLogRecord",
     "SpanParts",
     "attribute_map",
-    "log_attributes",
+    "read_logs",
     "read_spans",
     "suppress_instrumentation",
 ]
@@ -65,6 +66,16 @@ class SpanParts(NamedTuple):
 
 
 NONE_DROPPED = (0, 0, 0)
+
+
+class LogParts(NamedTuple):
+    """What a log record holds; the attributes are its own and must not be changed."""
+
+    record: LogRecord
+    attributes: Mapping[str, Any]
+    dropped: int
+    resource: Resource
+    scope: InstrumentationScope | None
 
 
 def _read_span_publicly(span: ReadableSpan) -> SpanParts:
@@ -126,15 +137,35 @@ def _read_spans_fast(spans: Iterable[ReadableSpan]) -> Iterator[Any]:
         yield parts or _read_span_publicly(span)
 
 
-def _log_attributes_publicly(readable: ReadableLogRecord) -> tuple[Mapping[str, Any], int]:
-    return readable.log_record.attributes or _NOTHING, readable.dropped_attributes
+def _read_log_publicly(readable: ReadableLogRecord) -> LogParts:
+    record = readable.log_record
+    return LogParts(
+        record,
+        record.attributes or _NOTHING,
+        readable.dropped_attributes,
+        readable.resource,
+        readable.instrumentation_scope,
+    )
 
 
-def _log_attributes_fast(readable: ReadableLogRecord) -> tuple[Mapping[str, Any], int]:
-    attributes = readable.log_record.attributes
-    if type(attributes) is BoundedAttributes:
-        return attributes._dict, attributes.dropped
-    return _log_attributes_publicly(readable)
+def _read_logs_publicly(records: Iterable[ReadableLogRecord]) -> Iterator[LogParts]:
+    return map(_read_log_publicly, records)
+
+
+def _read_logs_fast(records: Iterable[ReadableLogRecord]) -> Iterator[Any]:
+    for readable in records:
+        record = readable.log_record
+        attributes = record.attributes
+        if type(attributes) is BoundedAttributes:
+            yield (
+                record,
+                attributes._dict,
+                attributes.dropped,
+                readable.resource,
+                readable.instrumentation_scope,
+            )
+        else:
+            yield _read_log_publicly(readable)
 
 
 def _attribute_map_publicly(attributes: Any) -> Mapping[str, Any]:
@@ -179,7 +210,7 @@ def _fast_equals_public() -> bool:
             and tuple(fast.links) == public.links
             and fast._replace(attributes={}, events=(), links=())
             == public._replace(attributes={}, events=(), links=())
-            and _log_attributes_fast(record) == (dict(attributes), 1)
+            and next(_read_logs_fast([record])) == _read_log_publicly(record)
             and _attribute_map_fast(attributes) == dict(_attribute_map_publicly(attributes))
         )
     except (AttributeError, KeyError, TypeError):
@@ -191,8 +222,8 @@ FAST = _fast_equals_public()
 read_spans = _read_spans_fast if FAST else _read_spans_publicly
 """Yield the parts of each span in the order of `SpanParts`."""
 
-log_attributes = _log_attributes_fast if FAST else _log_attributes_publicly
-"""Return a log record's attributes, as `attribute_map` does, and how many of them are missing."""
+read_logs = _read_logs_fast if FAST else _read_logs_publicly
+"""Yield the parts of each log record in the order of `LogParts`."""
 
 attribute_map = _attribute_map_fast if FAST else _attribute_map_publicly
 """Return attributes as a mapping that is quick to read and must not be changed."""

@@ -100,8 +100,7 @@ class Tables:
         """Take an event into a table, if it keeps what tables promise."""
         fields = event.fields
         if (
-            event.signal is None
-            or event.metric is not None
+            event.signal in (None, "metric")
             or not isinstance(event.tags, TagSet)
             or type(event.timestamp_ns) is not int
             or not all(map(_is_plain, fields, fields.values()))

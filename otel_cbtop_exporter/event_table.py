@@ -61,10 +61,10 @@ class EventTable(msgspec.Struct, frozen=True, gc=False):
     """Events of one measurement and signal that have the same fields.
 
     Whoever fills a table promises that encoders need not look: values have the types that their
-    fields have by the schema (`int`, `float` and `str` themselves, no subclasses), integers fit
-    in 64 bits, numbers are finite, ids are lower-case hex digits. What may be a float or an integer is
-    between `MIN_NUMBER` and `MAX_NUMBER` if it is an integer. Times are `int`. Texts and attributes
-    may hold anything. What does not keep this is an `Event` of its own.
+    fields have by the schema (`int`, `float` and `str` themselves, no subclasses), integers fit in
+    64 bits, numbers are finite, ids are lower-case hex digits. Where a number may be a float or an
+    integer, an integer is between `MIN_NUMBER` and `MAX_NUMBER`. Times are `int`. Texts and
+    attributes may hold anything. What does not keep this is an `Event` of its own.
 
     Attributes:
         measurement: Of all events.

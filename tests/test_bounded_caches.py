@@ -137,8 +137,9 @@ def small_bounds(monkeypatch):
         assert module.MAX_CACHED_TAG_SETS <= 65_536  # a million must be too many
         monkeypatch.setattr(module, "MAX_CACHED_TAG_SETS", 4_096)
     line_protocol_fields.plan_fields.cache_clear()  # it is the process's
-    assert unique_points.UniquePoints.__init__.__defaults__ <= (65_536,)
-    monkeypatch.setattr(unique_points.UniquePoints.__init__, "__defaults__", (4_096,))
+    for points in (unique_points.UniquePoints, unique_points.CollectedPoints):
+        assert points.__init__.__defaults__ <= (65_536,)
+        monkeypatch.setattr(points.__init__, "__defaults__", (4_096,))
 
 
 @pytest.mark.parametrize("case", CASES)

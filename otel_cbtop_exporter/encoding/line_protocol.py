@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, repeat
 from typing import Any, NamedTuple
 
-from otel_cbtop_exporter.encoding.event_json import encode_quoted
+from otel_cbtop_exporter.encoding.event_json import encode_quoted, quoted_texts
 from otel_cbtop_exporter.encoding.line_protocol_code import render_rows
 from otel_cbtop_exporter.encoding.line_protocol_fields import plan_fields, render_fields
 from otel_cbtop_exporter.encoding.line_protocol_head import MAX_HEAD_BYTES, Head, render_head
@@ -131,12 +131,20 @@ class LineProtocolEncoder:
                 "" if taken == time_ns else str(time_ns)
                 for taken, time_ns in zip(taken_ns, times_ns, strict=True)
             ]
+        attributes = [row.attributes for row in rows]
+        has_attributes = _has(attributes)
+        texts: Iterable[str] = repeat("")
+        if has_attributes is not False:
+            texts = quoted_texts(
+                attributes if has_attributes else [one or {} for one in attributes]
+            )
         added = (
-            _has([row.attributes for row in rows]),
+            has_attributes,
             _has([row.correlation_id for row in rows]),
             None if taken_ns is not times_ns else False,
         )
-        bodies = render_rows(table.keys, added)(rows, heads, taken_ns, originals)
+        render = render_rows(table.keys, added)
+        bodies = render(rows, heads, taken_ns, originals, texts)
         return Rendered(bodies, taken_ns, {})
 
     def _render_points(self, table: PointTable) -> Rendered | None:

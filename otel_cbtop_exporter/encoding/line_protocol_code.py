@@ -11,26 +11,28 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from otel_cbtop_exporter.encoding.event_json import encode_quoted
 from otel_cbtop_exporter.encoding.line_protocol_fields import (
     ID,
     INTEGER,
     NUMBER,
+    TEXT,
     number_text,
     plan_fields,
 )
-from otel_cbtop_exporter.encoding.line_protocol_text import string_text
+from otel_cbtop_exporter.encoding.line_protocol_text import string_texts
 from otel_cbtop_exporter.event_table import Row
 
 __all__ = ["RenderRows", "render_rows"]
 
-RenderRows = Callable[[Sequence[Row], Iterable[str], Iterable[int], Iterable[str]], list[bytes]]
-"""Called with rows, and for each of them its head, its time, and the time that it was moved from as
-text (or "")."""
+RenderRows = Callable[
+    [Sequence[Row], Iterable[str], Iterable[int], Iterable[str], Iterable[str]], list[bytes]
+]
+"""Called with rows, and for each its head, its time, the time that it was moved from (as text,
+or ""), and its attributes as `quoted_texts` has them."""
 
 # How the fields that the encoder adds are written; a piece of code that is part of an f-string.
 _ADDED_CODE = {
-    "attributes": "{encode_quoted(row.attributes)}",
+    "attributes": '"{attributes_text}"',
     "correlation_id": '"{row.correlation_id}"',
     "original_timestamp_ns": "{original}i",
 }
@@ -38,6 +40,13 @@ _CONDITION = {
     "attributes": "row.attributes",
     "correlation_id": "row.correlation_id",
     "original_timestamp_ns": "original",
+}
+# The same for a table's own fields, by their role.
+_VALUE_CODE = {
+    INTEGER: "{{fields.{}}}i",
+    NUMBER: "{{number_text(fields.{})}}",
+    TEXT: '"{{{}}}"',  # texts are escaped a column at a time
+    ID: '"{{fields.{}}}"',
 }
 
 
@@ -57,10 +66,20 @@ def render_rows(keys: tuple[str, ...], added: tuple[bool | None, ...]) -> Render
     there = dict(zip(_ADDED_CODE, added, strict=True))
     template, before = "", False
     optional: list[str] = []
+    columns = {
+        "row": "rows",
+        "head": "heads",
+        "time_ns": "times_ns",
+        "original": "originals",
+        "attributes_text": "attributes_texts",
+    }
     for name, role, key, prefix in plan_fields(keys, hand_made=False):
         value = prefix.replace("{", "{{").replace("}", "}}")
         if key is not None:
-            value += _value_code(f"fields.{names[key]}", role)
+            at = names[key]
+            value += _VALUE_CODE[role].format(at)
+            if role == TEXT:
+                columns[at] = f"string_texts([row.fields.{at} for row in rows])"
         elif there.get(name, False) is False:
             continue
         else:
@@ -74,28 +93,16 @@ def render_rows(keys: tuple[str, ...], added: tuple[bool | None, ...]) -> Render
         template += f",{value}" if before else value
         before = True
     code = [
-        "def render(rows, heads, times_ns, originals):",
+        "def render(rows, heads, times_ns, originals, attributes_texts):",
         "    lines = []",
         "    add = lines.append",
-        "    for row, head, time_ns, original in zip(rows, heads, times_ns, originals):",
+        f"    for {', '.join(columns)} in zip({', '.join(columns.values())}):",
         "        fields = row.fields",
         *optional,
         f"        add(f{'{head} ' + template + ' {time_ns}'!r}.encode())",
         "    return lines",
     ]
-    namespace: dict[str, Any] = {
-        "encode_quoted": encode_quoted,
-        "number_text": number_text,
-        "string_text": string_text,
-    }
+    namespace: dict[str, Any] = {"number_text": number_text, "string_texts": string_texts}
     exec("\n".join(code), namespace)  # noqa: S102  the code above, with literals of our own making
     render: RenderRows = namespace["render"]
     return render
-
-
-def _value_code(value: str, role: int) -> str:
-    if role == INTEGER:
-        return f"{{{value}}}i"
-    if role == ID:
-        return f'"{{{value}}}"'
-    return f"{{number_text({value})}}" if role == NUMBER else f"{{string_text({value})}}"

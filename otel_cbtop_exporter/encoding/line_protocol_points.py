@@ -61,8 +61,10 @@ def render_points(table: PointTable, heads: Sequence[bytes], metric: str) -> byt
         for start, at in enumerate(layout.numbers):
             columns[at] = texts[start * size : (start + 1) * size]
     made = list(map(layout.fields_type, *[columns[at] for at in layout.order]))
+    metric_field = f"metric={metric}".encode()
     fields = _encoder.encode_lines(made).translate(_TO_LINES, _NOT_IN_LINES)
-    fields = fields.replace(_METRIC, f"metric={metric}".encode())
+    fields = fields.replace(_METRIC, metric_field)
+    end = layout.end.replace(_COMMA, b",").replace(_METRIC, metric_field)
     before: Iterable[bytes] = repeat(b" ")
     if table.trace_ids:
         # Its name comes before those of all fields that a point can have.
@@ -70,7 +72,7 @@ def render_points(table: PointTable, heads: Sequence[bytes], metric: str) -> byt
             f' correlation_id="{trace_id}",'.encode() if trace_id else b" "
             for trace_id in table.trace_ids
         ]
-    ends = repeat(b"%b %d\n" % (layout.end, table.times_ns[0]))
+    ends = repeat(b"%b %d\n" % (end, table.times_ns[0]))
     lines = zip(heads, before, fields.split(b"\n"), ends, strict=False)
     return b"".join(chain.from_iterable(lines))
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 
 import msgspec
 
@@ -32,6 +33,7 @@ __all__ = [
     "key_text",
     "measurement_text",
     "string_text",
+    "string_texts",
     "tag_name",
 ]
 
@@ -81,6 +83,7 @@ _BUCKET_FIELD = ("le_", "in_")
 _NOT_PLAIN = re.compile(r"[\x00-\x20\x7f,=\\]|[^\x00-\x7f]").search
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNSAFE_BACKSLASH = re.compile(r"\\(?=[ ,=\"]|\Z)")
+_OTHER_ESCAPE = re.compile(rb'\\[^"]').search
 _MAX_KEY_TEXTS = 4_096
 _NAMED_CONTROLS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -138,6 +141,19 @@ def string_text(value: str) -> str:
     if "\\" in value or '"' in value:
         value = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{value}"'
+
+
+def string_texts(values: Sequence[str]) -> list[str]:
+    """Return for each text what `string_text` does, without the quotation marks."""
+    try:
+        encoded = msgspec.json.encode(values)
+    except UnicodeEncodeError:
+        encoded = b"\\u"
+    # JSON has more escapes than line protocol: for control characters.
+    if b"\\" in encoded and _OTHER_ESCAPE(encoded.replace(b"\\\\", b"")):
+        return [string_text(value)[1:-1] for value in values]
+    # A quotation mark inside of a text has a backslash before it.
+    return encoded.decode()[2:-2].split('","')
 
 
 def cut_text(value: str, max_bytes: int) -> str:

@@ -44,7 +44,10 @@ class UniquePoints:
         pairs = dict.fromkeys(zip(series, times_ns, strict=True))
         if len(pairs) < len(series):
             return False
-        if not (self._newer.keys().isdisjoint(pairs) and self._older.keys().isdisjoint(pairs)):
+        if not (
+            self._newer.keys().isdisjoint(pairs.keys())
+            and self._older.keys().isdisjoint(pairs.keys())
+        ):
             return False
         self._newer.update(pairs)
         if len(self._newer) >= self._max_half:
@@ -67,7 +70,7 @@ class UniquePoints:
         self._keep((series, free_ns), None)
         return free_ns
 
-    def take_next_all(self, series: Sequence[str], times_ns: Sequence[int]) -> Sequence[int]:
+    def take_next_all(self, series: Sequence[str], times_ns: list[int]) -> list[int]:
         """Take for each series the next free nanosecond; returns `times_ns` if none was moved."""
         if self.take_all(series, times_ns):
             return times_ns

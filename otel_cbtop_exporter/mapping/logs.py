@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from otel_cbtop_exporter._sdk import ReadableLogRecord, log_attributes
+from otel_cbtop_exporter._sdk import ReadableLogRecord, read_logs
 from otel_cbtop_exporter.encoding.event_json import encode_value
 from otel_cbtop_exporter.event_batch import Events, Tables
 from otel_cbtop_exporter.event_table import INT64_MAX, Row
@@ -27,6 +27,9 @@ __all__ = ["LogMapper"]
 # In key order, which is the order of line protocol.
 _UNTRACED = ("body", "observed_timestamp_ns", "severity_number")
 _TRACED = (*_UNTRACED, "span_id")
+
+# Types of a body, two times and a severity.
+_PLAIN = (str, int, int, int)
 
 
 _Key = tuple[str | None, str | None, str | None]
@@ -53,16 +56,13 @@ class LogMapper:
         scope: _Scope
         known_resource: object = self  # no record's, so that the first one sets the scope
         known_scope = None
-        for readable in records:
-            record = readable.log_record
-            resource, sdk_scope = readable.resource, readable.instrumentation_scope
+        for record, own_attributes, dropped, resource, sdk_scope in read_logs(records):
             if resource is not known_resource or sdk_scope is not known_scope:
                 scope = self._scopes.of(resource, sdk_scope)
                 known_resource, known_scope = resource, sdk_scope
-            attributes, dropped = log_attributes(readable)
-            body = record.body
+            attributes, body = own_attributes, record.body
             if redaction is not None:
-                attributes = redaction.apply(attributes)
+                attributes = redaction.apply(own_attributes)
                 body = redaction.inside(body)
             observed = record.observed_timestamp
             time_ns = record.timestamp or observed or 0
@@ -72,19 +72,16 @@ class LogMapper:
             # `hex_trace_id` and `hex_span_id` without the calls.
             correlation_id = trace_id.to_bytes(16, "big").hex() if trace_id else None
             span_hex = span_id.to_bytes(8, "big").hex() if span_id else None
-            exception_type = attributes.get("exception.type") or None
-            if exception_type is not None and type(exception_type) is not str:
-                exception_type = tag_text(exception_type)
+            exception_type = None
+            if "exception.type" in attributes:
+                exception_type = tag_text(attributes["exception.type"]) or None
             key = (record.severity_text, record.event_name, exception_type)
             tags = scope.known.get(key)
             if tags is None:
                 tags = scope.tags(key)
             if (
-                type(body) is str
-                and type(time_ns) is int
-                and type(observed) is int
+                (type(body), type(time_ns), type(observed), type(number)) == _PLAIN
                 and 0 < observed <= INT64_MAX
-                and type(number) is int
                 and number
                 and not dropped
             ):

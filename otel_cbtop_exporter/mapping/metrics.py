@@ -5,11 +5,10 @@ Semantics: https://opentelemetry.io/docs/specs/otel/metrics/data-model/
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import accumulate, chain, compress, repeat
-from operator import add, is_
-from typing import Any, Literal
+from itertools import accumulate, compress
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
 from opentelemetry.sdk.metrics.export import (
     ExponentialHistogram,
@@ -25,7 +24,6 @@ from opentelemetry.sdk.metrics.export import (
 
 from otel_cbtop_exporter._sdk import attribute_map
 from otel_cbtop_exporter.event_batch import Events, Tables
-from otel_cbtop_exporter.event_table import INT64_MAX, MAX_NUMBER, MIN_NUMBER
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Buckets, Event, FieldValue, MetricInfo
 from otel_cbtop_exporter.mapping.attributes import (
     Loss,
@@ -36,13 +34,23 @@ from otel_cbtop_exporter.mapping.attributes import (
     is_finite,
 )
 from otel_cbtop_exporter.mapping.exponential import exponential_fields
+from otel_cbtop_exporter.mapping.metric_columns import are_integers, are_numbers, histogram_columns
 from otel_cbtop_exporter.mapping.metric_series import MetricScope, MetricSeries
 from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["MetricMapper"]
 
-_UNRECORDED = (None, math.inf, -math.inf)
+_NUMBERS = (Sum, Gauge)
+
+_by_time = attrgetter("time_unix_nano")
+
+
+class _Made(NamedTuple):
+    """What becomes of a batch: data points, and behind them their exemplars."""
+
+    points: Tables
+    exemplars: Tables
 
 
 class MetricMapper:
@@ -70,69 +78,69 @@ class MetricMapper:
 
     def map(self, batch: Sequence[ResourceMetrics]) -> Events:
         """Return the events of data points, and of their exemplars."""
-        tables = Tables()
+        made = _Made(Tables(), Tables())
         self._scopes.make_room(_count_points(batch))
         for resource_metrics in batch:
             for scope_metrics in resource_metrics.scope_metrics:
                 scope = self._scopes.of(resource_metrics.resource, scope_metrics.scope)
                 for metric in scope_metrics.metrics:
-                    self._map_metric(scope, metric, tables)
-        return tables.events()
+                    self._map_metric(scope, metric, made)
+        return Events([*made.points.events().parts, *made.exemplars.events().parts])
 
-    def _map_metric(self, scope: MetricScope, metric: Metric, tables: Tables) -> None:
+    def _map_metric(self, scope: MetricScope, metric: Metric, made: _Made) -> None:
         data = metric.data
         series = scope.series_of(metric)
-        if isinstance(data, Sum | Gauge):
-            self._map_numbers(series, data.data_points, tables)
+        if isinstance(data, _NUMBERS):
+            self._map_numbers(series, data.data_points, made)
         elif isinstance(data, Histogram):
-            self._map_histograms(series, data.data_points, tables)
+            self._map_histograms(series, data.data_points, made)
         elif isinstance(data, ExponentialHistogram):
-            self._map_exponential(series, data.data_points, tables)
+            self._map_exponential(series, data.data_points, made)
         else:
             # A kind that a later SDK invents: say so, and lose nothing else.
             points = len(getattr(data, "data_points", ())) or 1
             self._on_loss("unknown_metric_type", metric.name, Tally(points, data_points=points))
 
     def _map_numbers(
-        self, series: MetricSeries, points: Sequence[NumberDataPoint], tables: Tables
+        self, series: MetricSeries, points: Sequence[NumberDataPoint], made: _Made
     ) -> None:
         tag_sets = series.tag_sets(points, self._redaction)
         values = [point.value for point in points]
-        plain = _are_numbers(values)
+        plain = are_numbers(values)
         if not plain:
-            numbers = list(map(_number, values))
+            numbers: list[Any] = list(map(_number, values))
             there = [number is not None for number in numbers]
             if lost := there.count(False):
                 self._on_loss("non_finite", series.name, Tally(lost, data_points=lost))
             points = list(compress(points, there))
             tag_sets = TagColumn(compress(tag_sets, there))
             values = list(compress(numbers, there))
-            plain = _are_numbers(values)
+            plain = are_numbers(values)
         columns: dict[str, Sequence[Any]] = {"value": values}
         if series.info.type == "sum":
             starts_ns = [point.start_time_unix_nano for point in points]
             columns = {"start_time_ns": starts_ns, "value": values}
-            plain = plain and _are_integers(starts_ns)
+            plain = plain and are_integers(starts_ns)
         # The newest one says where a sum or a gauge got its value from.
-        newest = (
-            [sorted(p.exemplars, key=_time_ns)[-1:] for p in points] if self._of_numbers else ()
-        )
-        trace_ids = self._map_all_exemplars(series, tag_sets, newest, tables)
+        newest: Sequence[Sequence[Any]] = ()
+        if self._of_numbers:
+            newest = [sorted(one.exemplars, key=_by_time)[-1:] for one in points]
+        trace_ids = self._map_all_exemplars(series, tag_sets, newest, made)
         times_ns = [point.time_unix_nano for point in points]
         table = series.table(tag_sets, columns, times_ns, trace_ids)
-        tables.add_points(table, plain=plain and _are_integers(times_ns))
+        made.points.add_points(table, plain=plain and are_integers(times_ns))
 
     def _map_histograms(
-        self, series: MetricSeries, points: Sequence[HistogramDataPoint], tables: Tables
+        self, series: MetricSeries, points: Sequence[HistogramDataPoint], made: _Made
     ) -> None:
         tag_sets = series.tag_sets(points, self._redaction)
         exemplars = [point.exemplars for point in points] if self._of_histograms else ()
-        trace_ids = self._map_all_exemplars(series, tag_sets, exemplars, tables)
-        columns = _columns(series, points)
+        trace_ids = self._map_all_exemplars(series, tag_sets, exemplars, made)
+        columns = histogram_columns(series, points)
         if columns is not None:
             times_ns = [point.time_unix_nano for point in points]
             table = series.table(tag_sets, columns, times_ns, trace_ids)
-            tables.add_points(table, plain=_are_integers(times_ns))
+            made.points.add_points(table, plain=are_integers(times_ns))
             return
         for tags, trace_id, point in zip(
             tag_sets, trace_ids or [None] * len(points), points, strict=True
@@ -141,7 +149,7 @@ class MetricMapper:
             counts = (point.count, *accumulate(point.bucket_counts))
             fields: dict[str, FieldValue] = dict(zip(names, counts, strict=True))
             self._finish(series, point, fields)
-            tables.add_loose(
+            made.points.add_loose(
                 series.event(tags, fields, point.time_unix_nano, trace_id, series.info)
             )
 
@@ -150,13 +158,13 @@ class MetricMapper:
         series: MetricSeries,
         tag_sets: Sequence[TagSet],
         exemplars: Sequence[Sequence[Any]],
-        tables: Tables,
+        made: _Made,
     ) -> list[str | None] | None:
         """Map the exemplars of each point; returns their trace ids, None if there are none."""
         if not any(exemplars):
             return None
         return [
-            self._map_exemplars(series, tags, of_point, tables)
+            self._map_exemplars(series, tags, of_point, made)
             for tags, of_point in zip(tag_sets, exemplars, strict=True)
         ]
 
@@ -164,11 +172,11 @@ class MetricMapper:
         self,
         series: MetricSeries,
         points: Sequence[ExponentialHistogramDataPoint],
-        tables: Tables,
+        made: _Made,
     ) -> None:
         tag_sets = series.tag_sets(points, self._redaction)
         exemplars = [point.exemplars for point in points] if self._of_histograms else ()
-        trace_ids = self._map_all_exemplars(series, tag_sets, exemplars, tables)
+        trace_ids = self._map_all_exemplars(series, tag_sets, exemplars, made)
         for tags, trace_id, point in zip(
             tag_sets, trace_ids or [None] * len(points), points, strict=True
         ):
@@ -190,7 +198,7 @@ class MetricMapper:
                 Buckets(point.negative.offset, list(point.negative.bucket_counts)),
             )
             # Its buckets, and so its fields, are hardly those of another point.
-            tables.add_loose(series.event(tags, fields, point.time_unix_nano, trace_id, info))
+            made.points.add_loose(series.event(tags, fields, point.time_unix_nano, trace_id, info))
 
     def _finish(
         self,
@@ -212,7 +220,7 @@ class MetricMapper:
             fields["sum"] = total
 
     def _map_exemplars(
-        self, series: MetricSeries, tags: TagSet, exemplars: Sequence[Any], tables: Tables
+        self, series: MetricSeries, tags: TagSet, exemplars: Sequence[Any], made: _Made
     ) -> str | None:
         """Map exemplars; returns the trace id of the largest that has one."""
         largest: float | None = None
@@ -228,7 +236,7 @@ class MetricMapper:
             fields: dict[str, FieldValue] = {"value": value}
             if exemplar.span_id:
                 fields["span_id"] = hex_span_id(exemplar.span_id)
-            tables.add(
+            made.exemplars.add(
                 Event(
                     "exemplars",
                     series.exemplar_tags(tags),
@@ -243,49 +251,6 @@ class MetricMapper:
         return found
 
 
-def _columns(
-    series: MetricSeries, points: Sequence[HistogramDataPoint]
-) -> dict[str, Sequence[Any]] | None:
-    """Return the fields of histograms, if all have the same and they are what tables promise."""
-    if not points:
-        return {}
-    bounds = points[0].explicit_bounds
-    names = series.bound_names(bounds)
-    counts = [point.bucket_counts for point in points]
-    if (
-        [point.explicit_bounds for point in points].count(bounds) < len(points)
-        or set(map(len, counts)) != {len(names) - 1}
-        or len(set(names)) < len(names)
-    ):
-        return None
-    up_to_bounds = accumulate(zip(*counts, strict=True), _added)
-    columns = dict(zip(names, ([point.count for point in points], *up_to_bounds), strict=True))
-    starts_ns = [point.start_time_unix_nano for point in points]
-    ranges = {"min": [point.min for point in points], "max": [point.max for point in points]}
-    for name, column in list(ranges.items()):
-        # A view can leave them unrecorded.
-        if column[0] in _UNRECORDED and set(_UNRECORDED).issuperset(column):
-            del ranges[name]
-    totals = [point.sum for point in points]
-    columns.update(ranges, start_time_ns=starts_ns, sum=totals)
-    if (
-        _are_integers(columns["count"])
-        and _are_integers(columns["le_inf"])
-        and _are_integers(starts_ns)
-        and _are_numbers([*chain.from_iterable(ranges.values()), *totals])
-    ):
-        return columns
-    return None
-
-
-def _added(totals: Sequence[int], column: Sequence[int]) -> list[int]:
-    return list(map(add, totals, column))
-
-
-def _time_ns(exemplar: Any) -> int:
-    return exemplar.time_unix_nano
-
-
 def _count_points(batch: Sequence[ResourceMetrics]) -> int:
     return sum(
         len(getattr(metric.data, "data_points", ()))
@@ -293,29 +258,6 @@ def _count_points(batch: Sequence[ResourceMetrics]) -> int:
         for scope_metrics in resource_metrics.scope_metrics
         for metric in scope_metrics.metrics
     )
-
-
-def _are_integers(numbers: Sequence[Any]) -> bool:
-    """Whether there are some, and all are integers of 63 bits."""
-    # The times of a collection are all the same object.
-    if numbers and all(map(is_, numbers, repeat(numbers[0]))):
-        numbers = numbers[:1]
-    if not numbers or not {int}.issuperset(map(type, numbers)):
-        return False
-    return bool(min(numbers) >= 0 and max(numbers) <= INT64_MAX)
-
-
-def _are_numbers(values: Sequence[Any]) -> bool:
-    """Whether there are some, and all are finite numbers of Python's own types.
-
-    Integers are of a size that a float holds.
-    """
-    kinds = set(map(type, values))
-    if not kinds or not kinds <= {int, float}:
-        return False
-    if int in kinds and not (min(values) >= MIN_NUMBER and max(values) <= MAX_NUMBER):
-        return False
-    return is_finite(sum(values))  # one that is not makes the sum such a one
 
 
 def _number(value: Any) -> float | None:

@@ -14,12 +14,11 @@ from typing import Protocol
 import msgspec
 
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.sinks.records import Block, Lines, Record, Records
+from otel_cbtop_exporter.sinks.records import Block, Record, Records
 
 __all__ = [
     "Block",
     "Encoded",
-    "Lines",
     "Record",
     "Records",
     "Rejection",

@@ -15,7 +15,8 @@ import msgspec
 from otel_cbtop_exporter.encoding.event_json import encode_events, encode_joined
 from otel_cbtop_exporter.event_batch import EventRun, Events
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.sinks.base import Block, Encoded, Lines, Record, Records, WriteResult
+from otel_cbtop_exporter.on_demand import Lines
+from otel_cbtop_exporter.sinks.base import Block, Encoded, Record, Records, WriteResult
 
 try:
     import fcntl

@@ -6,8 +6,9 @@ import re
 from hypothesis import strategies as st
 
 from otel_cbtop_exporter.encoding.event_json import encode_value
+from otel_cbtop_exporter.event_table import MAX_NUMBER, MIN_NUMBER, PointTable
 from otel_cbtop_exporter.events import Event, MetricInfo
-from otel_cbtop_exporter.tag_set import TagSet
+from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 
 # What line protocol, its parsers and the readers behind them trip over.
 _NASTY = list(
@@ -112,36 +113,67 @@ _MAPPED = {
     "span_link": {"linked_trace_id": _ids, "linked_trace_state": texts},
     "log": {"body": texts, "observed_timestamp_ns": _int64s, "severity_number": st.just(9)},
     "exemplar": {"value": st.one_of(_int64s, st.floats(allow_nan=False, allow_infinity=False))},
-    "metric": {
-        "count": _int64s,
-        "le_0.5": _int64s,
-        "max": st.floats(allow_nan=False, allow_infinity=False),
-        "start_time_ns": _int64s,
-        "sum": st.one_of(_int64s, st.floats(-0.001, 0.001)),
-    },
 }
-_infos = st.sampled_from([None, MetricInfo("gauge"), MetricInfo("sum", 'a"b', "delta")])
+_numbers = st.one_of(
+    st.integers(MIN_NUMBER, MAX_NUMBER),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(-0.001, 0.001),
+    st.integers(-3, 3).map(float),
+)
+_COLUMNS = {
+    "count": _int64s,
+    "le_0.5": _int64s,
+    "le_1e-05": _int64s,
+    "le_inf": _int64s,
+    "max": _numbers,
+    "min": _numbers,
+    "start_time_ns": _int64s,
+    "sum": _numbers,
+    "value": _numbers,
+}
+_infos = st.builds(MetricInfo, st.just("sum"), st.one_of(st.none(), texts), st.just("delta"))
+_TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
 @st.composite
 def mapped_events(draw):
-    """An event as mapping makes it, at one of a few times."""
-    signal = draw(st.sampled_from(SIGNALS))
+    """An event as mapping makes it, at one of a few times; no metric's."""
+    signal = draw(st.sampled_from(sorted(_MAPPED)))
     chosen = draw(st.sets(st.sampled_from(sorted(_MAPPED[signal]))))
     fields = {key: draw(_MAPPED[signal][key]) for key in sorted(chosen)}
-    if signal == "metric":
-        fields["value"] = draw(numbers)
-    elif not fields or draw(st.booleans()):
+    if not fields or draw(st.booleans()):
         fields["span_id"] = draw(_ids)
     return Event(
         draw(st.sampled_from(["spans", "logs", "a b"])),
         TagSet(draw(st.dictionaries(texts, texts, max_size=2))),
         fields,
         draw(st.integers(0, 3)),
-        correlation_id=draw(st.one_of(st.none(), st.just("0af7651916cd43dd8448eb211c80319c"))),
+        correlation_id=draw(st.one_of(st.none(), st.just(_TRACE_ID))),
         signal=signal,
-        attributes=None if signal == "metric" else draw(attributes),
-        metric=draw(_infos) if signal == "metric" else None,
+        attributes=draw(attributes),
+    )
+
+
+@st.composite
+def point_tables(draw):
+    """Data points as mapping makes them, at one time as a rule, a few of one series."""
+    size = draw(st.integers(1, 4))
+
+    def column(of):
+        return draw(st.lists(of, min_size=size, max_size=size))
+
+    keys = draw(st.sets(st.sampled_from(sorted(_COLUMNS)), min_size=1))
+    columns = {key: column(_COLUMNS[key]) for key in sorted(keys)}
+    tags = st.builds(TagSet, st.dictionaries(texts, texts, max_size=2))
+    trace_ids = column(st.sampled_from([None, _TRACE_ID]))
+    return PointTable(
+        draw(st.sampled_from(["requests", "a b"])),
+        draw(_infos),
+        tuple(columns),
+        tuple(columns.values()),
+        TagColumn(column(tags)),
+        [1_700_000_000_000_000_000] * size if draw(st.booleans()) else column(st.integers(0, 3)),
+        trace_ids if any(trace_ids) else None,
     )
 
 

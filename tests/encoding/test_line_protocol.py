@@ -16,7 +16,7 @@ from line_protocol_parser import parse_line
 from otel_cbtop_exporter.encoding.event_json import encode_event, encode_events
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.encoding.unique_points import UniquePoints
-from otel_cbtop_exporter.event_batch import EventRun, Tables
+from otel_cbtop_exporter.event_batch import EventRun, Events, Tables
 from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.events import Event, MetricInfo, event_from_sample
 from otel_cbtop_exporter.sinks.lines import encode_lines
@@ -28,6 +28,7 @@ from tests.encoding.line_protocol_cases import (
     expected_tags,
     mapped_events,
     plain_texts,
+    point_tables,
     same,
 )
 
@@ -342,6 +343,17 @@ def test_a_table_is_rendered_as_its_events_are(made):
     assert encode_lines(batch).records.bodies == bodies
 
 
+@settings(max_examples=1_000, deadline=None)
+@given(st.lists(point_tables(), min_size=1, max_size=3))
+def test_points_in_columns_are_rendered_as_their_events_are(tables):
+    """What is quick for columns says what is careful with each event, in both encodings."""
+    batch = Events(tables)
+    assert LineProtocolEncoder().encode(batch) == LineProtocolEncoder().encode(list(batch))
+    bodies = [encode_event(event) for event in batch]
+    assert encode_events(batch).bodies == bodies
+    assert encode_lines(batch).records.bodies == bodies
+
+
 def test_an_event_without_a_field_is_refused_and_spares_its_neighbours():
     """It has no line that a server would take."""
     lines = LineProtocolEncoder().encode([hand_made({}), hand_made({"a": 1})])
@@ -400,10 +412,15 @@ def test_a_member_of_an_enum_never_stands_for_the_text_that_it_equals():
 
 def test_what_a_table_cannot_promise_stays_an_event_of_its_own():
     """A text where a number belongs, or the reverse, spoils no other point."""
-    good = {"count": 1, "le_inf": 1, "sum": 2.5}
+    good = {"error": 1, "span_id": "00f067aa0ba902b7", "value": 2.5}
     tables = Tables()
-    for fields in (good, {**good, "count": "a,b"}, {**good, "sum": 2**60}, {**good, "le_inf": 1.0}):
-        tables.add(Event("m", TagSet({}), fields, T, signal="metric"))
+    for fields in (
+        good,
+        {**good, "error": "a,b"},
+        {**good, "value": 2**60},
+        {**good, "error": 1.0},
+    ):
+        tables.add(Event("m", TagSet({}), fields, T, signal="span"))
     tables.add(Event("logs", TagSet({}), {"body": 5}, T, signal="log"))
     kinds = [(type(part), len(part)) for part in tables.events().parts]
     assert kinds == [(EventTable, 1), (EventRun, 3), (EventRun, 1)]

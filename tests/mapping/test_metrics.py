@@ -152,7 +152,7 @@ def test_exemplars_of_counters_come_only_under_all_and_only_the_newest():
         sum_metric(number_point(3, exemplars=[exemplar(1, time_ns=5), exemplar(2, time_ns=9)]))
     )
     assert [event.signal for event in map_metrics(batch)] == ["metric"]
-    newest, point = map_metrics(batch, exemplars="all")
+    point, newest = map_metrics(batch, exemplars="all")
     assert newest.fields["value"] == 2
     assert point.correlation_id == newest.correlation_id
 

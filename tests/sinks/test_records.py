@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_cbtop_exporter.delivery.spool_rows import pack, unpack
-from otel_cbtop_exporter.sinks.base import Block, Lines, Record, Records
+from otel_cbtop_exporter.on_demand import Lines
+from otel_cbtop_exporter.sinks.base import Block, Record, Records
 from otel_cbtop_exporter.tally import Tally
 
 RECORDS = [

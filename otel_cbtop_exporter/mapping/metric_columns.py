@@ -1,0 +1,84 @@
+"""The fields of data points column by column, and whether they are what tables promise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate, chain, repeat
+from operator import add, is_
+from typing import Any
+
+from opentelemetry.sdk.metrics.export import HistogramDataPoint
+
+from otel_cbtop_exporter.event_table import INT64_MAX, MAX_NUMBER, MIN_NUMBER
+from otel_cbtop_exporter.mapping.attributes import is_finite
+from otel_cbtop_exporter.mapping.metric_series import MetricSeries
+
+__all__ = ["are_integers", "are_numbers", "histogram_columns"]
+
+_UNRECORDED = (None, math.inf, -math.inf)
+
+
+def histogram_columns(
+    series: MetricSeries, points: Sequence[HistogramDataPoint]
+) -> dict[str, Sequence[Any]] | None:
+    """Return the fields of histograms, if all have the same and they are what tables promise."""
+    if not points:
+        return {}
+    bounds = points[0].explicit_bounds
+    names = series.bound_names(bounds)
+    counts = [point.bucket_counts for point in points]
+    if (
+        [point.explicit_bounds for point in points].count(bounds) < len(points)
+        or set(map(len, counts)) != {len(names) - 1}
+        or len(set(names)) < len(names)
+    ):
+        return None
+    up_to_bounds = accumulate(zip(*counts, strict=True), _added)
+    columns: dict[str, Sequence[Any]] = dict(
+        zip(names, ([point.count for point in points], *up_to_bounds), strict=True)
+    )
+    starts_ns = [point.start_time_unix_nano for point in points]
+    ranges = {"min": [point.min for point in points], "max": [point.max for point in points]}
+    for name, column in list(ranges.items()):
+        # A view can leave them unrecorded.
+        if column[0] in _UNRECORDED and set(_UNRECORDED).issuperset(column):
+            del ranges[name]
+    totals = [point.sum for point in points]
+    columns.update(ranges, start_time_ns=starts_ns, sum=totals)
+    if (
+        are_integers(columns["count"])
+        and are_integers(columns["le_inf"])
+        and are_integers(starts_ns)
+        and are_numbers([*chain.from_iterable(ranges.values()), *totals])
+    ):
+        return columns
+    return None
+
+
+def _added(totals: Sequence[int], column: Sequence[int]) -> Sequence[int]:
+    # No bucket at the far ends has anything in it, as a rule.
+    return list(map(add, totals, column)) if any(column) else totals
+
+
+def are_integers(numbers: Sequence[Any]) -> bool:
+    """Whether there are some, and all are integers of 63 bits."""
+    if not numbers:
+        return False
+    first = numbers[0]
+    if all(map(is_, numbers, repeat(first))):  # as the times of a collection are
+        return type(first) is int and 0 <= first <= INT64_MAX
+    return set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) <= INT64_MAX
+
+
+def are_numbers(values: Sequence[Any]) -> bool:
+    """Whether there are some, and all are finite numbers of Python's own types.
+
+    Integers are of a size that a float holds.
+    """
+    kinds = set(map(type, values))
+    if not kinds or not kinds <= {int, float}:
+        return False
+    if int in kinds and not (min(values) >= MIN_NUMBER and max(values) <= MAX_NUMBER):
+        return False
+    return float not in kinds or is_finite(sum(values))  # one that is not makes the sum such a one
