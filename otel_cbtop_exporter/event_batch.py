@@ -19,13 +19,13 @@ from otel_cbtop_exporter.event_table import (
     MAX_NUMBER,
     MIN_NUMBER,
     TEXT_FIELDS,
+    ColumnTable,
     EventTable,
-    PointTable,
     Row,
 )
 from otel_cbtop_exporter.events import Event, Signal
 from otel_cbtop_exporter.on_demand import OnDemand
-from otel_cbtop_exporter.tag_set import TagSet
+from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 
 __all__ = ["EventRun", "Events", "Part", "Tables"]
 
@@ -61,8 +61,46 @@ class EventRun(msgspec.Struct, frozen=True, gc=False):
         return [event.timestamp_ns for event in self.events]
 
 
-Part = EventTable | PointTable | EventRun
-_Part = TypeVar("_Part", EventTable, EventRun)
+Part = EventTable | ColumnTable | EventRun
+
+
+class _Cells:
+    """A table of columns that is being filled, whose cells are all in one list.
+
+    A list for each column would take twice the time, and a tuple for each event would be the
+    garbage collector's work.
+    """
+
+    __slots__ = ("_keys", "_measurement", "_signal", "_width", "cells")
+
+    def __init__(self, measurement: str, signal: Signal, keys: tuple[str, ...]) -> None:
+        self._measurement = measurement
+        self._signal = signal
+        self._keys = keys
+        self._width = 4 + len(keys)
+        self.cells: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self.cells) // self._width
+
+    def table(self) -> ColumnTable:
+        """Return what was collected."""
+        tag_sets, times_ns, trace_ids, attributes, *columns = [
+            self.cells[at :: self._width] for at in range(self._width)
+        ]
+        return ColumnTable(
+            self._measurement,
+            self._signal,
+            self._keys,
+            columns,
+            TagColumn(tag_sets),
+            times_ns,
+            trace_ids,
+            attributes,
+        )
+
+
+_Open = TypeVar("_Open", EventTable, EventRun, _Cells)
 
 
 class Tables:
@@ -77,8 +115,8 @@ class Tables:
 
     def __init__(self, *, in_order: bool = False) -> None:
         self._in_order = in_order
-        self._parts: list[Part] = []
-        self._open: dict[Any, EventTable | EventRun] = {}
+        self._parts: list[Part | _Cells] = []
+        self._open: dict[Any, EventTable | EventRun | _Cells] = {}
 
     def table(self, measurement: str, signal: Signal, keys: tuple[str, ...]) -> EventTable:
         """Return a table whose rows are to be appended to."""
@@ -88,12 +126,24 @@ class Tables:
             part = self._begin(name, EventTable(measurement, signal, keys, [], []))
         return part
 
-    def add_points(self, points: PointTable, *, plain: bool) -> None:
-        """Take points; `plain` if they keep what tables promise."""
+    def cells(self, measurement: str, signal: Signal, keys: tuple[str, ...]) -> list[Any]:
+        """Return a list that is to be extended by each event of a table of columns.
+
+        That is by its tag set, its time, its trace id or None, its attributes, and the values
+        of its fields.
+        """
+        name = (measurement, signal, keys)
+        part = self._open.get(name)
+        if not isinstance(part, _Cells):
+            part = self._begin(name, _Cells(measurement, signal, keys))
+        return part.cells
+
+    def add_columns(self, table: ColumnTable, *, plain: bool) -> None:
+        """Take a table; `plain` if it keeps what tables promise."""
         if plain:
-            self._parts.append(points)
+            self._parts.append(table)
             return
-        for event in points:
+        for event in table:
             self.add_loose(event)
 
     def add(self, event: Event) -> None:
@@ -127,7 +177,7 @@ class Tables:
             part = self._begin(event.signal, EventRun(event.signal, []))
         part.events.append(event)
 
-    def _begin(self, name: Any, part: _Part) -> _Part:
+    def _begin(self, name: Any, part: _Open) -> _Open:
         if self._in_order:
             self._open.clear()
         self._open[name] = part
@@ -136,12 +186,13 @@ class Tables:
 
     def events(self) -> Events:
         """Return everything."""
-        if not self._in_order or len(self._parts) == 1:
-            return Events(self._parts)
+        made = [part.table() if isinstance(part, _Cells) else part for part in self._parts]
+        if not self._in_order or len(made) == 1:
+            return Events(made)
         parts: list[Part] = []
-        for part in self._parts:
+        for part in made:
             last = parts[-1] if parts else None
-            if isinstance(part, EventTable) and len(part) >= _FEW:
+            if not isinstance(part, EventRun) and len(part) >= _FEW:
                 parts.append(part)
             elif isinstance(last, EventRun) and last.signal == part.signal:
                 last.events.extend(part)

@@ -7,7 +7,9 @@ batch of several (`event_batch.py`), who renders them (`encoding/`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from itertools import repeat
+from operator import attrgetter
+from typing import Any
 
 import msgspec
 
@@ -21,8 +23,8 @@ __all__ = [
     "MAX_NUMBER",
     "MIN_NUMBER",
     "TEXT_FIELDS",
+    "ColumnTable",
     "EventTable",
-    "PointTable",
     "Row",
 ]
 
@@ -58,7 +60,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class EventTable(msgspec.Struct, frozen=True, gc=False):
-    """Events of one measurement and signal that have the same fields.
+    """Events of one measurement and signal that have the same fields, row by row.
 
     Whoever fills a table promises that encoders need not look: values have the types that their
     fields have by the schema (`int`, `float` and `str` themselves, no subclasses), integers fit in
@@ -101,6 +103,22 @@ class EventTable(msgspec.Struct, frozen=True, gc=False):
         """The time of each event."""
         return [row.timestamp_ns for row in self.rows]
 
+    @property
+    def columns(self) -> list[list[Any]]:
+        """The values of each field."""
+        fields = [row.fields for row in self.rows]
+        return [list(map(attrgetter(f"v{at}"), fields)) for at in range(len(self.keys))]
+
+    @property
+    def trace_ids(self) -> list[str | None]:
+        """The correlation id of each event."""
+        return [row.correlation_id for row in self.rows]
+
+    @property
+    def attributes(self) -> list[Mapping[str, Any] | None]:
+        """Of each event."""
+        return [row.attributes for row in self.rows]
+
     def event(self, row: Row, tags: TagSet) -> Event:
         """Return a row as an event."""
         return Event(
@@ -115,52 +133,48 @@ class EventTable(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class PointTable(msgspec.Struct, frozen=True, gc=False):
-    """Data points of one metric that have the same fields, column by column.
+class ColumnTable(msgspec.Struct, frozen=True, gc=False):
+    """Events of one measurement and signal that have the same fields, column by column.
 
-    Its promise is that of `EventTable`, and more: every value is a number, the keys are letters,
-    digits and `_.+-`, and there are no attributes.
+    Its promise is that of `EventTable`. A metric's has more: every value is a number, the keys are
+    letters, digits and `_.+-`, and there are no attributes.
 
     Attributes:
-        measurement: Of all points.
-        metric: Of all points.
+        measurement: Of all events.
+        signal: Of all events.
         keys: The names of their fields, in order.
         columns: The values of each field.
-        tag_sets: Of each point.
-        times_ns: Of each point.
-        trace_ids: Of each point, from its exemplars; None if no point has one.
+        tag_sets: Of each event.
+        times_ns: Of each event.
+        trace_ids: Of each event; None if no event has one.
+        attributes: Of each event; None if no event has any.
+        metric: Of all events.
     """
 
     measurement: str
-    metric: MetricInfo
+    signal: Signal
     keys: tuple[str, ...]
-    columns: Sequence[Sequence[float]]
+    columns: Sequence[Sequence[Any]]
     tag_sets: TagColumn
     times_ns: list[int]
-    trace_ids: Sequence[str | None] | None
-
-    @property
-    def signal(self) -> Literal["metric"]:
-        """Of all points."""
-        return "metric"
+    trace_ids: Sequence[str | None] | None = None
+    attributes: Sequence[Mapping[str, Any] | None] | None = None
+    metric: MetricInfo | None = None
 
     def __len__(self) -> int:
         return len(self.times_ns)
 
     def __iter__(self) -> Iterator[Event]:
-        rows = zip(*self.columns, strict=True)
-        trace_ids = self.trace_ids or [None] * len(self)
-        for row, tags, time_ns, trace_id in zip(
-            rows, self.tag_sets, self.times_ns, trace_ids, strict=True
-        ):
-            yield Event(
-                self.measurement,
-                tags,
-                dict(zip(self.keys, row, strict=True)),
-                time_ns,
-                SCHEMA_VERSION,
-                trace_id,
-                "metric",
-                None,
-                self.metric,
-            )
+        values = zip(*self.columns, strict=True)
+        return map(
+            Event,
+            repeat(self.measurement),
+            self.tag_sets,
+            [dict(zip(self.keys, row, strict=True)) for row in values],
+            self.times_ns,
+            repeat(SCHEMA_VERSION),
+            self.trace_ids or repeat(None),
+            repeat(self.signal),
+            self.attributes or repeat(None),
+            repeat(self.metric),
+        )

@@ -24,7 +24,7 @@ import msgspec
 
 from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.event_batch import EventRun, Events
-from otel_cbtop_exporter.event_table import EventTable, PointTable, Row
+from otel_cbtop_exporter.event_table import ColumnTable, EventTable, Row
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, MetricInfo
 from otel_cbtop_exporter.tag_set import TagSet, object_type
 
@@ -90,7 +90,7 @@ def encode_events(events: Sequence[Event]) -> Bodies:
     return made
 
 
-def encode_joined(table: EventTable | PointTable) -> bytes | None:
+def encode_joined(table: EventTable | ColumnTable) -> bytes | None:
     """Encode a table as one text, of a line for each event, which ends in a newline.
 
     Returns:
@@ -100,27 +100,25 @@ def encode_joined(table: EventTable | PointTable) -> bytes | None:
         text = _encoder.encode_lines(_rows(table))
     except _NOT_ENCODABLE:
         return None
-    # No field is null, by the table's promise.
-    if isinstance(table, EventTable) and text.rfind(_NULL) >= 0 and _null_value(text):
+    # No field is null, by the table's promise, and a metric has no attributes.
+    if table.signal != "metric" and text.rfind(_NULL) >= 0 and _null_value(text):
         return None
     return text
 
 
-def _encode_table(table: EventTable | PointTable) -> list[bytes]:
+def _encode_table(table: EventTable | ColumnTable) -> list[bytes]:
     try:
         bodies = list(map(_encode, _rows(table)))
     except _NOT_ENCODABLE:
         return [encode_event(event) for event in table]
-    if isinstance(table, PointTable):
-        return bodies
     # Attributes come behind the tags.
     tag_sizes = [tags.json_size for tags in table.tag_sets]
-    if max(map(bytes.rfind, bodies, repeat(_NULL), tag_sizes)) < 0:
+    if table.signal == "metric" or max(map(bytes.rfind, bodies, repeat(_NULL), tag_sizes)) < 0:
         return bodies
-    for position, (body, tags) in enumerate(zip(bodies, table.tag_sets, strict=True)):
-        if _null_value(body):
-            bodies[position] = _encode_carefully(table.event(table.rows[position], tags))
-    return bodies
+    return [
+        _encode_carefully(event) if _null_value(body) else body
+        for body, event in zip(bodies, table, strict=True)
+    ]
 
 
 class _Point(msgspec.Struct, frozen=True, gc=False, rename={"rest": "timestamp_ns"}):
@@ -138,15 +136,33 @@ class _Point(msgspec.Struct, frozen=True, gc=False, rename={"rest": "timestamp_n
     rest: msgspec.Raw
 
 
-def _rows(table: EventTable | PointTable) -> Sequence[Row | _Point]:
+def _rows(table: EventTable | ColumnTable) -> Sequence[Row | _Point]:
     if isinstance(table, EventTable):
         return table.rows
+    if table.metric is not None:
+        return _points(table, table.metric)
+    return list(
+        map(
+            Row,
+            repeat(table.measurement),
+            [tags.json for tags in table.tag_sets],
+            map(object_type(table.keys), *table.columns),
+            table.times_ns,
+            repeat(SCHEMA_VERSION),
+            table.trace_ids or repeat(None),
+            repeat(table.signal),
+            table.attributes or repeat(None),
+        )
+    )
+
+
+def _points(table: ColumnTable, metric: MetricInfo) -> list[_Point]:
     kept = table.tag_sets.rendered
     tags_json = kept.get("json")
     if tags_json is None:
         tags_json = kept["json"] = [tags.json for tags in table.tag_sets]
     times_ns = table.times_ns
-    end = f'"signal":"{table.signal}","metric":{_metric_json(table.metric)}'
+    end = f'"signal":"{table.signal}","metric":{_metric_json(metric)}'
     rests: Iterable[msgspec.Raw]
     if table.trace_ids is None and times_ns.count(times_ns[0]) == len(times_ns):
         # A collection has one time.

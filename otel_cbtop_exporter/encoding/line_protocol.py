@@ -15,14 +15,14 @@ from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 from otel_cbtop_exporter.encoding.event_json import encode_quoted, quoted_texts
-from otel_cbtop_exporter.encoding.line_protocol_code import render_rows
+from otel_cbtop_exporter.encoding.line_protocol_code import render_columns
 from otel_cbtop_exporter.encoding.line_protocol_fields import plan_fields, render_fields
 from otel_cbtop_exporter.encoding.line_protocol_head import MAX_HEAD_BYTES, Head, render_head
 from otel_cbtop_exporter.encoding.line_protocol_points import render_points
 from otel_cbtop_exporter.encoding.line_protocol_text import string_text
 from otel_cbtop_exporter.encoding.unique_points import CollectedPoints, UniquePoints
-from otel_cbtop_exporter.event_batch import Events, Part
-from otel_cbtop_exporter.event_table import EventTable, PointTable
+from otel_cbtop_exporter.event_batch import EventRun, Events, Part
+from otel_cbtop_exporter.event_table import ColumnTable, EventTable
 from otel_cbtop_exporter.events import Event, MetricInfo
 from otel_cbtop_exporter.on_demand import Lines
 from otel_cbtop_exporter.tag_set import TagSet
@@ -105,22 +105,22 @@ class LineProtocolEncoder:
     def encode_part(self, part: Part) -> Rendered:
         """Render a part of a batch of events, as `encode` does."""
         rendered: Rendered | None = None
-        if isinstance(part, EventTable):
-            rendered = self._render_rows(part)
-        elif isinstance(part, PointTable):
-            rendered = self._render_points(part)
+        if isinstance(part, ColumnTable) and part.metric is not None:
+            rendered = self._render_points(part, _metric_text(part.metric))
+        elif not isinstance(part, EventRun):
+            rendered = self._render_table(part)
         return rendered or self._render_events(list(part))
 
-    def _render_rows(self, table: EventTable) -> Rendered | None:
+    def _render_table(self, table: EventTable | ColumnTable) -> Rendered | None:
         """Render a table; None if something in it is not as usual, and nothing was done."""
-        rows, times_ns = table.rows, table.times_ns
+        times_ns, trace_ids, attributes = table.times_ns, table.trace_ids, table.attributes
         slot = _slot(table.measurement)
         slots: Iterable[Any] = repeat(slot)
-        trace_ids: Iterable[str] = repeat("")
-        if self._trace_digits and table.signal in _BY_TRACE:
-            trace_ids = [(row.correlation_id or "")[: self._trace_digits] for row in rows]
-            slots = [(slot, trace_id) if trace_id else slot for trace_id in trace_ids]
-        heads = _heads(table, slots, trace_ids)
+        prefixes: Iterable[str] = repeat("")
+        if self._trace_digits and trace_ids and table.signal in _BY_TRACE:
+            prefixes = [(trace_id or "")[: self._trace_digits] for trace_id in trace_ids]
+            slots = [(slot, prefix) if prefix else slot for prefix in prefixes]
+        heads = _heads(table, slots, prefixes)
         if heads is None or not _can_be_kept(times_ns):
             return None
         with self._lock:
@@ -131,23 +131,19 @@ class LineProtocolEncoder:
                 "" if taken == time_ns else str(time_ns)
                 for taken, time_ns in zip(taken_ns, times_ns, strict=True)
             ]
-        attributes = [row.attributes for row in rows]
-        has_attributes = _has(attributes)
+        has_attributes, has_trace_id = _has(attributes), _has(trace_ids)
         texts: Iterable[str] = repeat("")
-        if has_attributes is not False:
-            texts = quoted_texts(
-                attributes if has_attributes else [one or {} for one in attributes]
-            )
-        added = (
-            has_attributes,
-            _has([row.correlation_id for row in rows]),
-            None if taken_ns is not times_ns else False,
-        )
-        render = render_rows(table.keys, added)
-        bodies = render(rows, heads, taken_ns, originals, texts)
+        if attributes and has_attributes:
+            texts = quoted_texts(attributes)
+        elif attributes and has_attributes is None:
+            quoted = quoted_texts([one or {} for one in attributes])
+            texts = [t if one else "" for t, one in zip(quoted, attributes, strict=True)]
+        was_moved = None if taken_ns is not times_ns else False
+        render = render_columns(table.keys, (has_attributes, has_trace_id, was_moved))
+        bodies = render(heads, taken_ns, originals, texts, trace_ids or repeat(None), table.columns)
         return Rendered(bodies, taken_ns, {})
 
-    def _render_points(self, table: PointTable) -> Rendered | None:
+    def _render_points(self, table: ColumnTable, metric: str) -> Rendered | None:
         """Render a table; None if something in it is not as usual, and nothing was done."""
         times_ns = table.times_ns
         slot = f"points {table.measurement}"
@@ -157,7 +153,7 @@ class LineProtocolEncoder:
         if heads is None or not one_time or not _can_be_kept(times_ns[:1]):
             return None
         kept[slot] = heads
-        text = render_points(table, heads, _metric_text(table.metric))
+        text = render_points(table, heads, metric)
         with self._lock:
             if not self._collected.take_all(heads, times_ns[0]):
                 return None
@@ -254,7 +250,7 @@ _shared_metric_text = functools.lru_cache(maxsize=4_096)(encode_quoted)
 
 
 def _heads(
-    table: EventTable | PointTable, slots: Iterable[Any], trace_ids: Iterable[str]
+    table: EventTable | ColumnTable, slots: Iterable[Any], trace_ids: Iterable[str]
 ) -> list[Any] | None:
     """Return the head of each line, of points as bytes; None if one is not written whole.
 
@@ -263,8 +259,7 @@ def _heads(
         slots: Under which key each line's tag set keeps its head.
         trace_ids: What each line has as a tag of its trace id.
     """
-    pairs = zip(table.tag_sets, slots, strict=False)
-    found: list[Any] = [tags.rendered.get(slot) for tags, slot in pairs]
+    found: list[Any] = list(map(dict.get, [tags.rendered for tags in table.tag_sets], slots))
     if None not in found:
         return found
     columns = zip(table.tag_sets, slots, trace_ids, strict=False)
@@ -274,7 +269,7 @@ def _heads(
             head, values_cut = render_head(table.measurement, tags, trace_id)
             if values_cut is not None:
                 return None
-            if isinstance(table, PointTable):
+            if table.signal == "metric":
                 head = head.encode()
             tags.rendered[slot] = head
         found[position] = head
@@ -285,8 +280,10 @@ def _can_be_kept(times_ns: Sequence[int]) -> bool:
     return min(times_ns) >= -_MAX_TIME_NS and max(times_ns) < _MAX_TIME_NS
 
 
-def _has(column: Sequence[object]) -> bool | None:
+def _has(column: Sequence[object] | None) -> bool | None:
     """Whether all of a column is there; None if some of it is."""
+    if column is None:
+        return False
     return True if all(column) else None if any(column) else False
 
 

@@ -5,12 +5,13 @@ Semantics: https://opentelemetry.io/docs/specs/otel/logs/data-model/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from otel_cbtop_exporter._sdk import ReadableLogRecord, read_logs
 from otel_cbtop_exporter.encoding.event_json import encode_value
 from otel_cbtop_exporter.event_batch import Events, Tables
-from otel_cbtop_exporter.event_table import INT64_MAX, Row
+from otel_cbtop_exporter.event_table import INT64_MAX
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event
 from otel_cbtop_exporter.mapping.attributes import (
     Kept,
@@ -51,8 +52,8 @@ class LogMapper:
         """Return one event for each record, in order."""
         tables = Tables(in_order=True)
         redaction = self._redaction if self._redaction.active else None
+        add: Callable[[tuple[Any, ...]], None] | None = None
         keys: tuple[str, ...] = ()
-        add = add_tags = fields_type = None
         scope: _Scope
         known_resource: object = self  # no record's, so that the first one sets the scope
         known_scope = None
@@ -86,31 +87,26 @@ class LogMapper:
                 and not dropped
             ):
                 wanted = _TRACED if span_hex else _UNTRACED
-                if add is None or add_tags is None or fields_type is None or wanted is not keys:
+                if add is None or wanted is not keys:
                     keys = wanted
-                    table = tables.table("logs", "log", keys)
-                    add, add_tags = table.rows.append, table.tag_sets.append
-                    fields_type = table.fields_type
-                own = (
-                    fields_type(body, observed, number, span_hex)
-                    if span_hex
-                    else fields_type(body, observed, number)
-                )
-                add_tags(tags)
-                add(
-                    Row(
-                        "logs",
-                        tags.json,
-                        own,
-                        time_ns,
-                        SCHEMA_VERSION,
-                        correlation_id,
-                        "log",
-                        attributes or None,
+                    add = tables.cells("logs", "log", keys).extend
+                if span_hex:
+                    add(
+                        (
+                            tags,
+                            time_ns,
+                            correlation_id,
+                            attributes,
+                            body,
+                            observed,
+                            number,
+                            span_hex,
+                        )
                     )
-                )
+                else:
+                    add((tags, time_ns, correlation_id, attributes, body, observed, number))
                 continue
-            keys = ()
+            add = None
             if body is not None and not isinstance(body, str):
                 body = encode_value(body).decode()
             fields = {

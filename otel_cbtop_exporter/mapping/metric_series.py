@@ -19,7 +19,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from otel_cbtop_exporter._sdk import attribute_map
-from otel_cbtop_exporter.event_table import PointTable
+from otel_cbtop_exporter.event_table import ColumnTable
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, FieldValue, MetricInfo
 from otel_cbtop_exporter.mapping.attributes import (
     MAX_CACHED_TAG_SETS,
@@ -188,16 +188,17 @@ class MetricSeries:
         columns: dict[str, Sequence[Any]],
         times_ns: list[int],
         trace_ids: Sequence[str | None] | None,
-    ) -> PointTable:
+    ) -> ColumnTable:
         """Return points that have the same fields as a table."""
-        return PointTable(
+        return ColumnTable(
             self._measurement,
-            self.info,
+            "metric",
             tuple(columns),
             tuple(columns.values()),
             tag_sets,
             times_ns,
             trace_ids,
+            metric=self.info,
         )
 
     def event(

@@ -13,7 +13,6 @@ from otel_cbtop_exporter.config import TOPIC_TAG, KafkaConfig
 from otel_cbtop_exporter.encoding.event_json import encode_events
 from otel_cbtop_exporter.errors import ConfigError
 from otel_cbtop_exporter.event_batch import EventRun, Events, Part
-from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.base import Block, Encoded, Record, Records
 from otel_cbtop_exporter.tag_set import TagSet
@@ -97,9 +96,10 @@ class RecordMaker:
 def _keys(part: Part) -> list[bytes | None]:
     if isinstance(part, EventRun):
         return [_key(event) for event in part]
-    if isinstance(part, EventTable) and part.signal in _HAS_TRACE_KEY:
+    if part.signal in _HAS_TRACE_KEY:
         # Hex digits, by the table's promise.
-        return [row.correlation_id.encode() if row.correlation_id else None for row in part.rows]
+        trace_ids = part.trace_ids or [None] * len(part)
+        return [trace_id.encode() if trace_id else None for trace_id in trace_ids]
     return [_series(part.measurement, tags) for tags in part.tag_sets]
 
 
