@@ -19,9 +19,7 @@ from otel_cbtop_exporter.event_table import (
     MAX_NUMBER,
     MIN_NUMBER,
     TEXT_FIELDS,
-    ColumnTable,
     EventTable,
-    Row,
 )
 from otel_cbtop_exporter.events import Event, Signal
 from otel_cbtop_exporter.on_demand import OnDemand
@@ -61,7 +59,7 @@ class EventRun(msgspec.Struct, frozen=True, gc=False):
         return [event.timestamp_ns for event in self.events]
 
 
-Part = EventTable | ColumnTable | EventRun
+Part = EventTable | EventRun
 
 
 class _Cells:
@@ -83,12 +81,12 @@ class _Cells:
     def __len__(self) -> int:
         return len(self.cells) // self._width
 
-    def table(self) -> ColumnTable:
+    def table(self) -> EventTable:
         """Return what was collected."""
         tag_sets, times_ns, trace_ids, attributes, *columns = [
             self.cells[at :: self._width] for at in range(self._width)
         ]
-        return ColumnTable(
+        return EventTable(
             self._measurement,
             self._signal,
             self._keys,
@@ -100,7 +98,7 @@ class _Cells:
         )
 
 
-_Open = TypeVar("_Open", EventTable, EventRun, _Cells)
+_Open = TypeVar("_Open", EventRun, _Cells)
 
 
 class Tables:
@@ -116,15 +114,7 @@ class Tables:
     def __init__(self, *, in_order: bool = False) -> None:
         self._in_order = in_order
         self._parts: list[Part | _Cells] = []
-        self._open: dict[Any, EventTable | EventRun | _Cells] = {}
-
-    def table(self, measurement: str, signal: Signal, keys: tuple[str, ...]) -> EventTable:
-        """Return a table whose rows are to be appended to."""
-        name = (measurement, signal, keys)
-        part = self._open.get(name)
-        if not isinstance(part, EventTable):
-            part = self._begin(name, EventTable(measurement, signal, keys, [], []))
-        return part
+        self._open: dict[Any, EventRun | _Cells] = {}
 
     def cells(self, measurement: str, signal: Signal, keys: tuple[str, ...]) -> list[Any]:
         """Return a list that is to be extended by each event of a table of columns.
@@ -138,7 +128,7 @@ class Tables:
             part = self._begin(name, _Cells(measurement, signal, keys))
         return part.cells
 
-    def add_columns(self, table: ColumnTable, *, plain: bool) -> None:
+    def add_table(self, table: EventTable, *, plain: bool) -> None:
         """Take a table; `plain` if it keeps what tables promise."""
         if plain:
             self._parts.append(table)
@@ -157,18 +147,16 @@ class Tables:
         ):
             self.add_loose(event)
             return
-        table = self.table(event.measurement, event.signal, tuple(fields))
-        row = Row(
-            event.measurement,
-            event.tags.json,
-            table.fields_type(*fields.values()),
-            event.timestamp_ns,
-            event.schema_version,
-            event.correlation_id,
-            event.signal,
-            event.attributes,
+        cells = self.cells(event.measurement, event.signal, tuple(fields))
+        cells.extend(
+            (
+                event.tags,
+                event.timestamp_ns,
+                event.correlation_id,
+                event.attributes,
+                *fields.values(),
+            )
         )
-        table.add(row, event.tags)
 
     def add_loose(self, event: Event) -> None:
         """Take an event whose like will not come again, for which a table is not worth it."""

@@ -41,7 +41,7 @@ MAY_IMPORT = {
         "tag_set",
         "_sdk",
         "mapping",
-        "encoding.event_json",
+        "encoding.json_values",
         "tally",
     ),
     "encoding": (

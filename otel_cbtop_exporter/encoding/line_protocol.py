@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, repeat
 from typing import Any, NamedTuple
 
-from otel_cbtop_exporter.encoding.event_json import encode_quoted, quoted_texts
+from otel_cbtop_exporter.encoding.json_values import encode_quoted, quoted_texts
 from otel_cbtop_exporter.encoding.line_protocol_code import render_columns
 from otel_cbtop_exporter.encoding.line_protocol_fields import plan_fields, render_fields
 from otel_cbtop_exporter.encoding.line_protocol_head import MAX_HEAD_BYTES, Head, render_head
@@ -22,7 +22,7 @@ from otel_cbtop_exporter.encoding.line_protocol_points import render_points
 from otel_cbtop_exporter.encoding.line_protocol_text import string_text
 from otel_cbtop_exporter.encoding.unique_points import CollectedPoints, UniquePoints
 from otel_cbtop_exporter.event_batch import EventRun, Events, Part
-from otel_cbtop_exporter.event_table import ColumnTable, EventTable
+from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.events import Event, MetricInfo
 from otel_cbtop_exporter.on_demand import Lines
 from otel_cbtop_exporter.tag_set import TagSet
@@ -105,13 +105,13 @@ class LineProtocolEncoder:
     def encode_part(self, part: Part) -> Rendered:
         """Render a part of a batch of events, as `encode` does."""
         rendered: Rendered | None = None
-        if isinstance(part, ColumnTable) and part.metric is not None:
+        if isinstance(part, EventTable) and part.metric is not None:
             rendered = self._render_points(part, _metric_text(part.metric))
         elif not isinstance(part, EventRun):
             rendered = self._render_table(part)
         return rendered or self._render_events(list(part))
 
-    def _render_table(self, table: EventTable | ColumnTable) -> Rendered | None:
+    def _render_table(self, table: EventTable) -> Rendered | None:
         """Render a table; None if something in it is not as usual, and nothing was done."""
         times_ns, trace_ids, attributes = table.times_ns, table.trace_ids, table.attributes
         slot = _slot(table.measurement)
@@ -143,7 +143,7 @@ class LineProtocolEncoder:
         bodies = render(heads, taken_ns, originals, texts, trace_ids or repeat(None), table.columns)
         return Rendered(bodies, taken_ns, {})
 
-    def _render_points(self, table: ColumnTable, metric: str) -> Rendered | None:
+    def _render_points(self, table: EventTable, metric: str) -> Rendered | None:
         """Render a table; None if something in it is not as usual, and nothing was done."""
         times_ns = table.times_ns
         slot = f"points {table.measurement}"
@@ -249,9 +249,7 @@ def _metric_text(metric: MetricInfo) -> str:
 _shared_metric_text = functools.lru_cache(maxsize=4_096)(encode_quoted)
 
 
-def _heads(
-    table: EventTable | ColumnTable, slots: Iterable[Any], trace_ids: Iterable[str]
-) -> list[Any] | None:
+def _heads(table: EventTable, slots: Iterable[Any], trace_ids: Iterable[str]) -> list[Any] | None:
     """Return the head of each line, of points as bytes; None if one is not written whole.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from otel_cbtop_exporter.encoding.line_protocol_fields import INTEGER, number_text, plan_fields
-from otel_cbtop_exporter.event_table import ColumnTable
+from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.tag_set import object_type
 
 __all__ = ["render_points"]
@@ -45,7 +45,7 @@ class _Layout(NamedTuple):
     end: bytes
 
 
-def render_points(table: ColumnTable, heads: Sequence[bytes], metric: str) -> bytes:
+def render_points(table: EventTable, heads: Sequence[bytes], metric: str) -> bytes:
     """Return the lines of a table, each of which ends in a newline.
 
     Args:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from otel_cbtop_exporter.encoding.event_json import encode_value
+from otel_cbtop_exporter.encoding.json_values import encode_value
 from otel_cbtop_exporter.event_table import ID_FIELDS, TEXT_FIELDS
 
 __all__ = [
@@ -174,7 +174,7 @@ def _spelled_out(match: re.Match[str]) -> str:
 
 
 def _valid(text: str) -> str:
-    """Replace lone surrogates by the rule of `event_json`."""
+    """Replace lone surrogates by the rule of `json_values`."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otel_cbtop_exporter.encoding.event_json import encode_value
+from otel_cbtop_exporter.encoding.json_values import encode_value
 from otel_cbtop_exporter.events import FieldValue
 from otel_cbtop_exporter.tally import Tally
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from otel_cbtop_exporter._sdk import ReadableLogRecord, read_logs
-from otel_cbtop_exporter.encoding.event_json import encode_value
+from otel_cbtop_exporter.encoding.json_values import encode_value
 from otel_cbtop_exporter.event_batch import Events, Tables
 from otel_cbtop_exporter.event_table import INT64_MAX
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event
@@ -90,21 +90,8 @@ class LogMapper:
                 if add is None or wanted is not keys:
                     keys = wanted
                     add = tables.cells("logs", "log", keys).extend
-                if span_hex:
-                    add(
-                        (
-                            tags,
-                            time_ns,
-                            correlation_id,
-                            attributes,
-                            body,
-                            observed,
-                            number,
-                            span_hex,
-                        )
-                    )
-                else:
-                    add((tags, time_ns, correlation_id, attributes, body, observed, number))
+                cells = (tags, time_ns, correlation_id, attributes or None, body, observed, number)
+                add((*cells, span_hex) if span_hex else cells)
                 continue
             add = None
             if body is not None and not isinstance(body, str):

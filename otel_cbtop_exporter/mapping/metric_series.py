@@ -19,7 +19,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from otel_cbtop_exporter._sdk import attribute_map
-from otel_cbtop_exporter.event_table import ColumnTable
+from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, FieldValue, MetricInfo
 from otel_cbtop_exporter.mapping.attributes import (
     MAX_CACHED_TAG_SETS,
@@ -188,9 +188,9 @@ class MetricSeries:
         columns: dict[str, Sequence[Any]],
         times_ns: list[int],
         trace_ids: Sequence[str | None] | None,
-    ) -> ColumnTable:
+    ) -> EventTable:
         """Return points that have the same fields as a table."""
-        return ColumnTable(
+        return EventTable(
             self._measurement,
             "metric",
             tuple(columns),

@@ -128,7 +128,7 @@ class MetricMapper:
         trace_ids = self._map_all_exemplars(series, tag_sets, newest, made)
         times_ns = [point.time_unix_nano for point in points]
         table = series.table(tag_sets, columns, times_ns, trace_ids)
-        made.points.add_columns(table, plain=plain and are_integers(times_ns))
+        made.points.add_table(table, plain=plain and are_integers(times_ns))
 
     def _map_histograms(
         self, series: MetricSeries, points: Sequence[HistogramDataPoint], made: _Made
@@ -140,7 +140,7 @@ class MetricMapper:
         if columns is not None:
             times_ns = [point.time_unix_nano for point in points]
             table = series.table(tag_sets, columns, times_ns, trace_ids)
-            made.points.add_columns(table, plain=are_integers(times_ns))
+            made.points.add_table(table, plain=are_integers(times_ns))
             return
         for tags, trace_id, point in zip(
             tag_sets, trace_ids or [None] * len(points), points, strict=True

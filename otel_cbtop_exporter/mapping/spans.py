@@ -16,7 +16,7 @@ from opentelemetry.trace.status import StatusCode
 
 from otel_cbtop_exporter._sdk import NONE_DROPPED, attribute_map, read_spans
 from otel_cbtop_exporter.event_batch import Events, Tables
-from otel_cbtop_exporter.event_table import INT64_MAX, Row
+from otel_cbtop_exporter.event_table import INT64_MAX
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event
 from otel_cbtop_exporter.mapping.attributes import (
     Redaction,
@@ -58,14 +58,13 @@ class SpanMapper:
             resource_tags, self._redaction, partial(SpanScope, frozenset(span_tags))
         )
 
-    def map(self, spans: Sequence[ReadableSpan]) -> Events:  # noqa: PLR0915  see below
+    def map(self, spans: Sequence[ReadableSpan]) -> Events:
         """Return the events of spans, of their span events, and of their links."""
         # In one piece, because a call for each span is 4 % of what mapping it costs.
         tables = Tables()
         redaction = self._redaction if self._redaction.active else None
-        table = tables.table("spans", "span", _KEYS)
-        add, add_tags, fields_type = table.rows.append, table.tag_sets.append, table.fields_type
-        failed = tables.table("spans", "span", _FAILED_KEYS)
+        add = tables.cells("spans", "span", _KEYS).extend
+        add_failed = tables.cells("spans", "span", _FAILED_KEYS).extend
         scope: SpanScope
         shape: Shape
         known_resource: object = self  # no span's, so that the first one sets the scope
@@ -123,25 +122,20 @@ class SpanMapper:
                 and dropped is NONE_DROPPED
                 and (trace_state is DEFAULT_TRACE_STATE or not trace_state)
             ):
-                if message:
-                    own = failed.fields_type(duration_ns, is_error, parent_id, span_id, message)
-                else:
-                    own = fields_type(duration_ns, is_error, parent_id, span_id)
-                row = Row(
-                    "spans",
-                    tags.json,
-                    own,
+                cells = (
+                    tags,
                     start_ns,
-                    SCHEMA_VERSION,
                     correlation_id,
-                    "span",
                     attributes or None,
+                    duration_ns,
+                    is_error,
+                    parent_id,
+                    span_id,
                 )
                 if message:
-                    failed.add(row, tags)
+                    add_failed((*cells, message))
                 else:
-                    add(row)
-                    add_tags(tags)
+                    add(cells)
             else:
                 fields = {
                     "duration_ns": duration_ns,
@@ -184,8 +178,7 @@ def _map_events(
     span_events: Collection[SpanEvent],
     redaction: Redaction | None,
 ) -> None:
-    table = tables.table("span_events", "span_event", ("span_id",))
-    only_id = table.fields_type(span_id)
+    add = tables.cells("span_events", "span_event", ("span_id",)).extend
     for span_event in span_events:
         attributes = attribute_map(span_event.attributes)
         if redaction is not None:
@@ -201,17 +194,7 @@ def _map_events(
         time_ns = span_event.timestamp
         dropped = span_event.dropped_attributes
         if type(time_ns) is int and not dropped:
-            row = Row(
-                "span_events",
-                tags.json,
-                only_id,
-                time_ns,
-                SCHEMA_VERSION,
-                correlation_id,
-                "span_event",
-                attributes or None,
-            )
-            table.add(row, tags)
+            add((tags, time_ns, correlation_id, attributes or None, span_id))
             continue
         fields = present({"span_id": span_id, "otel.dropped_attributes_count": dropped or None})
         tables.add(

@@ -5,8 +5,8 @@ import re
 
 from hypothesis import strategies as st
 
-from otel_cbtop_exporter.encoding.event_json import encode_value
-from otel_cbtop_exporter.event_table import MAX_NUMBER, MIN_NUMBER, PointTable
+from otel_cbtop_exporter.encoding.json_values import encode_value
+from otel_cbtop_exporter.event_table import MAX_NUMBER, MIN_NUMBER, EventTable
 from otel_cbtop_exporter.events import Event, MetricInfo
 from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 
@@ -166,14 +166,15 @@ def point_tables(draw):
     columns = {key: column(_COLUMNS[key]) for key in sorted(keys)}
     tags = st.builds(TagSet, st.dictionaries(texts, texts, max_size=2))
     trace_ids = column(st.sampled_from([None, _TRACE_ID]))
-    return PointTable(
+    return EventTable(
         draw(st.sampled_from(["requests", "a b"])),
-        draw(_infos),
+        "metric",
         tuple(columns),
         tuple(columns.values()),
         TagColumn(column(tags)),
         [1_700_000_000_000_000_000] * size if draw(st.booleans()) else column(st.integers(0, 3)),
         trace_ids if any(trace_ids) else None,
+        metric=draw(_infos),
     )
 
 

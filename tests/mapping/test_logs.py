@@ -6,7 +6,7 @@ import warnings
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 
-from otel_cbtop_exporter.encoding.event_json import encode_value
+from otel_cbtop_exporter.encoding.json_values import encode_value
 from tests.builders import RESOURCE, SPAN_ID, log
 from tests.mappers import map_logs
 
