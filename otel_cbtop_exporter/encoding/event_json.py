@@ -18,6 +18,7 @@ from otel_cbtop_exporter.encoding.json_values import (
     NOT_ENCODABLE,
     NULL,
     encoder,
+    may_hold_null,
     null_value,
     portable,
     portable_text,
@@ -75,7 +76,7 @@ def encode_joined(table: EventTable) -> bytes | None:
     except NOT_ENCODABLE:
         return None
     # No field is null, by the table's promise, and a metric has no attributes.
-    if table.signal != "metric" and text.rfind(NULL) >= 0 and null_value(text):
+    if table.signal != "metric" and may_hold_null(text) and null_value(text):
         return None
     return text
 

@@ -26,6 +26,7 @@ __all__ = [
     "encode_quoted",
     "encode_value",
     "encoder",
+    "may_hold_null",
     "null_value",
     "portable",
     "portable_text",
@@ -64,6 +65,12 @@ def encode_value(value: Any) -> bytes:
     return _encode(portable(value))
 
 
+def may_hold_null(text: bytes) -> bool:
+    """Look for a null in objects: True also for such a word in a text."""
+    # Where there is no array it comes behind a key, and what is longer is found sooner.
+    return text.rfind(NULL if b"[" in text else b'":null') >= 0
+
+
 def encode_quoted(value: Any) -> str:
     """Encode a value, and its JSON once more as a JSON text: a string field of line protocol.
 
@@ -80,15 +87,15 @@ def encode_quoted(value: Any) -> str:
 
 
 def quoted_texts(values: Sequence[Any]) -> list[str]:
-    """Return for each value what `encode_quoted` does, without the quotation marks."""
+    """Return for each attribute map what `encode_quoted` does, without the quotation marks."""
     texts: list[str] = []
     for start in range(0, len(values), _QUOTED_AT_ONCE):
         some = values[start : start + _QUOTED_AT_ONCE]
         try:
             text = encoder.encode_lines(some)
         except NOT_ENCODABLE:
-            text = NULL
-        if text.rfind(NULL) >= 0:
+            text = b'":null'
+        if may_hold_null(text):
             texts += [encode_quoted(value)[1:-1] for value in some]
             continue
         texts += text.replace(b"\\", b"\\\\").replace(b'"', b'\\"').decode().split("\n")

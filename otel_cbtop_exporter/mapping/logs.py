@@ -56,11 +56,14 @@ class LogMapper:
         keys: tuple[str, ...] = ()
         scope: _Scope
         known_resource: object = self  # no record's, so that the first one sets the scope
-        known_scope = None
+        known_scope = known_name = known_type = None
+        known_text: Any = None
+        tags: TagSet
         for record, own_attributes, dropped, resource, sdk_scope in read_logs(records):
             if resource is not known_resource or sdk_scope is not known_scope:
                 scope = self._scopes.of(resource, sdk_scope)
                 known_resource, known_scope = resource, sdk_scope
+                known_text = self  # no record's
             attributes, body = own_attributes, record.body
             if redaction is not None:
                 attributes = redaction.apply(own_attributes)
@@ -76,10 +79,14 @@ class LogMapper:
             exception_type = None
             if "exception.type" in attributes:
                 exception_type = tag_text(attributes["exception.type"]) or None
-            key = (record.severity_text, record.event_name, exception_type)
-            tags = scope.known.get(key)
-            if tags is None:
-                tags = scope.tags(key)
+            severity_text, event_name = record.severity_text, record.event_name
+            if (  # mostly as the record before
+                severity_text is not known_text
+                or event_name is not known_name
+                or exception_type is not known_type
+            ):
+                known_text, known_name, known_type = severity_text, event_name, exception_type
+                tags = scope.tags((severity_text, event_name, exception_type))
             if (
                 (type(body), type(time_ns), type(observed), type(number)) == _PLAIN
                 and 0 < observed <= INT64_MAX
@@ -90,8 +97,17 @@ class LogMapper:
                 if add is None or wanted is not keys:
                     keys = wanted
                     add = tables.cells("logs", "log", keys).extend
-                cells = (tags, time_ns, correlation_id, attributes or None, body, observed, number)
-                add((*cells, span_hex) if span_hex else cells)
+                cells = (
+                    tags,
+                    time_ns,
+                    correlation_id,
+                    attributes or None,
+                    body,
+                    observed,
+                    number,
+                    span_hex,
+                )
+                add(cells if span_hex else cells[:-1])
                 continue
             add = None
             if body is not None and not isinstance(body, str):
@@ -124,10 +140,13 @@ class _Scope:
 
     def __init__(self, below: Mapping[str, str], above: Mapping[str, str], kept: Kept) -> None:
         self._base = {**below, **above}
-        self.known: TagCache[_Key, TagSet] = TagCache(kept)
+        self._known: TagCache[_Key, TagSet] = TagCache(kept)
 
     def tags(self, key: _Key) -> TagSet:
-        """Make and keep the tags of a severity, an event's name and an exception's type."""
+        """Return the tags of a severity, an event's name and an exception's type."""
+        known = self._known.get(key)
+        if known is not None:
+            return known
         names = ("severity_text", "event.name", "exception.type")
         own = {name: text or "" for name, text in zip(names, key, strict=True)}
-        return self.known.keep(key, TagSet({**self._base, **own}))
+        return self._known.keep(key, TagSet({**self._base, **own}))

@@ -297,7 +297,7 @@ def cut(connection):
 def _parsed(path, headers, body):
     if headers["Content-Encoding"] == "gzip":
         body = gzip.decompress(body)
-    lines = body.split(b"\n")
+    lines = body.removesuffix(b"\n").split(b"\n")
     found = [ID.search(line) for line in lines]
     ids = [match[1].decode() if match else "" for match in found]
     parts = urlsplit(path)
