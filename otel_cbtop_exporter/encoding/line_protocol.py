@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, repeat
 from typing import Any, NamedTuple
 
@@ -243,7 +244,10 @@ class LineProtocolEncoder:
 
 def _metric_text(metric: MetricInfo) -> str:
     # The points of a stream share one; an exponential histogram's are all different.
-    return _shared_metric_text(metric) if metric.scale is None else encode_quoted(metric)
+    if metric.scale is None:
+        with suppress(TypeError):  # a foreign unit need not be hashable
+            return _shared_metric_text(metric)
+    return encode_quoted(metric)
 
 
 _shared_metric_text = functools.lru_cache(maxsize=4_096)(encode_quoted)
