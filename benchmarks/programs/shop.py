@@ -3,11 +3,13 @@
     python -m benchmarks.programs.shop EXPORTER URL FOLDER SPANS SPANS_A_SECOND
 
 EXPORTER is `none` for spans that nobody exports. InfluxDB's token and organization are in the
-environment. What one warm-up second takes (connections, imports of clients) is not counted.
+environment. What one warm-up second takes (connections, imports of clients) is not counted. How
+much of the time was the garbage collector's is printed, too.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import resource
@@ -27,6 +29,19 @@ _SPANS_A_REQUEST = 5
 def cpu_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
+
+
+class Collections:
+    """The CPU time of garbage collections, on whichever thread they run."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        gc.callbacks.append(self)
+
+    def __call__(self, phase: str, info: object) -> None:
+        # No thread can come in between the two.
+        now = time.thread_time()
+        self.seconds += -now if phase == "start" else now
 
 
 def serve(tracer: Tracer, spans: int, spans_a_second: int) -> None:
@@ -63,10 +78,12 @@ def main() -> None:
     provider.force_flush()
     if exporter is not None:
         exporter.force_flush()  # the processor's does not reach it
+    collections = Collections()
     before = cpu_seconds()
     serve(tracer, int(spans), int(spans_a_second))
     provider.shutdown()
-    print(json.dumps({"cpu_seconds": cpu_seconds() - before}))
+    taken = cpu_seconds() - before
+    print(json.dumps({"cpu_seconds": taken, "gc_seconds": collections.seconds}))
 
 
 if __name__ == "__main__":
