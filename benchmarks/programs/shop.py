@@ -38,7 +38,7 @@ class Collections:
         self.seconds = 0.0
         gc.callbacks.append(self)
 
-    def __call__(self, phase: str, info: object) -> None:
+    def __call__(self, phase: str, _info: object) -> None:
         # No thread can come in between the two.
         now = time.thread_time()
         self.seconds += -now if phase == "start" else now
