@@ -174,7 +174,9 @@ class Tables:
 
     def events(self) -> Events:
         """Return everything."""
-        made = [part.table() if isinstance(part, _Cells) else part for part in self._parts]
+        made: list[Part] = [
+            part.table() if isinstance(part, _Cells) else part for part in self._parts if len(part)
+        ]
         if not self._in_order or len(made) == 1:
             return Events(made)
         parts: list[Part] = []
