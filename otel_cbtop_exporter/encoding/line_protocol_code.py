@@ -37,7 +37,8 @@ RenderColumns = Callable[
 """Called with columns: of heads, of times, of the times that they were moved from (as text, or ""),
 of attributes as `quoted_texts` has them (or ""), of trace ids, and those of the table."""
 
-# How the fields that the encoder adds are written, each a piece of code in an f-string; and when.
+# How the fields that the encoder adds are written, each a piece of code in an f-string, and the
+# variable in it, which is None or "" where an event has no such field.
 _ADDED_CODE = {
     "attributes": '"{attributes_text}"',
     "correlation_id": '"{trace_id}"',
@@ -68,7 +69,6 @@ def render_columns(keys: tuple[str, ...], added: tuple[bool | None, ...]) -> Ren
         added: For `attributes`, `correlation_id` and `original_timestamp_ns`, whether every event
             has it; None if some have.
     """
-    # No name of a field is part of the code, but as a literal.
     there = dict(zip(_ADDED_CODE, added, strict=True))
     columns = {
         "head": "heads",
@@ -80,6 +80,7 @@ def render_columns(keys: tuple[str, ...], added: tuple[bool | None, ...]) -> Ren
         },
         **{f"v{at}": f"columns[{at}]" for at in range(len(keys))},
     }
+    # No name of a field is part of the code, but as a literal.
     template, before = "", False
     optional: list[str] = []
     for name, role, key, prefix in plan_fields(keys, hand_made=False):
