@@ -140,7 +140,7 @@ class Tables:
         """Take an event into a table, if it keeps what tables promise."""
         fields = event.fields
         if (
-            event.signal in (None, "metric")
+            event.signal in (None, "metric")  # a metric's tables come by `add_table`
             or not isinstance(event.tags, TagSet)
             or type(event.timestamp_ns) is not int
             or not all(map(_is_plain, fields, fields.values()))

@@ -74,7 +74,7 @@ class TagSet(Mapping[str, str]):
 
 
 class TagColumn(list[TagSet]):
-    """The tag sets of a metric's points, which are the same in the next collection.
+    """The tag sets of a table's events; a metric's are the same object in the next collection.
 
     Attributes:
         rendered: As in `TagSet`, of all of them: lists in the same order.

@@ -153,7 +153,15 @@ class Row(NamedTuple):
             packed = _encoder.encode(self.records.blocks)
         except UnicodeEncodeError as error:
             raise SpoolError(f"records cannot be packed: {error.reason}") from error
+        except OverflowError:
+            packed = _encoder.encode([_with_int64_times(block) for block in self.records.blocks])
         return self._replace(body=zstd.compress(packed, options=_ZSTD_OPTIONS))
+
+
+def _with_int64_times(block: Block) -> Block:
+    """Return records whose times MessagePack can carry; the bodies have them as they are."""
+    times_ns = [min(max(time_ns, -(2**63)), 2**63 - 1) for time_ns in block.timestamps_ns]
+    return msgspec.structs.replace(block, timestamps_ns=times_ns)
 
 
 def migrate(

@@ -93,9 +93,10 @@ def quoted_texts(values: Sequence[Any]) -> list[str]:
         some = values[start : start + _QUOTED_AT_ONCE]
         try:
             text = encoder.encode_lines(some)
+            is_usual = not may_hold_null(text)
         except NOT_ENCODABLE:
-            text = b'":null'
-        if may_hold_null(text):
+            is_usual = False
+        if not is_usual:
             texts += [encode_quoted(value)[1:-1] for value in some]
             continue
         texts += text.replace(b"\\", b"\\\\").replace(b'"', b'\\"').decode().split("\n")

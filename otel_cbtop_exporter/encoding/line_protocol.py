@@ -147,7 +147,7 @@ class LineProtocolEncoder:
     def _render_points(self, table: EventTable, metric: str) -> Rendered | None:
         """Render a table; None if something in it is not as usual, and nothing was done."""
         times_ns = table.times_ns
-        slot = f"points {table.measurement}"
+        slot = _point_slot(table.measurement)
         kept = table.tag_sets.rendered
         heads = kept.get(slot) or _heads(table, repeat(slot), repeat(""))
         one_time = times_ns.count(times_ns[0]) == len(times_ns)  # as in every collection
@@ -211,9 +211,14 @@ class LineProtocolEncoder:
                         "invalid_time",
                         f"the time of {event.measurement!r} is outside of what InfluxDB keeps",
                     )
+                elif event.signal is None:
+                    time_ns = take_next(head.text, time_ns)
+                    # Where metrics have such a point, too.
+                    while not self._collected.take_all([head.text.encode()], time_ns):
+                        time_ns = take_next(head.text, time_ns)
                 elif event.signal != "metric":
                     time_ns = take_next(head.text, time_ns)
-                elif not self._collected.take_all([head.text.encode()], time_ns):
+                elif not self._collected.take_all([_point_head(event, head)], time_ns):
                     refused[len(times_ns)] = Refusal(
                         "duplicate_point",
                         f"metric {event.measurement!r} has a second point of the same attributes "
@@ -240,6 +245,16 @@ class LineProtocolEncoder:
         if head.values_cut is None:
             tags.rendered[slot] = head.text
         return head
+
+
+def _point_head(event: Event, head: Head) -> bytes:
+    """Return a head as the points of a table have it; one object for a series."""
+    if type(event.tags) is not TagSet or head.values_cut is not None:
+        return head.text.encode()
+    kept = event.tags.rendered
+    slot = _point_slot(event.measurement)
+    point_head: bytes = kept.get(slot) or kept.setdefault(slot, head.text.encode())
+    return point_head
 
 
 def _metric_text(metric: MetricInfo) -> str:
@@ -271,7 +286,7 @@ def _heads(table: EventTable, slots: Iterable[Any], trace_ids: Iterable[str]) ->
             head, values_cut = render_head(table.measurement, tags, trace_id)
             if values_cut is not None:
                 return None
-            if table.signal == "metric":
+            if table.metric is not None:
                 head = head.encode()
             tags.rendered[slot] = head
         found[position] = head
@@ -292,3 +307,8 @@ def _has(column: Sequence[object] | None) -> bool | None:
 def _slot(measurement: str) -> str:
     """Return under which key a tag set keeps its head."""
     return f"line {measurement}"
+
+
+def _point_slot(measurement: str) -> str:
+    """Return under which key a tag set or a column of them keeps heads as bytes."""
+    return f"points {measurement}"

@@ -83,6 +83,7 @@ _BUCKET_FIELD = ("le_", "in_")
 _NOT_PLAIN = re.compile(r"[\x00-\x20\x7f,=\\]|[^\x00-\x7f]").search
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNSAFE_BACKSLASH = re.compile(r"\\(?=[ ,=\"]|\Z)")
+_encoder = msgspec.json.Encoder()
 _OTHER_ESCAPE = re.compile(rb'\\[^"]').search
 _MAX_KEY_TEXTS = 4_096
 _NAMED_CONTROLS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -146,14 +147,14 @@ def string_text(value: str) -> str:
 def string_texts(values: Sequence[str]) -> list[str]:
     """Return for each text what `string_text` does, without the quotation marks."""
     try:
-        encoded = msgspec.json.encode(values)
+        encoded = _encoder.encode_lines(values)
     except UnicodeEncodeError:
-        encoded = b"\\u"
+        return [string_text(value)[1:-1] for value in values]
     # JSON has more escapes than line protocol: for control characters.
     if b"\\" in encoded and _OTHER_ESCAPE(encoded.replace(b"\\\\", b"")):
         return [string_text(value)[1:-1] for value in values]
-    # A quotation mark inside of a text has a backslash before it.
-    return encoded.decode()[2:-2].split('","')
+    # So it has no line break but those between the texts.
+    return encoded.decode()[1:-2].split('"\n"')
 
 
 def cut_text(value: str, max_bytes: int) -> str:

@@ -77,8 +77,8 @@ class LogMapper:
             correlation_id = trace_id.to_bytes(16, "big").hex() if trace_id else None
             span_hex = span_id.to_bytes(8, "big").hex() if span_id else None
             exception_type = None
-            if "exception.type" in attributes:
-                exception_type = tag_text(attributes["exception.type"]) or None
+            if "exception.type" in attributes and (given := attributes["exception.type"]):
+                exception_type = tag_text(given)
             severity_text, event_name = record.severity_text, record.event_name
             if (  # mostly as the record before
                 severity_text is not known_text

@@ -16,8 +16,6 @@ from otel_cbtop_exporter.mapping.metric_series import MetricSeries
 
 __all__ = ["are_integers", "are_numbers", "histogram_columns"]
 
-_UNRECORDED = (None, math.inf, -math.inf)
-
 
 def histogram_columns(
     series: MetricSeries, points: Sequence[HistogramDataPoint]
@@ -42,18 +40,23 @@ def histogram_columns(
     ranges = {"min": [point.min for point in points], "max": [point.max for point in points]}
     for name, column in list(ranges.items()):
         # A view can leave them unrecorded.
-        if column[0] in _UNRECORDED and set(_UNRECORDED).issuperset(column):
+        if _is_unrecorded(column[0]) and all(map(_is_unrecorded, column)):
             del ranges[name]
     totals = [point.sum for point in points]
     columns.update(ranges, start_time_ns=starts_ns, sum=totals)
     if (
         are_integers(columns["count"])
+        and are_integers(columns[names[1]])
         and are_integers(columns["le_inf"])
         and are_integers(starts_ns)
         and are_numbers([*chain.from_iterable(ranges.values()), *totals])
     ):
         return columns
     return None
+
+
+def _is_unrecorded(value: Any) -> bool:
+    return value is None or (type(value) is float and math.isinf(value))
 
 
 def _added(totals: Sequence[int], column: Sequence[int]) -> Sequence[int]:

@@ -124,7 +124,7 @@ class MetricMapper:
         # The newest one says where a sum or a gauge got its value from.
         newest: Sequence[Sequence[Any]] = ()
         if self._of_numbers:
-            newest = [sorted(one.exemplars, key=_by_time)[-1:] for one in points]
+            newest = [[max(of, key=_by_time)] if (of := one.exemplars) else [] for one in points]
         trace_ids = self._map_all_exemplars(series, tag_sets, newest, made)
         times_ns = [point.time_unix_nano for point in points]
         table = series.table(tag_sets, columns, times_ns, trace_ids)

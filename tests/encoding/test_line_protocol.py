@@ -8,19 +8,20 @@ import warnings
 from enum import Enum
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from influxdb_client import Point
 from line_protocol_parser import parse_line
 
 from otel_cbtop_exporter.encoding.event_json import encode_event, encode_events
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
+from otel_cbtop_exporter.encoding.line_protocol_text import string_text, string_texts
 from otel_cbtop_exporter.encoding.unique_points import UniquePoints
 from otel_cbtop_exporter.event_batch import EventRun, Events, Tables
 from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.events import Event, MetricInfo, event_from_sample
 from otel_cbtop_exporter.sinks.lines import encode_lines
-from otel_cbtop_exporter.tag_set import TagSet
+from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 from tests.encoding.line_protocol_cases import (
     events,
     expected_fields,
@@ -352,6 +353,40 @@ def test_points_in_columns_are_rendered_as_their_events_are(tables):
     bodies = [encode_event(event) for event in batch]
     assert encode_events(batch).bodies == bodies
     assert encode_lines(batch).records.bodies == bodies
+
+
+_quoted = st.text(st.sampled_from('",\\a\né\x00\ud800'), max_size=6)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(st.lists(_quoted, min_size=1, max_size=4))
+@example(['"a": "b",', "next"])
+def test_texts_are_escaped_together_as_each_is_alone(values):
+    """Nothing that a text ends or begins with reaches into its neighbour."""
+    assert [f'"{text}"' for text in string_texts(values)] == list(map(string_text, values))
+
+
+def test_events_made_by_hand_and_points_of_metrics_see_each_other():
+    """Whichever comes second is not written over the first."""
+    by_hand = Event("m", TagSet({"a": "b"}), {"value": 2.0}, T)
+    table = EventTable(
+        "m",
+        "metric",
+        ("value",),
+        [[1.0]],
+        TagColumn([TagSet({"a": "b"})]),
+        [T],
+        metric=MetricInfo("gauge"),
+    )
+    for points in (Events([table]), list(table)):
+        encoder = LineProtocolEncoder()
+        encoder.encode(points)
+        assert encoder.encode([by_hand]).times_ns == [T + 1]
+        encoder = LineProtocolEncoder()
+        encoder.encode([by_hand])
+        assert [why.reason for why in encoder.encode(points).refused.values()] == [
+            "duplicate_point"
+        ]
 
 
 def test_an_event_without_a_field_is_refused_and_spares_its_neighbours():

@@ -78,3 +78,10 @@ def test_records_of_kinds_that_take_turns_stay_in_order_and_in_few_parts():
     bodies = [record.log_record.body for record in (*taking_turns, *in_a_row)]
     assert [event.fields["body"] for event in events] == bodies
     assert [len(part) for part in events.parts] == [39, 41]
+
+
+def test_an_exception_type_that_says_nothing_is_no_tag():
+    """An empty one, or a 0, would be a series of its own."""
+    for empty in ("", 0, False, None):
+        (event,) = map_logs(log(attributes={"exception.type": empty}))
+        assert "exception.type" not in event.tags

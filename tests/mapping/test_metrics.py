@@ -157,6 +157,15 @@ def test_exemplars_of_counters_come_only_under_all_and_only_the_newest():
     assert point.correlation_id == newest.correlation_id
 
 
+def test_of_exemplars_of_one_time_the_first_counts():
+    """So that the same data says the same again."""
+    equal = [exemplar(1, time_ns=5), exemplar(2, time_ns=5)]
+    batch = metrics(sum_metric(number_point(3, exemplars=equal), number_point(4, {"a": "b"})))
+    *points, found = map_metrics(batch, exemplars="all")
+    assert found.fields["value"] == 1
+    assert [point.correlation_id is not None for point in points] == [True, False]
+
+
 def test_no_exemplars_under_none():
     """`mapping.exemplars=none` leaves them out, and the point's correlation id with them."""
     batch = metrics(histogram_metric(histogram_point(exemplars=[exemplar(1.0)])))
@@ -344,8 +353,13 @@ def test_times_and_counts_of_foreign_types_spoil_no_neighbour():
     odd = number_point(3, {"a": "z"}, time_ns=float(one.time_unix_nano))
     lines = LineProtocolEncoder().encode(map_metrics(metrics(gauge_metric(one, odd, other))))
     assert [refusal.reason for refusal in lines.refused.values()] == ["invalid_time"]
-    histogram = replace(histogram_point(attributes={"a": "x"}), count=True)
-    batch = metrics(histogram_metric(histogram, histogram_point(attributes={"a": "y"})))
-    lines = LineProtocolEncoder().encode(map_metrics(batch))
-    assert not lines.refused
-    assert b"count=1i" in lines.bodies[0]
+    for odd, there in (
+        ({"count": True}, b"count=1i"),
+        ({"bucket_counts": (True, 2, 0)}, b"le_5=1i"),
+        ({"min": Decimal("sNaN")}, b"max=9,"),
+    ):
+        histogram = replace(histogram_point(attributes={"a": "x"}), **odd)
+        batch = metrics(histogram_metric(histogram, histogram_point(attributes={"a": "y"})))
+        lines = LineProtocolEncoder().encode(map_metrics(batch))
+        assert not lines.refused
+        assert there in lines.bodies[0]

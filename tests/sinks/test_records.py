@@ -75,6 +75,13 @@ def test_a_block_survives_packing():
     assert Records(msgspec.msgpack.decode(packed, type=list[Block])) == RECORDS
 
 
+def test_a_time_beyond_64_bits_can_be_packed():
+    """JSON carries it, so a spool must not fail for it; the body has it whole."""
+    records = Records([Block("", "log", [b"a", b"b"], [2**70, 5])])
+    (row,) = pack(records, 0)
+    assert unpack(row.body) == Records([Block("", "log", [b"a", b"b"], [2**63 - 1, 5])])
+
+
 bodies = st.builds(
     Record,
     st.binary(max_size=20),
