@@ -32,9 +32,9 @@ def histogram_columns(
         or len(set(names)) < len(names)
     ):
         return None
-    up_to_bounds = accumulate(zip(*counts, strict=True), _added)
+    first, *others = accumulate(zip(*counts, strict=True), _added)
     columns: dict[str, Sequence[Any]] = dict(
-        zip(names, ([point.count for point in points], *up_to_bounds), strict=True)
+        zip(names, ([point.count for point in points], first, *others), strict=True)
     )
     starts_ns = [point.start_time_unix_nano for point in points]
     ranges = {"min": [point.min for point in points], "max": [point.max for point in points]}
@@ -46,8 +46,8 @@ def histogram_columns(
     columns.update(ranges, start_time_ns=starts_ns, sum=totals)
     if (
         are_integers(columns["count"])
-        and are_integers(columns[names[1]])
         and are_integers(columns["le_inf"])
+        and set(map(type, first)) == {int}  # all others are sums
         and are_integers(starts_ns)
         and are_numbers([*chain.from_iterable(ranges.values()), *totals])
     ):
