@@ -62,7 +62,7 @@ class SpanScope:
             if shape.numbers >= numbers:
                 shape.tags.keep(key, tags)
             else:
-                self.shape(shape.keys, shape.numbers | numbers)
+                self.shape(tuple(shape.keys), shape.numbers | numbers)
         return tags
 
     def _span_tag_set(
@@ -99,7 +99,7 @@ class Shape:
         tags: Tag sets by name, kind, status, picked values, and the types of the numbers.
     """
 
-    __slots__ = ("keys", "numbers", "pick", "tag_keys", "tags", "types")
+    __slots__ = ("keys", "number_at", "numbers", "pick", "tag_keys", "tags", "types")
 
     def __init__(
         self,
@@ -108,13 +108,15 @@ class Shape:
         numbers: frozenset[int],
         tags: TagCache[Any, TagSet],
     ) -> None:
-        self.keys = keys
+        self.keys = list(keys)
         self.tag_keys = tag_keys
         self.numbers = numbers
         self.tags = tags
         self.pick: Callable[[Mapping[str, Any]], Any] = (
             itemgetter(*tag_keys) if tag_keys else _nothing
         )
+        # As a rule it is the status code alone, for which a call would take twice the time.
+        self.number_at = min(numbers) if len(numbers) == 1 < len(tag_keys) else None
         self.types = _type_picker(sorted(numbers), len(tag_keys))
 
 
@@ -127,7 +129,4 @@ def _type_picker(positions: Sequence[int], count: int) -> Callable[[Any], Any]:
         return _nothing
     if count == 1:  # itemgetter gives a bare value for one key and a tuple for several
         return type
-    pick = itemgetter(*positions)
-    if len(positions) == 1:
-        return lambda values: type(pick(values))
-    return lambda values: tuple(map(type, pick(values)))
+    return lambda values: tuple([type(values[at]) for at in positions])

@@ -99,17 +99,18 @@ class SpanMapper:
                 trace_state = correlation_id = known_trace_id = None
                 span_id = ""
             parent_id = parent[1].to_bytes(8, "big").hex() if parent else ""
-            keys = tuple(attributes)
+            keys = [*attributes]  # compared sooner than a tuple is made
             if keys != shape.keys:
-                shape = scope.shape(keys)
+                shape = scope.shape(tuple(keys))
             values = shape.pick(attributes)
             # Members of an Enum hash in Python, their values in C.
-            key = (name, kind._value_, status_code._value_, values, shape.types(values))
+            types = shape.types(values) if (at := shape.number_at) is None else type(values[at])
+            key = (name, kind._value_, status_code._value_, values, types)
             try:
                 tags = shape.tags[key]
             except (KeyError, TypeError):  # a nested map cannot be hashed
                 tags = scope.span_tags(shape, key, kind, status_code, attributes)
-                shape = scope.shape(keys)
+                shape = scope.shape(tuple(keys))
             start_ns = start or end or 0
             duration_ns = None if end is None else end - start_ns
             is_error = 1 if status_code is _ERROR else 0
