@@ -70,8 +70,7 @@ def run(scale: Scale) -> Report:
                 f"What it is made of, each with those before: mapping {parts['map']}, encoding "
                 f"{parts['encode']}, packing and compression {parts['pack']}; the rest is the "
                 "transaction, and the drain thread that begins. All of it reads spans that no "
-                "cache of the processor holds, as `BatchSpanProcessor` hands them over: mapped "
-                "and encoded once more, the same batch takes little more than half."
+                "cache of the processor holds, as `BatchSpanProcessor` hands them over."
             ),
             (
                 f"CPU of the process until the receiver has the batch, compression and the drain "

@@ -138,7 +138,7 @@ def _encode_carefully(event: Event) -> bytes:
             correlation_id=None
             if event.correlation_id is None
             else portable_text(event.correlation_id),
-            attributes=None if event.attributes is None else portable(event.attributes),
+            attributes=portable(event.attributes),
             metric=portable(event.metric),
         )
     )

@@ -1,8 +1,8 @@
 """Lines of data points, a table at a time and never a number at a time.
 
 What is quick is to have msgspec write all numbers, as objects whose keys are what line protocol
-has between two values, and to take out what JSON has around them. For a histogram of 15 bounds
-that is 0.7 us, where a line put together of 21 texts takes 1.8.
+has between two values, and to take out what JSON has around them. The line of a histogram of 15
+bounds takes 1.1 us so, and 1.8 put together of 21 texts.
 """
 
 from __future__ import annotations
