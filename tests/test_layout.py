@@ -126,7 +126,7 @@ SINKS = tuple(SINK_PARTS)
 # What only one module may touch.
 DOORS = {
     "sqlite3": ("delivery.",),
-    "influxdb_client": ("sinks.influxdb",),
+    "urllib3": ("sinks.influxdb",),
     "confluent_kafka": ("sinks.kafka",),
     "click": ("cli",),
     "rich": ("cli",),
@@ -252,7 +252,7 @@ files = os.listdir(".")
 import otel_cbtop_exporter
 print(json.dumps({
     "threads": threading.active_count(),
-    "clients": [m for m in ("influxdb_client", "confluent_kafka", "click", "rich") if m in sys.modules],
+    "clients": [m for m in ("urllib3", "confluent_kafka", "click", "rich") if m in sys.modules],
     "handler": signal.getsignal(signal.SIGTERM) is before,
     "files": os.listdir(".") == files,
 }))

@@ -31,7 +31,7 @@ def otlp() -> object:
 
 
 def influxdb_client() -> object:
-    """What our InfluxDB sink imports and constructs with its first batch."""
+    """What a sink on top of this client would import and construct."""
     from influxdb_client.client.influxdb_client import InfluxDBClient
 
     return InfluxDBClient("http://localhost:8086", "")

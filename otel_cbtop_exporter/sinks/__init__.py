@@ -41,7 +41,7 @@ def _console(config: ExporterConfig) -> Callable[[], Sink]:
 
 
 def _influxdb(config: ExporterConfig) -> Callable[[], Sink]:
-    _require_extra("influxdb", "influxdb_client")
+    _require_extra("influxdb", "urllib3")
     for option in ("url", "bucket"):
         if not getattr(config.influxdb, option):
             raise _missing("influxdb", option)

@@ -259,19 +259,6 @@ def test_a_short_header_is_no_secret_and_hides_no_line():
     assert [rejection.record for rejection in result.rejected] == [records[1]]
 
 
-def test_the_log_level_of_urllib3_is_the_applications():
-    """influxdb-client sets it when it is made, and is made here behind the application's back."""
-    logger = logging.getLogger("urllib3")
-    before = logger.level
-    logger.setLevel(logging.DEBUG)
-    try:
-        with Loopback(lambda _: Reply()) as server:
-            written(server.url)
-        assert logger.level == logging.DEBUG
-    finally:
-        logger.setLevel(before)
-
-
 def test_close_closes_every_connection_at_once():
     """No socket is left to the garbage collector, whatever went wrong before."""
     replies = [Reply(cut="before"), Reply()]
