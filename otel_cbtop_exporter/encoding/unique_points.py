@@ -14,6 +14,10 @@ __all__ = ["UniquePoints"]
 class UniquePoints:
     """The pairs of series and time that were taken or asked for most recently.
 
+    A pair is known by its hash, in a third of the memory of the pair itself and without an object
+    for the garbage collector to walk. Two pairs of one hash, of 2 to the 61, cost the second one
+    what an equal pair costs: a nanosecond.
+
     Two halves: when the newer one is full it becomes the older one, which is forgotten. That
     costs nothing for each pair, where a strict order would.
 
@@ -21,19 +25,19 @@ class UniquePoints:
 
     Args:
         max_pairs: How many pairs are remembered at most, but for those of one batch, and half of
-            them at least; full, they are about 13 MB.
+            them at least; full, they are about 5 MB.
     """
 
     def __init__(self, max_pairs: int = 65_536) -> None:
         # The value says where to look next when the pair is taken, so that a thousand events
         # of one time cost no thousand looks.
-        self._newer: dict[tuple[str, int], int | None] = {}
-        self._older: dict[tuple[str, int], int | None] = {}
+        self._newer: dict[int, int | None] = {}
+        self._older: dict[int, int | None] = {}
         self._max_half = max_pairs // 2
 
     def take(self, series: str, time_ns: int) -> bool:
         """Take a pair; False if it is taken."""
-        pair = (series, time_ns)
+        pair = hash((series, time_ns))
         if pair in self._newer or pair in self._older:
             return False
         self._keep(pair, None)
@@ -41,7 +45,7 @@ class UniquePoints:
 
     def take_all(self, series: Sequence[str], times_ns: Sequence[int]) -> bool:
         """Take pairs; False, and none of them, if one is taken or there twice."""
-        pairs = dict.fromkeys(zip(series, times_ns, strict=True))
+        pairs = dict.fromkeys(map(hash, zip(series, times_ns, strict=True)))
         if len(pairs) < len(series):
             return False
         if not (
@@ -58,16 +62,16 @@ class UniquePoints:
         """Take the first free nanosecond of a series at or after a time, and return it."""
         if self.take(series, time_ns):
             return time_ns
-        passed: list[tuple[str, int]] = []
+        passed: list[int] = []
         free_ns = time_ns
-        while (pair := (series, free_ns)) in self._newer or pair in self._older:
+        while (pair := hash((series, free_ns))) in self._newer or pair in self._older:
             passed.append(pair)
             free_ns = self._newer.get(pair) or self._older.get(pair) or free_ns + 1
         # Asked for again and again, a time outlives what it was moved to: its hint leads past
         # more equal times than there is room for.
-        for pair in passed:
-            self._keep(pair, free_ns + 1)
-        self._keep((series, free_ns), None)
+        for known in passed:
+            self._keep(known, free_ns + 1)
+        self._keep(pair, None)
         return free_ns
 
     def take_next_all(self, series: Sequence[str], times_ns: list[int]) -> list[int]:
@@ -76,7 +80,7 @@ class UniquePoints:
             return times_ns
         return [self.take_next(*pair) for pair in zip(series, times_ns, strict=True)]
 
-    def _keep(self, pair: tuple[str, int], next_ns: int | None) -> None:
+    def _keep(self, pair: int, next_ns: int | None) -> None:
         self._newer[pair] = next_ns
         if len(self._newer) >= self._max_half:
             self._age()
