@@ -56,8 +56,8 @@ def run(scale: Scale) -> Report:
                 f"makes the spans take {figure(otlp['before'])} MiB in every process."
             ),
             (
-                f"influxdb_client alone takes {figure(client_mib)} MiB once it is constructed, which "
-                "is why the InfluxDB sink posts through urllib3 itself."
+                f"influxdb_client alone takes {figure(client_mib)} MiB once it is constructed, "
+                "which is why the InfluxDB sink posts through urllib3 itself."
             ),
         ],
     )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
@@ -220,6 +221,38 @@ def test_histogram_buckets_are_cumulative():
     )
     buckets = {k: v for k, v in event.fields.items() if k.startswith("le_")}
     assert buckets == {"le_0.25": 1, "le_10": 3, "le_inf": 7}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 4).flatmap(
+        lambda buckets: st.lists(
+            st.tuples(*[st.sampled_from((0, 1, 2, 127, 128, 254, 255, 256, 70_000))] * buckets),
+            min_size=1,
+            max_size=6,
+        )
+    )
+)
+def test_buckets_of_any_size_add_up(rows):
+    """Small counts are added up a table at a time, others one by one; nobody can tell."""
+    bounds = tuple(float(at) for at in range(1, len(rows[0])))
+    points = [histogram_point(row, bounds, attributes={"at": at}) for at, row in enumerate(rows)]
+    events = map_metrics(metrics(histogram_metric(*points)))
+    for row, event in zip(rows, events, strict=True):
+        sums = [event.fields[f"le_{at}"] for at in (*range(1, len(row)), "inf")]
+        assert sums == list(accumulate(row))
+        assert event.fields["count"] == sum(row)
+        assert {type(number) for number in (event.fields["count"], *sums)} == {int}
+
+
+def test_buckets_that_do_not_add_up_to_the_count_spoil_no_neighbour():
+    """A foreign point keeps what it says, however its sums would look in eight bits."""
+    odd = replace(histogram_point((200, 100), (1.0,), attributes={"at": "odd"}), count=44)
+    good = histogram_point((3, 4), (1.0,), attributes={"at": "good"})
+    for points in ((odd, good), (good, odd)):
+        events = map_metrics(metrics(histogram_metric(*points)))
+        found = {e.tags["at"]: (e.fields["count"], e.fields["le_inf"]) for e in events}
+        assert found == {"odd": (44, 300), "good": (7, 7)}
 
 
 def test_bounds_may_change_between_points_of_one_metric():
