@@ -76,7 +76,7 @@ class Bench:
 
 @pytest.fixture
 def bench():
-    """Build benches, and stop their threads at the end."""
+    """Build benches, stop their threads and close their spools at the end."""
     made = []
 
     def make(*answers, **options):
@@ -86,6 +86,7 @@ def bench():
     yield make
     for one in made:
         one.stop()
+        one.spool.close()
 
 
 def drains():

@@ -71,6 +71,21 @@ class Bench:
         return sum(spool.stats().events_spooled for spool in self.spools)
 
 
+@pytest.fixture
+def make_bench():
+    """Build benches, and close their spools at the end."""
+    made = []
+
+    def make(*answers, **options):
+        made.append(Bench(*answers, **options))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        for spool in bench.spools:
+            spool.close()
+
+
 def by_lane(**answers):
     """Answer each lane in its own way; a lane without an answer is delivered."""
 
@@ -80,16 +95,16 @@ def by_lane(**answers):
     return itertools.repeat(answer, 10_000)
 
 
-def test_nothing_to_do_asks_for_no_wait():
+def test_nothing_to_do_asks_for_no_wait(make_bench):
     """With empty spools a step says so, and nothing is written."""
-    bench = Bench()
+    bench = make_bench()
     assert bench.step().wait_seconds is None
     assert bench.sink.writes == []
 
 
-def test_oldest_first():
+def test_oldest_first(make_bench):
     """Records of a lane arrive in the order in which they were appended."""
-    bench = Bench()
+    bench = make_bench()
     for start in range(0, 50, 5):
         bench.append(records(5, start=start))
     bench.run()
@@ -97,27 +112,27 @@ def test_oldest_first():
     assert bench.waiting == 0
 
 
-def test_several_rows_go_in_one_request():
+def test_several_rows_go_in_one_request(make_bench):
     """It catches up with batches of the sink's best size, not with one row at a time."""
-    bench = Bench(max_batch_events=20)
+    bench = make_bench(max_batch_events=20)
     for start in range(0, 50, 5):
         bench.append(records(5, start=start))
     bench.run()
     assert [len(write) for write in bench.sink.writes] == [20, 20, 10]
 
 
-def test_adopted_spools_are_drained_first():
+def test_adopted_spools_are_drained_first(make_bench):
     """What a dead process left goes before our own."""
-    bench = Bench(spools=2)
+    bench = make_bench(spools=2)
     bench.append(records(2, start=10), spool=1)
     bench.append(records(2), spool=0)
     bench.run()
     assert bench.sink.delivered == [*records(2), *records(2, start=10)]
 
 
-def test_a_refused_batch_waits_and_stays_first():
+def test_a_refused_batch_waits_and_stays_first(make_bench):
     """What is kept is tried again after a wait, before what came later."""
-    bench = Bench(away)
+    bench = make_bench(away)
     bench.append(records(2))
     bench.step()
     bench.append(records(2, start=2))
@@ -127,9 +142,9 @@ def test_a_refused_batch_waits_and_stays_first():
     assert bench.sink.delivered == records(4)
 
 
-def test_waits_grow_without_an_end():
+def test_waits_grow_without_an_end(make_bench):
     """A refused lane waits longer each time, up to the maximum, for as long as it takes."""
-    bench = Bench(*itertools.repeat(away, 20))
+    bench = make_bench(*itertools.repeat(away, 20))
     bench.append(records(1))
     waits = []
     for _ in range(20):
@@ -142,26 +157,26 @@ def test_waits_grow_without_an_end():
     assert bench.waiting == 0
 
 
-def test_retry_after_holds_the_lane_back():
+def test_retry_after_holds_the_lane_back(make_bench):
     """The sink's own wish is the wait when it is longer."""
-    bench = Bench(busy(30.0))
+    bench = make_bench(busy(30.0))
     bench.append(records(1))
     bench.step()
     assert bench.step().wait_seconds == 30.0
 
 
-def test_after_a_refusal_one_small_batch_asks():
+def test_after_a_refusal_one_small_batch_asks(make_bench):
     """The first try after a refusal is the oldest row alone; then it goes on in full size."""
-    bench = Bench(away)
+    bench = make_bench(away)
     for start in range(0, 50, 5):
         bench.append(records(5, start=start))
     bench.run()
     assert [len(write) for write in bench.sink.writes] == [50, 5, 45]
 
 
-def test_a_refused_lane_backs_off_alone():
+def test_a_refused_lane_backs_off_alone(make_bench):
     """One lane that is refused for ever does not delay the others."""
-    bench = Bench(*by_lane(logs=away))
+    bench = make_bench(*by_lane(logs=away))
     bench.append([*records(3, lane="logs"), *records(3, lane="spans")])
     for _ in range(4):
         bench.step()
@@ -169,9 +184,9 @@ def test_a_refused_lane_backs_off_alone():
     assert bench.step().wait_seconds == pytest.approx(0.05)
 
 
-def test_hurry_tries_every_lane_at_once():
+def test_hurry_tries_every_lane_at_once(make_bench):
     """At a flush, waits are over for all lanes."""
-    bench = Bench(busy(30.0))
+    bench = make_bench(busy(30.0))
     bench.append(records(1))
     bench.step()
     bench.lanes.hurry()
@@ -179,10 +194,10 @@ def test_hurry_tries_every_lane_at_once():
     assert bench.waiting == 0
 
 
-def test_what_is_rejected_is_told_and_leaves():
+def test_what_is_rejected_is_told_and_leaves(make_bench):
     """A record that is refused for good leaves the spool, and its neighbours arrive."""
     batch = records(100)
-    bench = Bench(*itertools.repeat(refused_for(batch[7:8]), 100))
+    bench = make_bench(*itertools.repeat(refused_for(batch[7:8]), 100))
     bench.append(batch)
     bench.run()
     assert [rejection.record for rejection in bench.rejections] == batch[7:8]
@@ -190,19 +205,21 @@ def test_what_is_rejected_is_told_and_leaves():
     assert bench.waiting == 0
 
 
-def test_a_partial_answer_keeps_the_rest_in_order():
+def test_a_partial_answer_keeps_the_rest_in_order(make_bench):
     """Where a sink takes some records of a batch, only the others are tried again."""
     batch = records(4)
-    bench = Bench(WriteResult(delivered=batch[::2], kept=batch[1::2], error="x", error_type="x"))
+    bench = make_bench(
+        WriteResult(delivered=batch[::2], kept=batch[1::2], error="x", error_type="x")
+    )
     bench.append(batch)
     bench.run()
     assert bench.sink.delivered == [batch[0], batch[2], batch[1], batch[3]]
 
 
-def test_a_record_that_breaks_the_server_is_found_while_others_pass():
+def test_a_record_that_breaks_the_server_is_found_while_others_pass(make_bench):
     """What gets 500 again and again alone goes to the dead letters; its neighbours arrive."""
     batch = records(300)
-    bench = Bench(*itertools.repeat(broken_by(batch[123:124]), 10_000))
+    bench = make_bench(*itertools.repeat(broken_by(batch[123:124]), 10_000))
     for start in range(0, 300, 50):
         bench.append(batch[start : start + 50])
     bench.run()
@@ -211,10 +228,10 @@ def test_a_record_that_breaks_the_server_is_found_while_others_pass():
     assert bench.waiting == 0
 
 
-def test_a_broken_server_costs_no_record():
+def test_a_broken_server_costs_no_record(make_bench):
     """While nothing of a lane passes, nothing is blamed, for as long as it takes."""
     batch = records(300)
-    bench = Bench(*itertools.repeat(broken, 200))
+    bench = make_bench(*itertools.repeat(broken, 200))
     for start in range(0, 300, 50):
         bench.append(batch[start : start + 50])
     bench.run()
@@ -223,19 +240,19 @@ def test_a_broken_server_costs_no_record():
     assert bench.waiting == 0
 
 
-def test_a_restarting_server_is_not_suspicious():
+def test_a_restarting_server_is_not_suspicious(make_bench):
     """503 is about the server, so the batch stays whole and in order."""
 
     def unavailable(batch):
         return WriteResult(kept=batch, error="503", error_type="503")
 
-    bench = Bench(*itertools.repeat(unavailable, 9))
+    bench = make_bench(*itertools.repeat(unavailable, 9))
     bench.append(records(8))
     bench.run()
     assert {len(write) for write in bench.sink.writes} == {8}
 
 
-def test_a_record_that_broke_the_server_for_a_while_arrives():
+def test_a_record_that_broke_the_server_for_a_while_arrives(make_bench):
     """A lone record is tried again before it is blamed."""
     batch = records(2)
     tries = itertools.count()
@@ -245,38 +262,38 @@ def test_a_record_that_broke_the_server_for_a_while_arrives():
             return broken(written)
         return WriteResult(delivered=written)
 
-    bench = Bench(*itertools.repeat(flaky, 100))
+    bench = make_bench(*itertools.repeat(flaky, 100))
     bench.append(batch)
     bench.run()
     assert bench.rejections == []
     assert sorted(record.body for record in bench.sink.delivered) == [b"0", b"1"]
 
 
-def test_an_abandoned_write_settles_nothing():
+def test_an_abandoned_write_settles_nothing(make_bench):
     """Who no longer waits for a write closes the spool; its answer changes nothing there."""
 
     def hang(batch):
         bench.lanes.abandon()
         return WriteResult(delivered=batch)
 
-    bench = Bench(hang)
+    bench = make_bench(hang)
     bench.append(records(2))
     bench.step()
     assert (bench.sink.delivered, bench.waiting) == (records(2), 2)
 
 
-def test_once_abandoned_no_spool_is_touched():
+def test_once_abandoned_no_spool_is_touched(make_bench):
     """A thread that comes late takes nothing over and opens no file that is another's by now."""
-    bench = Bench()
+    bench = make_bench()
     bench.append(records(2))
     bench.lanes.abandon()
     assert bench.step().wait_seconds is None
     assert (bench.sink.writes, bench.adoptions) == ([], 0)
 
 
-def test_a_spool_that_cannot_be_read_does_not_hold_up_the_others(tmp_path):
+def test_a_spool_that_cannot_be_read_does_not_hold_up_the_others(make_bench, tmp_path):
     """The others are emptied first; then whoever steps is told, as often as it steps."""
-    bench = Bench(spools=2)
+    bench = make_bench(spools=2)
     unreadable = Spool(tmp_path / "spool.db")
     unreadable.append(records(1), 0)
     unreadable._store.database.after_fork_in_child()  # it is the parent's now, every call raises
@@ -291,9 +308,9 @@ def test_a_spool_that_cannot_be_read_does_not_hold_up_the_others(tmp_path):
             bench.step()
 
 
-def test_a_lane_that_is_empty_is_forgotten():
+def test_a_lane_that_is_empty_is_forgotten(make_bench):
     """There may be one for each value of a tag, and one that is refused is among them."""
-    bench = Bench(away)
+    bench = make_bench(away)
     for name in ("first", "second", "third"):
         bench.append(records(2, lane=name))
     bench.step()
@@ -303,9 +320,9 @@ def test_a_lane_that_is_empty_is_forgotten():
     assert bench.lanes._lanes == {}
 
 
-def test_dead_neighbours_are_looked_for_now_and_then():
+def test_dead_neighbours_are_looked_for_now_and_then(make_bench):
     """Adoption is tried at the first step, and then every two seconds of work."""
-    bench = Bench()
+    bench = make_bench()
     bench.step()
     bench.step()
     assert bench.adoptions == 1
@@ -314,9 +331,9 @@ def test_dead_neighbours_are_looked_for_now_and_then():
     assert bench.adoptions == 2
 
 
-def test_all_the_dead_are_taken_over_before_it_rests():
+def test_all_the_dead_are_taken_over_before_it_rests(make_bench):
     """A few are taken over at one time; what is left of them does not wait for the next record."""
-    bench = Bench()
+    bench = make_bench()
     bench.append(records(1))
     for _ in range(3):
         bench.dead.append(Spool())
@@ -333,9 +350,9 @@ class Unreadable(Spool):
         raise SpoolError("disk I/O error")
 
 
-def test_a_spool_that_cannot_be_read_holds_up_no_other():
+def test_a_spool_that_cannot_be_read_holds_up_no_other(make_bench):
     """The others are emptied, and then it is said."""
-    bench = Bench()
+    bench = make_bench()
     bench.append(records(2))
     bench.spools.insert(0, Unreadable())
     bench.append(records(1), spool=0)
@@ -345,10 +362,10 @@ def test_a_spool_that_cannot_be_read_holds_up_no_other():
         bench.step()
 
 
-def test_a_batch_of_nothing_but_breakers_is_found_among_small_batches():
+def test_a_batch_of_nothing_but_breakers_is_found_among_small_batches(make_bench):
     """Though a write takes less than a row of the spool, it is compared with what is behind."""
     bad, good = records(16), records(16, start=100)
-    bench = Bench(*itertools.repeat(broken_by(bad), 1_000), max_batch_events=4)
+    bench = make_bench(*itertools.repeat(broken_by(bad), 1_000), max_batch_events=4)
     bench.append(bad)
     bench.append(good)
     bench.run()
@@ -356,7 +373,7 @@ def test_a_batch_of_nothing_but_breakers_is_found_among_small_batches():
     assert set(bench.sink.delivered) == set(good)
 
 
-def test_a_search_ends_in_its_time():
+def test_a_search_ends_in_its_time(make_bench):
     """Where a deadline is given, all of its writes together keep it, and the rest is kept."""
     batch = records(64)
     answer = broken_by(batch[:1])
@@ -365,7 +382,7 @@ def test_a_search_ends_in_its_time():
         bench.clock.advance(1.0)
         return answer(written)
 
-    bench = Bench(*itertools.repeat(slow, 100))
+    bench = make_bench(*itertools.repeat(slow, 100))
     bench.append(batch)
     for _ in range(3):
         bench.step()

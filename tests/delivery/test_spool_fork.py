@@ -106,6 +106,7 @@ def test_a_memory_spool_stays_the_parents(tmp_path):
 
     in_child(child)
     assert bodies(empty(spool)) == [b"0", b"1", b"2", b"3", b"4"]
+    spool.close()
 
 
 def test_the_file_of_the_parent_is_not_the_childs(tmp_path):
