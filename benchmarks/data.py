@@ -9,6 +9,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.attributes import BoundedAttributes
@@ -16,9 +17,11 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
+    HistogramDataPoint,
     InMemoryMetricReader,
     ResourceMetrics,
 )
+from opentelemetry.sdk.metrics.export import Histogram as HistogramData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util import BoundedList
@@ -187,3 +190,18 @@ def collector(series: int = SERIES) -> Callable[[], list[ResourceMetrics]]:
         return list(data.resource_metrics)
 
     return collect
+
+
+def busy(batch: list[ResourceMetrics]) -> list[ResourceMetrics]:
+    """Return metrics as if histograms had had a thousand times the measurements."""
+    for resource_metrics in batch:
+        for scope_metrics in resource_metrics.scope_metrics:
+            for metric in scope_metrics.metrics:
+                if isinstance(metric.data, HistogramData):
+                    metric.data.data_points[:] = map(_busier, metric.data.data_points)
+    return batch
+
+
+def _busier(point: HistogramDataPoint) -> HistogramDataPoint:
+    counts = [1_000 * count for count in point.bucket_counts]
+    return replace(point, count=1_000 * point.count, bucket_counts=counts)
