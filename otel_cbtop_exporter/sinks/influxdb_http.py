@@ -113,7 +113,7 @@ class InfluxDBConnections:
     ) -> urllib3.BaseHTTPResponse:
         deadline = time.monotonic() + seconds
         pool = self._connected()
-        import urllib3  # noqa: PLC0415 -- see _make_pool
+        import urllib3  # noqa: PLC0415 -- there by now; at the top, start-up would pay for it
 
         return pool.request(
             "POST",
@@ -146,7 +146,8 @@ class InfluxDBConnections:
         # Else the first look-up of a host's name imports it, outside of what forks wait for.
         import encodings.idna  # noqa: F401, PLC0415
 
-        import urllib3  # noqa: PLC0415 -- only a process pays for it that writes to InfluxDB
+        # 50 ms, which the first write takes and not the start-up, and forks have to wait for.
+        import urllib3  # noqa: PLC0415
 
         options = self._options
         if self._is_tls:
