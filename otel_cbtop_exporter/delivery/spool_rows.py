@@ -86,6 +86,9 @@ _ROW_BYTES = 1024 * 1024
 _ZSTD_OPTIONS: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 1,
     zstd.CompressionParameter.checksum_flag: 1,
+    # What it looks back to, 128 KiB: with all of a batch it takes a seventh more time and three
+    # times the memory, for a tenth less.
+    zstd.CompressionParameter.window_log: 17,
 }
 _encoder = msgspec.msgpack.Encoder(enc_hook=list)  # of `Lines`
 _decoder = msgspec.msgpack.Decoder(list[Block])
@@ -150,12 +153,20 @@ class Row(NamedTuple):
         if self.body or self.records is None:
             return self
         try:
-            packed = _encoder.encode(self.records.blocks)
+            return self._replace(body=_packed(list(self.records.pieces())))
         except UnicodeEncodeError as error:
             raise SpoolError(f"records cannot be packed: {error.reason}") from error
         except OverflowError:
-            packed = _encoder.encode([_with_int64_times(block) for block in self.records.blocks])
-        return self._replace(body=zstd.compress(packed, options=_ZSTD_OPTIONS))
+            return self._replace(body=_packed([*map(_with_int64_times, self.records.pieces())]))
+
+
+def _packed(blocks: Sequence[Block]) -> bytes:
+    compressor = zstd.ZstdCompressor(options=_ZSTD_OPTIONS)
+    # How MessagePack begins an array of so many; nil takes one byte.
+    begin = _encoder.encode([None] * len(blocks))[: -len(blocks)]
+    packed = [compressor.compress(begin)]
+    packed += [compressor.compress(_encoder.encode(block)) for block in blocks]
+    return b"".join([*packed, compressor.flush()])
 
 
 def _with_int64_times(block: Block) -> Block:

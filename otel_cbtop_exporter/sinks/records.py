@@ -15,6 +15,9 @@ from otel_cbtop_exporter.on_demand import Lines, OnDemand
 
 __all__ = ["Block", "Record", "Records"]
 
+# As a rule 64 KiB or less, for which malloc need not ask the kernel.
+_PIECE_RECORDS = 64
+
 Headers = tuple[tuple[str, bytes], ...]
 
 
@@ -90,9 +93,20 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
             return self.bodies.text
         return b"\n".join([*self.bodies, b""])
 
+    def pieces(self) -> Iterator[Block]:
+        """Yield the records in blocks whose bodies can be put into one text one after the other.
+
+        A text of all of them would take as much memory once more. `Lines` are one already.
+        """
+        if isinstance(self.bodies, Lines):
+            yield self
+            return
+        for start in range(0, len(self.bodies), _PIECE_RECORDS):
+            yield self.part(start, start + _PIECE_RECORDS)
+
     def part(self, start: int, end: int) -> Block:
         """Return the records from one position up to another."""
-        if start == 0 and end == len(self.bodies):
+        if start == 0 and end >= len(self.bodies):
             return self
         return Block(
             self.lane,
@@ -167,6 +181,10 @@ class Records(OnDemand[Record]):
     def text(self) -> bytes:
         """The bodies as lines, each of which ends in a newline."""
         return b"".join([block.text for block in self.blocks])
+
+    def pieces(self) -> Iterator[Block]:
+        """Yield the records in blocks that are small enough to be handled as one text each."""
+        return chain.from_iterable(block.pieces() for block in self.blocks)
 
     @property
     def timestamps_ns(self) -> Iterator[int]:

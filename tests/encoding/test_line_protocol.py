@@ -266,12 +266,14 @@ def test_times_that_run_into_moved_ones_find_their_way():
 
 
 def test_only_the_last_pairs_are_remembered():
-    """The table is bounded, and half of its size is remembered at the least."""
-    points = UniquePoints(max_pairs=4)
-    assert [points.take("s", time_ns) for time_ns in (1, 2, 3, 4)] == [True] * 4
-    assert not points.take("s", 3)
-    assert not points.take("s", 4)
-    assert points.take("s", 1)
+    """The table is bounded, and two thirds of its size are remembered at the least."""
+    points = UniquePoints(max_pairs=6)
+    for time_ns in range(1, 8):  # the seventh makes room
+        assert points.take("s", time_ns)
+    for time_ns in range(3, 8):
+        assert not points.take("s", time_ns)
+        assert not points.take_all(["s", "s"], [100, time_ns])
+    assert points.take_all(["s", "s"], [1, 2])
 
 
 def test_threads_never_make_the_same_point():
