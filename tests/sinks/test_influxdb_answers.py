@@ -46,12 +46,13 @@ def test_without_isal_the_standard_library_compresses():
     """isal is an extra, and what it is not installed for works all the same."""
     code = (
         "import sys; sys.modules['isal'] = None;"
-        "from otel_cbtop_exporter.sinks import influxdb;"
-        "sys.stdout.buffer.write(influxdb.gzip.compress(b'line', 1, mtime=0))"
+        "from otel_cbtop_exporter.sinks import base, influxdb;"
+        "batch = base.Records([base.Block('', 'log', [b'a line'] * 100, [0] * 100)]);"
+        "sys.stdout.buffer.write(influxdb._gzipped(batch))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert gzip.decompress(done.stdout) == b"line"
-    assert influxdb.gzip.__name__ == "isal.igzip"
+    assert gzip.decompress(done.stdout) == b"a line\n" * 100
+    assert influxdb.zlib.__name__ == "isal.isal_zlib"
 
 
 def in_turn(*replies):

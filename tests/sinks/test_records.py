@@ -1,10 +1,11 @@
 """Batches of records: columns for who handles them whole, records for everybody else."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_cbtop_exporter.delivery.spool_rows import pack, unpack
+from otel_cbtop_exporter.delivery.spool_rows import pack, row_of, unpack
 from otel_cbtop_exporter.on_demand import Lines
 from otel_cbtop_exporter.sinks.base import Block, Record, Records
 from otel_cbtop_exporter.tally import Tally
@@ -73,6 +74,23 @@ def test_a_block_survives_packing():
     blocks = list(Records.of(RECORDS).blocks)
     packed = msgspec.msgpack.encode(blocks)
     assert Records(msgspec.msgpack.decode(packed, type=list[Block])) == RECORDS
+
+
+@pytest.mark.parametrize("count", [1, 64, 65, 200, 2_000])
+def test_a_batch_of_any_size_in_pieces_is_the_batch(count):
+    """Whoever takes a batch piece by piece has its records in order, and unpacks what was packed."""
+    numbers = range(count)
+    columns = Block(
+        "l", "log", [b"%d" % n for n in numbers], list(numbers), [b"%d" % n for n in numbers]
+    )
+    text = Lines(b"".join(b"%d\n" % n for n in numbers), count)
+    batch = Records([columns, Block("l", "metric", text, list(numbers))])
+    pieces = list(batch.pieces())
+    assert Records(pieces) == batch
+    assert b"".join(piece.text for piece in pieces) == batch.text
+    assert max(len(piece) for piece in pieces[:-1]) <= 64
+    assert pieces[-1].bodies is text  # one text, whatever its size
+    assert unpack(row_of(batch, 0).packed().body) == batch
 
 
 def test_a_time_beyond_64_bits_can_be_packed():
