@@ -212,7 +212,7 @@ def _kept(records):
 
 
 class Poison:
-    """A span whose name cannot be read."""
+    """A span, or anything else, of which nothing can be read."""
 
     def __getattr__(self, name):
         raise RuntimeError(name)
@@ -240,6 +240,18 @@ def test_a_point_that_is_not_finite_is_counted_in_health(caplog):
     assert exporter.health().events_rejected == 1
     assert len(sink.delivered) == 1
     assert "temperature" in caplog.text
+    exporter.shutdown()
+
+
+def test_what_is_left_out_of_a_batch_that_is_mapped_again_is_counted_once():
+    """A resource that cannot be mapped makes its neighbours be mapped again, one by one."""
+    sink = RecordingSink(local=True)
+    exporter = CbtopMetricExporter(sink=sink)
+    odd = metrics(gauge_metric(number_point(float("nan")), number_point(1, {"a": "b"})))
+    data = MetricsData([*odd, *metrics(gauge_metric(Poison()))])
+    assert exporter.export(data) is MetricExportResult.FAILURE
+    assert exporter.health().events_rejected == 2  # the point, and what cannot be mapped
+    assert len(sink.delivered) == 1
     exporter.shutdown()
 
 

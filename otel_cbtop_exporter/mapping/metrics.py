@@ -47,10 +47,14 @@ _by_time = attrgetter("time_unix_nano")
 
 
 class _Made(NamedTuple):
-    """What becomes of a batch: data points, and behind them their exemplars."""
+    """What becomes of a batch: data points, and behind them their exemplars.
+
+    What no event can carry is told when the batch is mapped: one that is not is mapped again.
+    """
 
     points: Tables
     exemplars: Tables
+    losses: list[tuple[str, str, Tally]]
 
 
 class MetricMapper:
@@ -78,13 +82,15 @@ class MetricMapper:
 
     def map(self, batch: Sequence[ResourceMetrics]) -> Events:
         """Return the events of data points, and of their exemplars."""
-        made = _Made(Tables(), Tables())
+        made = _Made(Tables(), Tables(), [])
         self._scopes.make_room(_count_points(batch))
         for resource_metrics in batch:
             for scope_metrics in resource_metrics.scope_metrics:
                 scope = self._scopes.of(resource_metrics.resource, scope_metrics.scope)
                 for metric in scope_metrics.metrics:
                     self._map_metric(scope, metric, made)
+        for loss in made.losses:
+            self._on_loss(*loss)
         return Events([*made.points.events().parts, *made.exemplars.events().parts])
 
     def _map_metric(self, scope: MetricScope, metric: Metric, made: _Made) -> None:
@@ -99,7 +105,8 @@ class MetricMapper:
         else:
             # A kind that a later SDK invents: say so, and lose nothing else.
             points = len(getattr(data, "data_points", ())) or 1
-            self._on_loss("unknown_metric_type", metric.name, Tally(points, data_points=points))
+            lost = Tally(points, data_points=points)
+            made.losses.append(("unknown_metric_type", metric.name, lost))
 
     def _map_numbers(
         self, series: MetricSeries, points: Sequence[NumberDataPoint], made: _Made
@@ -111,7 +118,7 @@ class MetricMapper:
             numbers: list[Any] = list(map(_number, values))
             there = [number is not None for number in numbers]
             if lost := there.count(False):
-                self._on_loss("non_finite", series.name, Tally(lost, data_points=lost))
+                made.losses.append(("non_finite", series.name, Tally(lost, data_points=lost)))
             points = list(compress(points, there))
             tag_sets = TagColumn(compress(tag_sets, there))
             values = list(compress(numbers, there))
@@ -148,7 +155,7 @@ class MetricMapper:
             names = series.bound_names(point.explicit_bounds)
             counts = (point.count, *accumulate(point.bucket_counts))
             fields: dict[str, FieldValue] = dict(zip(names, counts, strict=True))
-            self._finish(series, point, fields)
+            self._finish(series, point, fields, made)
             made.points.add_loose(
                 series.event(tags, fields, point.time_unix_nano, trace_id, series.info)
             )
@@ -186,7 +193,7 @@ class MetricMapper:
                 "scale": point.scale,
                 "zero_count": point.zero_count,
             }
-            self._finish(series, point, fields)
+            self._finish(series, point, fields, made)
             info = MetricInfo(
                 series.info.type,
                 series.info.unit,
@@ -205,6 +212,7 @@ class MetricMapper:
         series: MetricSeries,
         point: HistogramDataPoint | ExponentialHistogramDataPoint,
         fields: dict[str, FieldValue],
+        made: _Made,
     ) -> None:
         """Add what both kinds of histograms have, as far as it can be carried."""
         # An unrecorded min or max is None or an infinity, and its absence is no loss.
@@ -215,7 +223,7 @@ class MetricMapper:
         fields["start_time_ns"] = point.start_time_unix_nano
         total = _number(point.sum)
         if total is None:
-            self._on_loss("non_finite", series.name, Tally())
+            made.losses.append(("non_finite", series.name, Tally()))
         else:
             fields["sum"] = total
 
@@ -228,7 +236,7 @@ class MetricMapper:
         for exemplar in exemplars:
             value = _number(exemplar.value)
             if value is None:
-                self._on_loss("non_finite", series.name, Tally(1))
+                made.losses.append(("non_finite", series.name, Tally(1)))
                 continue
             trace_id = hex_trace_id(exemplar.trace_id) if exemplar.trace_id else None
             if trace_id and (largest is None or value > largest):
