@@ -62,7 +62,7 @@ class SpanScope:
             if shape.numbers >= numbers:
                 shape.tags.keep(key, tags)
             else:
-                self.shape(tuple(shape.keys), shape.numbers | numbers)
+                self.shape(shape.keys, shape.numbers | numbers)
         return tags
 
     def _span_tag_set(
@@ -97,9 +97,13 @@ class Shape:
         tag_keys: Those of them that become tags.
         numbers: Positions among these that ever held a number.
         tags: Tag sets by name, kind, status, picked values, and the types of the numbers.
+
+    Attributes:
+        in_use: What every span with such attributes needs: how values are picked; the position of
+            the only number among them, or else None and how the types of numbers are picked; tags.
     """
 
-    __slots__ = ("keys", "number_at", "numbers", "pick", "tag_keys", "tags", "types")
+    __slots__ = ("in_use", "keys", "numbers", "tag_keys", "tags")
 
     def __init__(
         self,
@@ -108,16 +112,14 @@ class Shape:
         numbers: frozenset[int],
         tags: TagCache[Any, TagSet],
     ) -> None:
-        self.keys = list(keys)
+        self.keys = keys
         self.tag_keys = tag_keys
         self.numbers = numbers
         self.tags = tags
-        self.pick: Callable[[Mapping[str, Any]], Any] = (
-            itemgetter(*tag_keys) if tag_keys else _nothing
-        )
+        pick: Callable[[Mapping[str, Any]], Any] = itemgetter(*tag_keys) if tag_keys else _nothing
         # As a rule it is the status code alone, for which a call would take twice the time.
-        self.number_at = min(numbers) if len(numbers) == 1 < len(tag_keys) else None
-        self.types = _type_picker(sorted(numbers), len(tag_keys))
+        number_at = min(numbers) if len(numbers) == 1 < len(tag_keys) else None
+        self.in_use = (pick, number_at, _type_picker(sorted(numbers), len(tag_keys)), tags)
 
 
 def _nothing(_: Any) -> None:
