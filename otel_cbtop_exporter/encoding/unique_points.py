@@ -29,8 +29,8 @@ class UniquePoints:
     Not safe to share between threads: whoever owns it locks.
 
     Args:
-        max_pairs: How many pairs are remembered at most, but for those of one batch, and two
-            thirds of them at least; full, the default ones are 2 MB.
+        max_pairs: How many pairs are remembered at most, and two thirds of them at least, less
+            a batch; one batch may be more. Full, the default ones are 2 MB.
     """
 
     def __init__(self, max_pairs: int = _MAX_PAIRS) -> None:
@@ -38,14 +38,6 @@ class UniquePoints:
         # thousand events of one time cost no thousand looks.
         self._generations: list[dict[int, int | None]] = [{}, {}, {}]
         self._max_generation = max_pairs // 3
-
-    def take(self, series: str, time_ns: int) -> bool:
-        """Take a pair; False if it is taken."""
-        pair = hash((series, time_ns)) & _PAIR_BITS
-        if self._known(pair) is not None:
-            return False
-        self._keep({pair: None})
-        return True
 
     def take_all(self, series: Sequence[str], times_ns: Sequence[int]) -> bool:
         """Take pairs; False, and none of them, if one is taken or there twice."""
