@@ -105,7 +105,7 @@ def quoted_texts(values: Sequence[Any]) -> list[str]:
             continue
         quoted = _encode(text.replace(b"\n", _SEPARATOR).decode())
         texts += quoted.decode()[1:].split(_SEPARATOR.decode())
-        texts.pop()
+        texts.pop()  # the quotation mark at the end
     return texts
 
 

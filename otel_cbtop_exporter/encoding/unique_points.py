@@ -19,9 +19,9 @@ _PAIR_BITS = 2**60 - 1
 class UniquePoints:
     """The pairs of series and time that were taken or asked for most recently.
 
-    A pair is known by its hash, in a quarter of the memory of the pair itself and without an
-    object for the garbage collector to walk. Two pairs of one hash, of 2 to the 60, cost the second
-    one what an equal pair costs: a nanosecond.
+    A pair is known by its hash, in less than a third of the memory of the pair itself and without
+    an object for the garbage collector to walk. Two pairs of one hash, of 2 to the 60, cost the
+    second one what an equal pair costs: a nanosecond.
 
     They are in three generations: when the newest is full, the oldest is forgotten. That costs
     nothing for each pair, where a strict order would.
@@ -93,7 +93,8 @@ class CollectedPoints:
     `UniquePoints` in half of the time. Bounded, forgetful and unlocked as that is.
 
     Args:
-        max_pairs: As in `UniquePoints`; full, they are about 6 MB.
+        max_pairs: How many pairs are remembered at most, but for those of one batch, and half of
+            them at least; full, they are about 6 MB.
     """
 
     def __init__(self, max_pairs: int = 65_536) -> None:

@@ -31,8 +31,9 @@ from otel_cbtop_exporter.sinks.influxdb_http import InfluxDBConnections, NoAnswe
 # At the lowest level isal takes a fifth of zlib's time, which is most of what a write costs.
 try:
     from isal import isal_zlib as zlib
-except ImportError:
-    import zlib  # type: ignore[no-redef]  # the same calls
+except ImportError:  # it is an extra
+    # What is used here has the same name in both, but mypy allows a name one module only.
+    import zlib  # type: ignore[no-redef]
 
 __all__ = ["InfluxDBSink"]
 
