@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import chart, results
 from benchmarks.measure import FULL, QUICK, Report, figure
+from benchmarks.processes import apart
 
 NAMES = (
     "spans",
@@ -62,7 +63,7 @@ def main() -> None:
     reports = []
     for name in options.names or NAMES:
         module = importlib.import_module(f"benchmarks.{name}")
-        reports.append(module.run(QUICK if options.quick else FULL))
+        reports.append(apart(module.run, QUICK if options.quick else FULL))
         show(reports[-1])
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)

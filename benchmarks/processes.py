@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +41,16 @@ def run_program(name: str, *arguments: object, env: dict[str, str] | None = None
         text=True,
     )
     return json.loads(done.stdout)
+
+
+def apart(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call a function of a module in a process of its own, which finds what no other has left.
+
+    After all the others, the memory that is free is in pieces, and spans that are made there lie
+    far apart: mapping them took half as long again, OTLP's encoding a tenth.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *args, **kwargs).result()
 
 
 class Receiver:
