@@ -38,6 +38,7 @@ from otel_cbtop_exporter import (
 from otel_cbtop_exporter._sdk import LogRecordExportResult
 from otel_cbtop_exporter.testing import RecordingSink
 from tests.builders import (
+    context,
     gauge_metric,
     histogram_metric,
     histogram_point,
@@ -218,11 +219,14 @@ class Poison:
         raise RuntimeError(name)
 
 
-def test_an_item_that_cannot_be_mapped_spares_its_neighbours(caplog):
+@pytest.mark.parametrize(
+    "bad", [Poison(), span(ctx=context(span_id=2**64))], ids=["unreadable", "id beyond 64 bits"]
+)
+def test_an_item_that_cannot_be_mapped_spares_its_neighbours(caplog, bad):
     """It is counted and logged; the others arrive."""
     sink = RecordingSink(local=True)
     exporter = CbtopSpanExporter(sink=sink)
-    assert exporter.export([span("a"), Poison(), span("b")]) is SpanExportResult.FAILURE
+    assert exporter.export([span("a"), bad, span("b")]) is SpanExportResult.FAILURE
     assert [event.tags["span.name"] for event in bodies(sink)] == ["a", "b"]
     assert exporter.health().events_rejected == 1
     assert "could not be mapped" in caplog.text

@@ -18,6 +18,7 @@ from otel_cbtop_exporter.mapping.attributes import (
     Redaction,
     ScopeCache,
     TagCache,
+    hex_span_id,
     present,
     tag_text,
 )
@@ -73,9 +74,8 @@ class LogMapper:
             severity = record.severity_number
             number = severity._value_ if severity is not None else 0  # `value` is Python's
             trace_id, span_id = record.trace_id, record.span_id
-            # `hex_trace_id` and `hex_span_id` without the calls.
+            # `hex_trace_id` without the call.
             correlation_id = trace_id.to_bytes(16, "big").hex() if trace_id else None
-            span_hex = span_id.to_bytes(8, "big").hex() if span_id else None
             exception_type = None
             if "exception.type" in attributes and (given := attributes["exception.type"]):
                 exception_type = tag_text(given)
@@ -93,7 +93,7 @@ class LogMapper:
                 and number
                 and not dropped
             ):
-                wanted = _TRACED if span_hex else _UNTRACED
+                wanted = _TRACED if span_id else _UNTRACED
                 if add is None or wanted is not keys:
                     keys = wanted
                     add = tables.cells("logs", "log", keys).extend
@@ -105,9 +105,9 @@ class LogMapper:
                     body,
                     observed,
                     number,
-                    span_hex,
+                    span_id,
                 )
-                add(cells if span_hex else cells[:-1])
+                add(cells if span_id else cells[:-1])
                 continue
             add = None
             if body is not None and not isinstance(body, str):
@@ -117,7 +117,7 @@ class LogMapper:
                 "observed_timestamp_ns": observed or None,
                 "otel.dropped_attributes_count": dropped or None,
                 "severity_number": number or None,
-                "span_id": span_hex,
+                "span_id": hex_span_id(span_id) if span_id else None,
             }
             tables.add(
                 Event(

@@ -90,14 +90,13 @@ class SpanMapper:
                 known_resource, known_scope, known_keys = resource, sdk_scope, None
             attributes = given if redaction is None else redaction.apply(given)
             if context:
-                trace_id, number, _, _, trace_state, _ = context
+                trace_id, span_id, _, _, trace_state, _ = context
                 if trace_id != known_trace_id:  # the spans of a trace often end together
                     correlation_id, known_trace_id = hex_trace_id(trace_id), trace_id
-                span_id = number.to_bytes(8, "big").hex()  # `hex_span_id` without the call
             else:
                 trace_state = correlation_id = known_trace_id = None
-                span_id = ""
-            parent_id = parent[1].to_bytes(8, "big").hex() if parent else ""
+                span_id = 0
+            parent_id = parent[1] if parent else 0
             keys = [*attributes]  # compared sooner than a tuple is made
             if keys != known_keys:
                 shape, known_keys = scope.shape(tuple(keys)), keys
@@ -143,8 +142,8 @@ class SpanMapper:
                     "duration_ns": duration_ns,
                     "error": is_error,
                     **_dropped_fields(dropped),
-                    "parent_span_id": parent_id,
-                    "span_id": span_id or None,
+                    "parent_span_id": _id_text(parent_id),
+                    "span_id": _id_text(span_id) or None,
                     "status_message": message or None,
                     "trace_state": trace_state.to_header() if trace_state else None,
                 }
@@ -171,11 +170,15 @@ def _dropped_fields(dropped: tuple[int, int, int]) -> dict[str, int]:
     return {key: count for key, count in zip(_DROPPED, dropped, strict=True) if count}
 
 
+def _id_text(span_id: int) -> str:
+    return hex_span_id(span_id) if span_id else ""
+
+
 def _map_events(
     tables: Tables,
     scope: SpanScope,
     span_name: str,
-    span_id: str,
+    span_id: int,
     correlation_id: str | None,
     span_events: Collection[SpanEvent],
     redaction: Redaction | None,
@@ -198,7 +201,9 @@ def _map_events(
         if type(time_ns) is int and not dropped:
             add((tags, time_ns, correlation_id, attributes or None, span_id))
             continue
-        fields = present({"span_id": span_id, "otel.dropped_attributes_count": dropped or None})
+        fields = present(
+            {"span_id": _id_text(span_id), "otel.dropped_attributes_count": dropped or None}
+        )
         tables.add(
             Event(
                 "span_events",
@@ -217,7 +222,7 @@ def _map_links(
     tables: Tables,
     scope: SpanScope,
     span_name: str,
-    span_id: str,
+    span_id: int,
     correlation_id: str | None,
     start_ns: int,
     links: Collection[Link],
@@ -231,7 +236,7 @@ def _map_links(
         context = link.context
         fields = present(
             {
-                "span_id": span_id,
+                "span_id": _id_text(span_id),
                 "otel.dropped_attributes_count": link.dropped_attributes or None,
                 "linked_trace_id": hex_trace_id(context.trace_id),
                 "linked_span_id": hex_span_id(context.span_id),

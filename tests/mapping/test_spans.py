@@ -17,7 +17,7 @@ from otel_cbtop_exporter.config import DEFAULT_RESOURCE_TAGS, DEFAULT_SPAN_TAGS
 from otel_cbtop_exporter.encoding.event_json import encode_event
 from otel_cbtop_exporter.mapping.spans import SpanMapper
 from otel_cbtop_exporter.tag_set import TagSet
-from tests.builders import RESOURCE, link, span, span_event
+from tests.builders import RESOURCE, context, link, span, span_event
 from tests.mappers import map_spans
 
 
@@ -183,6 +183,33 @@ def test_what_the_sdk_makes_equals_what_its_properties_say():
     assert outer_event.attributes == {"key": (1, 2)}
     assert outer_event.fields["duration_ns"] == outer_span.end_time - outer_span.start_time
     provider.shutdown()
+
+
+def test_ids_keep_their_zeros_and_an_id_of_zeros_is_none():
+    """W3C Trace Context calls an id of zeros invalid: no id, and no parent."""
+    small, none = context(span_id=0x1F), context(span_id=0)
+    parts = {"events": [span_event()], "links": [link()]}
+    events = map_spans(
+        span("first", ctx=small, parent=none, **parts),
+        span("last", ctx=context(span_id=2**64 - 1), parent=small),
+        span("nameless", ctx=none, **parts),
+    )
+    ids = {
+        (event.measurement, event.tags["span.name"]): (
+            event.fields.get("span_id"),
+            event.fields.get("parent_span_id"),
+        )
+        for event in events
+    }
+    assert ids == {
+        ("spans", "first"): ("000000000000001f", ""),
+        ("span_events", "first"): ("000000000000001f", None),
+        ("span_links", "first"): ("000000000000001f", None),
+        ("spans", "last"): ("ffffffffffffffff", "000000000000001f"),
+        ("spans", "nameless"): (None, ""),
+        ("span_events", "nameless"): ("", None),
+        ("span_links", "nameless"): ("", None),
+    }
 
 
 ANY_VALUE = st.recursive(
