@@ -16,6 +16,23 @@ _MAX_PAIRS = 3 * 10_922
 _PAIR_BITS = 2**60 - 1
 
 
+class _Generation(dict[int, "int | None"]):
+    """Pairs that were kept one after the other.
+
+    The value says where to look next when the pair is taken, so that a thousand events of one
+    time cost no thousand looks.
+
+    Attributes:
+        latest_ns: No pair has a later time: what is new as a rule need not be looked up.
+    """
+
+    __slots__ = ("latest_ns",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latest_ns = -(2**63)
+
+
 class UniquePoints:
     """The pairs of series and time that were taken or asked for most recently.
 
@@ -34,9 +51,7 @@ class UniquePoints:
     """
 
     def __init__(self, max_pairs: int = _MAX_PAIRS) -> None:
-        # The newest first. The value says where to look next when the pair is taken, so that a
-        # thousand events of one time cost no thousand looks.
-        self._generations: list[dict[int, int | None]] = [{}, {}, {}]
+        self._generations = [_Generation(), _Generation(), _Generation()]  # the newest first
         self._max_generation = max_pairs // 3
 
     def take_all(self, series: Sequence[str], times_ns: Sequence[int]) -> bool:
@@ -46,10 +61,12 @@ class UniquePoints:
         )
         if len(pairs) < len(series):
             return False
+        earliest_ns = min(times_ns)
         for generation in self._generations:
-            if not generation.keys().isdisjoint(pairs.keys()):
+            is_later = earliest_ns > generation.latest_ns
+            if not is_later and not generation.keys().isdisjoint(pairs.keys()):
                 return False
-        self._keep(pairs)
+        self._keep(pairs, max(times_ns))
         return True
 
     def take_next(self, series: str, time_ns: int) -> int:
@@ -57,13 +74,13 @@ class UniquePoints:
         passed: list[int] = []
         free_ns = time_ns
         pair = hash((series, free_ns)) & _PAIR_BITS
-        while (known := self._known(pair)) is not None:
+        while (known := self._known(pair, free_ns)) is not None:
             passed.append(pair)
             free_ns = known[pair] or free_ns + 1
             pair = hash((series, free_ns)) & _PAIR_BITS
         # Asked for again and again, a time outlives what it was moved to: its hint leads past
         # more equal times than there is room for.
-        self._keep({**dict.fromkeys(passed, free_ns + 1), pair: None})
+        self._keep({**dict.fromkeys(passed, free_ns + 1), pair: None}, free_ns)
         return free_ns
 
     def take_next_all(self, series: Sequence[str], times_ns: list[int]) -> list[int]:
@@ -72,18 +89,20 @@ class UniquePoints:
             return times_ns
         return [self.take_next(*pair) for pair in zip(series, times_ns, strict=True)]
 
-    def _known(self, pair: int) -> dict[int, int | None] | None:
-        """Return the newest generation that has a pair."""
+    def _known(self, pair: int, time_ns: int) -> _Generation | None:
+        """Return the newest generation that has a pair of a time."""
         for generation in self._generations:
-            if pair in generation:
+            if time_ns <= generation.latest_ns and pair in generation:
                 return generation
         return None
 
-    def _keep(self, pairs: Mapping[int, int | None]) -> None:
+    def _keep(self, pairs: Mapping[int, int | None], latest_ns: int) -> None:
         newest, older, _ = self._generations
         if newest and len(newest) + len(pairs) > self._max_generation:
-            self._generations = [{}, newest, older]
-        self._generations[0].update(pairs)
+            newest = _Generation()
+            self._generations = [newest, self._generations[0], older]
+        newest.update(pairs)
+        newest.latest_ns = max(newest.latest_ns, latest_ns)
 
 
 class CollectedPoints:

@@ -275,6 +275,24 @@ def test_only_the_last_pairs_are_remembered():
     assert points.take_all(["s", "s"], [1, 2])
 
 
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 20)), min_size=1, max_size=4),
+        max_size=40,
+    )
+)
+def test_pairs_are_found_whatever_the_order_of_the_times(batches):
+    """What is remembered for sure is never taken again, and what never came is free."""
+    points = UniquePoints(max_pairs=30)
+    taken = []
+    for batch in batches:
+        if points.take_all(*zip(*batch, strict=True)):
+            assert not {*batch} & {*taken[-16:]}  # two generations of ten, less a batch
+            taken += batch
+        else:
+            assert len({*batch}) < len(batch) or {*batch} & {*taken}
+
+
 def test_threads_never_make_the_same_point():
     """One encoder, four threads, equal times: as many points as events."""
     encoder = LineProtocolEncoder()
