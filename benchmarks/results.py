@@ -30,7 +30,8 @@ def markdown(reports: Sequence[Report]) -> str:
         "# What the exporter costs",
         (f"Made by `make bench` on {dt.datetime.now(dt.timezone.utc):%d %B %Y}: {machine()}."),
         (
-            "The same data in the same run, interleaved; figures are minima, with medians in "
+            "Each benchmark in a process of its own, the same data in the same run, interleaved; "
+            "figures are minima, with medians in "
             "brackets, and ratios are of minima, because they repeat on a machine that does "
             "other things as well. Mapping and encoding is called three times in a row on the "
             "same data, so its minimum is of warm caches, and its median tells of the others. The "
