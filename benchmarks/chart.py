@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def draw(reports: Sequence[Report], path: Path) -> None:
 
 def _bars(axes: Axes, rows: Sequence[Row]) -> None:
     """Show each target as a multiple of its gate: at 1 it is met."""
-    reached = [row.gate / row.measured if row.at_most else row.measured / row.gate for row in rows]
+    reached = [_times_the_gate(row) for row in rows]
     goals = [row.gate / row.goal if row.at_most else row.goal / row.gate for row in rows]
     longest = 1.3 * max(goals, default=1)
     places = range(len(rows))
@@ -46,6 +47,12 @@ def _bars(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_xlim(0, longest)
     axes.invert_yaxis()
     axes.legend(loc="lower right")
+
+
+def _times_the_gate(row: Row) -> float:
+    if row.at_most:
+        return row.gate / row.measured if row.measured else math.inf  # memory that did not grow
+    return row.measured / row.gate
 
 
 def _lines(axes: Axes, curve: Curve) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import chart
 from benchmarks.__main__ import NAMES
+from benchmarks.measure import Report, Row
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,6 +48,14 @@ def run(names, folder):
 def test_every_benchmark_is_run_by_one_of_the_tests_below():
     """A new benchmark is tested too."""
     assert {*WITHOUT_SERVERS, *WITH_SERVERS} == set(NAMES)
+
+
+def test_a_target_that_was_measured_as_nothing_is_drawn(tmp_path):
+    """Memory that does not grow by a single page is no mistake."""
+    row = Row("growth", "a peer", "0 MiB", "1 MiB", 0.0, gate=2, goal=1, at_most=True)
+    chart.draw([Report("Memory", rows=[row])], tmp_path / "results.svg")
+    assert row.verdict == "goal met"
+    assert "growth" in (tmp_path / "results.svg").read_text()
 
 
 def test_benchmarks_without_servers(tmp_path):
