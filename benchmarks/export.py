@@ -69,8 +69,9 @@ def run(scale: Scale) -> Report:
             (
                 f"What it is made of, each with those before: mapping {parts['map']}, encoding "
                 f"{parts['encode']}, packing and compression {parts['pack']}; the rest is the "
-                "transaction, and the drain thread that begins. All of it reads spans that no "
-                "cache of the processor holds, as `BatchSpanProcessor` hands them over."
+                "transaction, the drain thread that begins, and memory: the parts were measured on "
+                "spans that the processor's caches hold, `export()` on such as "
+                "`BatchSpanProcessor` hands over, which they do not."
             ),
             (
                 f"CPU of the process until the receiver has the batch, compression and the drain "
