@@ -205,7 +205,7 @@ class Tables:
 def _span_id_texts(numbers: Sequence[int]) -> list[str]:
     """Return for each number its 16 lower-case hex digits; for 0, which is no id, "".
 
-    All at once takes a third of the time. Raises OverflowError beyond 64 bits.
+    All at once takes two thirds of the time. Raises OverflowError beyond 64 bits.
     """
     ids = array("Q", numbers)
     if sys.byteorder == "little":
