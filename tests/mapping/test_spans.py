@@ -10,7 +10,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Link, SpanKind
 
 from otel_cbtop_exporter import decode_event
 from otel_cbtop_exporter.config import DEFAULT_RESOURCE_TAGS, DEFAULT_SPAN_TAGS
@@ -188,7 +188,7 @@ def test_what_the_sdk_makes_equals_what_its_properties_say():
 def test_ids_keep_their_zeros_and_an_id_of_zeros_is_none():
     """W3C Trace Context calls an id of zeros invalid: no id, and no parent."""
     small, none = context(span_id=0x1F), context(span_id=0)
-    parts = {"events": [span_event()], "links": [link()]}
+    parts = {"events": [span_event()], "links": [Link(none)]}
     events = map_spans(
         span("first", ctx=small, parent=none, **parts),
         span("last", ctx=context(span_id=2**64 - 1), parent=small),
@@ -201,6 +201,8 @@ def test_ids_keep_their_zeros_and_an_id_of_zeros_is_none():
         )
         for event in events
     }
+    links = [event for event in events if event.measurement == "span_links"]
+    assert [event.fields["linked_span_id"] for event in links] == ["", ""]
     assert ids == {
         ("spans", "first"): ("000000000000001f", ""),
         ("span_events", "first"): ("000000000000001f", None),
