@@ -45,6 +45,7 @@ MAY_IMPORT = {
         "_sdk",
         "mapping",
         "encoding.json_values",
+        "encoding.portable",
         "tally",
     ),
     "encoding": ("encoding", "event_table", *EVENTS),

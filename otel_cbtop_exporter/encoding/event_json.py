@@ -14,15 +14,8 @@ from typing import NamedTuple
 import msgspec
 
 from otel_cbtop_exporter.encoding.event_rows import rows_of
-from otel_cbtop_exporter.encoding.json_values import (
-    NOT_ENCODABLE,
-    NULL,
-    encoder,
-    may_hold_null,
-    null_value,
-    portable,
-    portable_text,
-)
+from otel_cbtop_exporter.encoding.json_values import NULL, encoder, may_hold_null, null_value
+from otel_cbtop_exporter.encoding.portable import NOT_ENCODABLE, portable, portable_text
 from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.event_batch import EventRun, Events
 from otel_cbtop_exporter.event_table import EventTable

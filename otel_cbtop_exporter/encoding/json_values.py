@@ -3,33 +3,32 @@
 - non-finite floats become the strings "NaN", "Infinity" and "-Infinity", as in protobuf's JSON;
 - bytes become base64; sequences and sets become arrays; mappings become objects;
 - lone surrogates become U+FFFD;
-- integers keep all their digits, beyond 64 bits too;
-- any other object becomes its `str()`.
+- integers keep all their digits, beyond 64 bits too; those of over 4,200 are hexadecimal texts,
+  because Python does not write them in decimal;
+- what msgspec knows is written as it writes it: a dataclass as an object, a time by ISO 8601, a
+  member of an Enum as its value;
+- any other object becomes its `str()`;
+- a container inside of itself becomes `[...]` or `{...}`.
 """
 
 from __future__ import annotations
 
-import base64
-import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from otel_cbtop_exporter.events import MetricInfo
+from otel_cbtop_exporter.encoding.portable import NOT_ENCODABLE, portable
 from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = [
-    "NOT_ENCODABLE",
     "NULL",
     "encode_quoted",
     "encode_value",
     "encoder",
     "may_hold_null",
     "null_value",
-    "portable",
-    "portable_text",
     "quoted_texts",
 ]
 
@@ -40,14 +39,10 @@ _QUOTED_AT_ONCE = 128
 # a value holds it.
 _SEPARATOR = b"\x7f"
 
-# Nested deeper, a value is shown by its repr, which also ends containers that hold themselves.
-_MAX_DEPTH = 32
-
 # msgspec writes NaN, infinities and None alike as null. Most bodies hold no such word, and from
 # behind, where the attributes are, is the quickest way to see that: 0.2 us a span.
 NULL = b"null"
 null_value = re.compile(rb"null(?<=[:\[,]null)[,\]}]").search  # what begins with a text is quick
-NOT_ENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
 def _encode_hook(value: Any) -> Any:
@@ -107,50 +102,3 @@ def quoted_texts(values: Sequence[Any]) -> list[str]:
         texts += quoted.decode()[1:].split(_SEPARATOR.decode())
         texts.pop()  # the quotation mark at the end
     return texts
-
-
-def portable(value: Any, depth: int = 0) -> Any:
-    """Rebuild a value from what JSON has, by the rules of this module."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return portable_text(value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return _float(value)
-    if isinstance(value, MetricInfo):
-        texts = {"unit": portable(value.unit), "description": portable(value.description)}
-        return msgspec.structs.replace(value, **texts)
-    if isinstance(value, bytes | bytearray | memoryview):
-        return base64.b64encode(value).decode("ascii")
-    if depth >= _MAX_DEPTH:
-        return _shown(value)
-    if isinstance(value, Mapping):
-        return {_shown(key): portable(part, depth + 1) for key, part in value.items()}
-    # Not every iterable: a generator would be used up, which is the application's to do, and
-    # one that never ends would never let go of this thread.
-    if isinstance(value, Collection):
-        return [portable(part, depth + 1) for part in value]
-    return _shown(value)
-
-
-def _float(value: float) -> float | str:
-    if math.isfinite(value):
-        return float(value)
-    if math.isnan(value):
-        return "NaN"
-    return "Infinity" if value > 0 else "-Infinity"
-
-
-def portable_text(value: str) -> str:
-    """Return a text without lone surrogates."""
-    # str() also turns a subclass, which msgspec may refuse, into a plain str.
-    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _shown(value: Any) -> str:
-    try:
-        return portable_text(str(value))
-    except Exception:  # noqa: BLE001  a foreign __str__ may raise anything, and must not reach the application
-        return f"<{type(value).__name__}>"

@@ -18,6 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_cbtop_exporter.encoding.json_values import encode_value
+from otel_cbtop_exporter.encoding.portable import integer, key_text, portable
 from otel_cbtop_exporter.events import FieldValue
 from otel_cbtop_exporter.tally import Tally
 
@@ -78,7 +79,7 @@ def tag_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
-        return str(int(value))
+        return str(integer(value))
     if isinstance(value, float):
         return repr(float(value) + 0.0)  # -0.0 equals 0.0, so the two are one tag
     if isinstance(value, bytes):
@@ -102,25 +103,33 @@ class Redaction:
         """Return the attributes with matching values replaced, also inside of their values."""
         if not self.active:
             return attributes
-        return {key: self._value(key, value) for key, value in attributes.items()}
+        return {
+            key: REDACTED if self._matches(key) else self.inside(value)
+            for key, value in attributes.items()
+        }
 
     def inside(self, value: Any) -> Any:
-        """Return a value with what matches replaced in every map that it holds."""
-        if isinstance(value, str):
+        """Return a value with what matches replaced in every object of its JSON."""
+        if value is None or isinstance(value, str | int | float):
             return value
-        if isinstance(value, Mapping):
-            return self.apply(value)
-        if isinstance(value, list | tuple) and not all(isinstance(part, str) for part in value):
-            return [self.inside(part) for part in value]
-        return value
+        # What has no keys now may have some in JSON, as a dataclass does.
+        return self._replaced(portable(value))
 
-    def _value(self, key: str, value: Any) -> Any:
+    def _replaced(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: REDACTED if self._matches(key) else self._replaced(part)
+                for key, part in value.items()
+            }
+        return list(map(self._replaced, value)) if isinstance(value, list) else value
+
+    def _matches(self, key: Any) -> bool:
         verdict = self._verdicts.get(key)
         if verdict is None:
             if len(self._verdicts) >= MAX_CACHED_TAG_SETS:
                 self._verdicts.clear()
-            verdict = self._verdicts[key] = self._match(str(key)) is not None
-        return REDACTED if verdict else self.inside(value)
+            verdict = self._verdicts[key] = self._match(key_text(key)) is not None
+        return verdict
 
 
 class Kept:

@@ -2,7 +2,12 @@
 
 import logging
 import warnings
+from collections import UserList, deque
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
 
+import pytest
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 
@@ -31,6 +36,48 @@ def test_redaction_reaches_maps_in_lists():
     redacted = '[{"password":"[redacted]","n":1},[[{"password":"[redacted]"}]],"z"]'
     assert event.fields["body"] == redacted
     assert encode_value(event.attributes["users"]).decode() == redacted
+
+
+class Key(str, Enum):
+    PASSWORD = "password"
+
+
+@dataclass
+class Login:
+    user: str
+    password: str
+
+
+@pytest.mark.parametrize(
+    ("value", "redacted"),
+    [
+        ({Key.PASSWORD: "x"}, '{"password":"[redacted]"}'),
+        ([{Key.PASSWORD: "x"}], '[{"password":"[redacted]"}]'),
+        (Login("bob", "x"), '{"user":"bob","password":"[redacted]"}'),
+        ({"form": [Login("bob", "x")]}, '{"form":[{"user":"bob","password":"[redacted]"}]}'),
+        (deque([{"password": "x"}]), '[{"password":"[redacted]"}]'),
+        ({"a": {"password": "x"}}.values(), '[{"password":"[redacted]"}]'),
+        (
+            MappingProxyType({"a": UserList([{"password": "x"}])}),
+            '{"a":[{"password":"[redacted]"}]}',
+        ),
+    ],
+)
+def test_redaction_reaches_every_object_of_the_json(value, redacted):
+    """Whatever became a key in what leaves is looked at, not what a key was in Python."""
+    (event,) = map_logs(log(value, {"value": value, Key.PASSWORD: "x"}), redact=("pass*",))
+    assert event.attributes[Key.PASSWORD] == "[redacted]"
+    assert event.fields["body"] == redacted
+    assert encode_value(event.attributes["value"]).decode() == redacted
+
+
+def test_redaction_of_a_map_that_holds_itself_ends():
+    """It is written as it would be without redaction."""
+    form = {"password": "x"}
+    form["self"] = [form]
+    (event,) = map_logs(log(form, {"form": form}), redact=("pass*",))
+    assert event.fields["body"] == '{"password":"[redacted]","self":["{...}"]}'
+    assert encode_value(event.attributes["form"]).decode() == event.fields["body"]
 
 
 def test_the_observed_time_stands_in_for_a_missing_one():

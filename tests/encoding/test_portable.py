@@ -1,0 +1,137 @@
+"""A value is written the same, whatever else is beside it."""
+
+import collections
+import datetime as dt
+import decimal
+import enum
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+
+from otel_cbtop_exporter.encoding.json_values import encode_value
+from otel_cbtop_exporter.mapping.attributes import tag_text
+
+
+class Color(str, enum.Enum):
+    RED = "red"
+
+
+class Letter(enum.Enum):
+    A = "x"
+
+
+class Loud(str):
+    __slots__ = ()
+
+    def __str__(self):
+        return "LOUD"
+
+
+@dataclass
+class Login:
+    user: str
+    parts: Any = None
+
+
+class Order(msgspec.Struct):
+    number: int
+
+
+class Foreign:
+    def __str__(self):
+        return "foreign"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Color.RED, '"red"'),
+        (Letter.A, '"x"'),
+        (Loud("quiet"), '"quiet"'),
+        ({Color.RED: 1, Loud("quiet"): 2}, '{"red":1,"quiet":2}'),
+        ({Letter.A: 1}, '{"x":1}'),
+        ({b"a": 1}, '{"YQ==":1}'),
+        ({dt.date(2020, 1, 2): 1}, '{"2020-01-02":1}'),
+        (dt.datetime(2020, 1, 2, 3, tzinfo=dt.timezone.utc), '"2020-01-02T03:00:00Z"'),
+        (dt.timedelta(1, 5), '"P1DT5S"'),
+        (decimal.Decimal("1.50"), '"1.50"'),
+        (uuid.UUID(int=5), '"00000000-0000-0000-0000-000000000005"'),
+        (Login("bob", [1, (2,)]), '{"user":"bob","parts":[1,[2]]}'),
+        (Login("bob", Foreign()), '{"user":"bob","parts":"foreign"}'),
+        (Login("bob", collections.deque([Loud("quiet")])), '{"user":"bob","parts":["quiet"]}'),
+        (Order(7), '{"number":7}'),
+        (collections.deque([1]), "[1]"),
+        (Foreign(), '"foreign"'),
+        ([Foreign], f'["{Foreign}"]'),
+    ],
+)
+def test_what_is_beside_a_value_does_not_change_it(value, text):
+    """Not-a-number and a lone surrogate take the careful way, and it says the same."""
+    assert encode_value({"v": value}).decode() == f'{{"v":{text}}}'
+    careful = encode_value({"v": value, "n": float("nan"), "s": "\ud800"}).decode()
+    assert careful == f'{{"v":{text},"n":"NaN","s":"\ufffd"}}'
+
+
+def test_an_integer_that_python_does_not_write_in_decimal():
+    """It costs nothing that is beside it."""
+    digits = "1" + 5_000 * "0"
+    value = [2**20_000, -(2**20_000), 2**70]
+    assert encode_value(value).decode() == f'["0x{digits}","-0x{digits}",{2**70}]'
+    assert tag_text(2**20_000) == f"0x{digits}"
+
+
+def test_what_an_object_holds_is_written_by_the_rules():
+    """Not-a-number, bytes and lone surrogates in a dataclass, too."""
+    login = Login("bo\ud800b", [float("nan"), b"\x00", {"k": float("inf")}])
+    expected = '{"user":"bo\ufffdb","parts":["NaN","AA==",{"k":"Infinity"}]}'
+    assert encode_value(login).decode() == expected
+
+
+def test_a_container_that_is_there_twice_is_written_twice():
+    """It is not inside of itself."""
+    twice = {"n": float("nan")}
+    assert json.loads(encode_value([twice, twice, {"in": twice}])) == [
+        {"n": "NaN"},
+        {"n": "NaN"},
+        {"in": {"n": "NaN"}},
+    ]
+
+
+def test_maps_that_know_each_other_are_written_once():
+    """Along every path, twenty of them would be more texts than there is memory."""
+    friends = [{"name": number} for number in range(20)]
+    for one in friends:
+        one["friends"] = friends
+    written = json.loads(encode_value(friends))
+    assert [one["name"] for one in written] == list(range(20))
+    assert written[0]["friends"] == "[...]"
+
+
+def test_children_that_know_their_parent():
+    """A tree as it comes from many a library."""
+    root = {"name": "root", "children": []}
+    root["children"] = [{"name": number, "parent": root} for number in range(100)]
+    assert json.loads(encode_value(root)) == {
+        "name": "root",
+        "children": [{"name": number, "parent": "{...}"} for number in range(100)],
+    }
+
+
+def test_an_object_that_holds_itself():
+    """It is named."""
+    login = Login("bob")
+    login.parts = [login]
+    assert encode_value({"login": login}) == b'{"login":"<Login>"}'
+
+
+def test_a_long_chain_that_is_closed_ends():
+    """A list that is linked both ways is followed for as long as a value may be deep."""
+    nodes = [{"number": number} for number in range(1_000)]
+    for before, after in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
+        before["next"], after["previous"] = after, before
+    text = encode_value(nodes[0])
+    assert 32 <= text.count(b'"number"') < 100
