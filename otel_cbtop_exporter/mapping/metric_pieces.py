@@ -1,0 +1,38 @@
+"""Smaller pieces of a batch of metrics, for when something in it cannot be mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from opentelemetry.sdk.metrics.export import ResourceMetrics
+
+__all__ = ["first_name", "pieces_of"]
+
+
+def pieces_of(batch: Sequence[ResourceMetrics]) -> list[ResourceMetrics]:
+    """Return each metric by itself; of a single one each data point; of a single point nothing."""
+    metrics = [
+        replace(one, scope_metrics=[replace(scope, metrics=[metric])])
+        for one in batch
+        for scope in one.scope_metrics
+        for metric in scope.metrics
+    ]
+    if len(metrics) != 1:
+        return metrics
+    ((scope,), (alone,)) = metrics[0].scope_metrics, metrics[0].scope_metrics[0].metrics
+    data: Any = alone.data  # of a kind that a later SDK invents, too
+    points = getattr(data, "data_points", ())
+    if len(points) < 2:
+        return []
+    of_point = [replace(alone, data=replace(data, data_points=[point])) for point in points]
+    return [replace(metrics[0], scope_metrics=[replace(scope, metrics=[m])]) for m in of_point]
+
+
+def first_name(batch: Sequence[ResourceMetrics]) -> str:
+    """Return the name of the first metric; "" if there is none."""
+    names = (
+        str(metric.name) for one in batch for scope in one.scope_metrics for metric in scope.metrics
+    )
+    return next(names, "")
