@@ -166,11 +166,13 @@ def event_from_sample(
 
     Raises:
         EventError: The metric has no name, the value is not a finite number, the time is no
-            integer, or a tag is no text.
+            integer, or the correlation id or a tag is no text.
     """
-    if not metric:
-        raise EventError("metric must be a name, got an empty string")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not metric or not isinstance(metric, str):
+        raise EventError(f"metric must be a name, got {metric!r}")
+    if correlation_id is not None and not isinstance(correlation_id, str):
+        raise EventError(f"correlation_id of {metric!r} must be a text, got {correlation_id!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise EventError(f"value of {metric!r} must be a finite number, got {value!r}")
     if timestamp_ns is not None and type(timestamp_ns) is not int:
         # A float of nanoseconds has lost a hundred of them, and no sink takes one.
@@ -185,6 +187,10 @@ def event_from_sample(
         timestamp_ns=time.time_ns() if timestamp_ns is None else timestamp_ns,
         correlation_id=correlation_id,
     )
+
+
+def _is_finite(value: float) -> bool:
+    return isinstance(value, int) or math.isfinite(value)  # which overflows on a huge integer
 
 
 def event_schema() -> dict[str, Any]:

@@ -35,6 +35,8 @@ class TagSet(Mapping[str, str]):
 
     def __init__(self, tags: Mapping[str, str]) -> None:
         shown = {key: text for key, text in sorted(tags.items()) if key and text}
+        if {*map(type, shown), *map(type, shown.values())} - {str}:
+            shown = {_plain(key): _plain(text) for key, text in shown.items()}
         try:
             json = msgspec.json.encode(shown)
         except UnicodeEncodeError:
@@ -136,6 +138,11 @@ def object_type(keys: tuple[str, ...]) -> Callable[..., Any]:
     # Quotation marks, control characters, lone surrogates; keys of a type of their own, or twice.
     except (ValueError, TypeError):
         return lambda *values: dict(zip(keys, values, strict=True))
+
+
+def _plain(text: Any) -> str:
+    # A name may be of a subclass, such as a template's safe text, or no text at all.
+    return str.__str__(text) if isinstance(text, str) else str(text)
 
 
 def _utf8(text: str) -> str:

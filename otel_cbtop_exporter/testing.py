@@ -6,13 +6,14 @@ Both are real implementations of public protocols, so a test needs no mocks.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from otel_cbtop_exporter.encoding.event_json import encode_events
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.sinks.base import Encoded, Record, WriteResult
+from otel_cbtop_exporter.sinks.base import Encoded, Record, Records, WriteResult
 
 __all__ = ["FakeClock", "RecordingSink"]
 
@@ -114,18 +115,18 @@ class RecordingSink:
         return [msgspec.json.decode(record.body) for record in self.delivered]
 
     def encode(self, events: Sequence[Event]) -> Encoded:
-        """Turn each event into one JSON record."""
-        return Encoded(
-            records=[
-                Record(
-                    body=msgspec.json.encode(event, enc_hook=_plain),
-                    lane=self.lane(event),
-                    timestamp_ns=event.timestamp_ns,
-                    signal=event.signal,
-                )
-                for event in events
-            ]
-        )
+        """Make one record of each event, its JSON; what JSON cannot carry is refused."""
+        bodies, refused = encode_events(events)
+        records = [
+            Record(
+                body=body,
+                lane=self.lane(event),
+                timestamp_ns=event.timestamp_ns,
+                signal=event.signal,
+            )
+            for body, event in zip(bodies, events, strict=True)
+        ]
+        return Encoded.without(refused, Records.of(records))
 
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
         """Keep the records and give the next answer."""
@@ -160,10 +161,3 @@ class RecordingSink:
         """Count the call, with a lock of the child's own."""
         self._lock = threading.Lock()
         self.forks += 1
-
-
-def _plain(value: Any) -> Any:
-    """Make a dict of a tag set, for the JSON encoder."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise NotImplementedError(type(value).__name__)

@@ -162,10 +162,23 @@ def test_a_sample_with_tags_that_are_no_texts_is_refused(tags):
         event_from_sample("cpu", 1, tags)
 
 
-def test_a_sample_without_a_name_is_refused():
+@pytest.mark.parametrize("name", ["", 5, None])
+def test_a_sample_without_a_name_is_refused(name):
     """A measurement has a name."""
-    with pytest.raises(EventError, match="metric must be a name"):
-        event_from_sample("", 1)
+    with pytest.raises(EventError, match=f"metric must be a name, got {name!r}"):
+        event_from_sample(name, 1)
+
+
+def test_a_sample_whose_correlation_id_is_no_text_is_refused():
+    """No sink takes one."""
+    with pytest.raises(EventError, match="correlation_id of 'cpu' must be a text, got 5"):
+        event_from_sample("cpu", 1, correlation_id=5)
+
+
+def test_a_sample_of_a_huge_integer_is_an_event():
+    """It is finite, and JSON has all its digits."""
+    event = event_from_sample("cpu", 10**400)
+    assert json.loads(encode_event(event))["fields"] == {"value": 10**400}
 
 
 def test_a_tag_set_is_a_sorted_immutable_mapping_without_empty_texts():

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "health": ("sdk_metrics", "tally"),
     "env": ("config", "options", "errors"),
     "_sdk": (),
-    "testing": ("sinks.base", "events", "errors"),
+    "testing": ("sinks.base", "encoding.event_json", "events", "errors"),
     "mapping": (
         "event_batch",
         "event_table",

@@ -3,7 +3,8 @@
 import threading
 
 from otel_cbtop_exporter.delivery.retry import Clock, SystemClock
-from otel_cbtop_exporter.events import event_from_sample
+from otel_cbtop_exporter.encoding.event_json import encode_event
+from otel_cbtop_exporter.events import Event, event_from_sample
 from otel_cbtop_exporter.sinks.base import Sink, WriteResult
 from otel_cbtop_exporter.testing import FakeClock, RecordingSink
 
@@ -29,6 +30,14 @@ def test_it_keeps_what_was_delivered():
             "schema_version": 1,
         }
     ]
+
+
+def test_it_writes_what_the_real_sinks_write():
+    """By the same rules: what cannot be carried is refused, and the rest is."""
+    event = event_from_sample("m\ud800", 1)
+    encoded = RecordingSink().encode([event, Event("m", {}, {}, 1)])
+    assert [record.body for record in encoded.records] == [encode_event(event)]
+    assert [rejection.reason for rejection in encoded.rejected] == ["invalid"]
 
 
 def test_answers_are_given_in_order():

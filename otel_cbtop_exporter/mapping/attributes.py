@@ -42,6 +42,8 @@ REDACTED = "[redacted]"
 MAX_CACHED_TAG_SETS = 65_536
 _MAX_SCOPES = 1_024
 
+_INSTANCE_ID = "service.instance.id"
+
 Loss = Callable[[str, str, Tally], None]
 """Called with a reason, what it concerns and the number of events lost (0: a field only)."""
 
@@ -50,9 +52,9 @@ _S = TypeVar("_S")
 _V = TypeVar("_V")
 
 
-def hex_trace_id(trace_id: int) -> str:
-    """Return 32 lower-case hex digits, as W3C Trace Context has it."""
-    return trace_id.to_bytes(16, "big").hex()
+def hex_trace_id(trace_id: int | None) -> str | None:
+    """Return 32 lower-case hex digits, as W3C Trace Context has it; None for 0, which is no id."""
+    return trace_id.to_bytes(16, "big").hex() if trace_id else None
 
 
 def hex_span_id(span_id: int) -> str:
@@ -221,13 +223,13 @@ class ScopeCache(Generic[_S]):
     def _resource_tags(self, resource: Resource) -> dict[str, str]:
         """Return the resource's tags.
 
-        One without `service.instance.id` gets a random one for this process, so that two
-        processes never share a series.
+        `service.instance.id` is one of them whatever the globs say, and a random one for this
+        process where the resource has none, so that two processes never share a series.
         """
         attributes = self._redaction.apply(resource.attributes)
         tags = {key: tag_text(value) for key, value in attributes.items() if self._match(key)}
-        if not tags.get("service.instance.id"):
-            tags["service.instance.id"] = _process_instance_id()
+        own_id = tag_text(attributes.get(_INSTANCE_ID))
+        tags[_INSTANCE_ID] = own_id or _process_instance_id()
         return tags
 
     def _scope_tags(self, scope: InstrumentationScope | None) -> dict[str, str]:
@@ -237,8 +239,8 @@ class ScopeCache(Generic[_S]):
         # different streams, and must not share series.
         attributes = self._redaction.apply(scope.attributes or {})
         tags = {f"otel.scope.{key}": tag_text(value) for key, value in attributes.items()}
-        tags["otel.scope.name"] = scope.name
-        tags["otel.scope.version"] = scope.version or ""
+        tags["otel.scope.name"] = tag_text(scope.name)
+        tags["otel.scope.version"] = tag_text(scope.version)
         return {key: text for key, text in tags.items() if text}
 
 

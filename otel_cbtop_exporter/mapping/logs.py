@@ -72,7 +72,10 @@ class LogMapper:
             observed = record.observed_timestamp
             time_ns = record.timestamp or observed or 0
             severity = record.severity_number
-            number = severity._value_ if severity is not None else 0  # `value` is Python's
+            try:
+                number = severity._value_ if severity is not None else 0  # `value` is Python's
+            except AttributeError:  # a bare number
+                number = severity if type(severity) is int else 0
             trace_id, span_id = record.trace_id, record.span_id
             # `hex_trace_id` without the call.
             correlation_id = trace_id.to_bytes(16, "big").hex() if trace_id else None

@@ -131,9 +131,10 @@ class MetricSeries:
         tag_shapes: _TagShapes,
         kept: Kept,
     ) -> None:
-        self.name = name
+        self.name = tag_text(name)
         self.info = info
-        self._measurement = name + "_" if name in _OUR_MEASUREMENTS else name
+        is_ours = self.name.rstrip("_") in _OUR_MEASUREMENTS
+        self._measurement = self.name + "_" if is_ours else self.name
         self._tag_shapes = tag_shapes
         self._tags: TagCache[int, tuple[Any, TagSet]] = TagCache(kept)
         self._last: tuple[list[Any], TagColumn] = ([], TagColumn(()))

@@ -257,7 +257,7 @@ class MetricMapper:
             if value is None:
                 made.losses.append(("non_finite", series.name, Tally(1)))
                 continue
-            trace_id = hex_trace_id(exemplar.trace_id) if exemplar.trace_id else None
+            trace_id = hex_trace_id(exemplar.trace_id)
             if trace_id and (largest is None or value > largest):
                 largest, found = value, trace_id
             fields: dict[str, FieldValue] = {"value": value}

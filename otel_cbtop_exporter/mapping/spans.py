@@ -239,7 +239,7 @@ def _map_links(
                 "span_id": _id_text(span_id),
                 "otel.dropped_attributes_count": link.dropped_attributes or None,
                 "linked_trace_id": hex_trace_id(context.trace_id),
-                "linked_span_id": _id_text(context.span_id),
+                "linked_span_id": _id_text(context.span_id) or None,
                 "linked_trace_state": (
                     context.trace_state.to_header() if context.trace_state else None
                 ),

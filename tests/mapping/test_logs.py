@@ -117,6 +117,15 @@ def test_records_of_the_sdks_own_logger_are_mapped():
     assert event.attributes["order"] == 7
 
 
+def test_a_severity_that_is_a_bare_number():
+    """A bridge need not know the SDK's Enum."""
+    bare, odd = log("a"), log("b")
+    bare.log_record.severity_number, odd.log_record.severity_number = 9, "INFO"
+    first, second = map_logs(bare, odd)
+    assert first.fields["severity_number"] == 9
+    assert "severity_number" not in second.fields
+
+
 def test_records_of_kinds_that_take_turns_stay_in_order_and_in_few_parts():
     """A part for each record would cost more than no tables at all."""
     taking_turns = [log(f"turn {n}", span_id=SPAN_ID if n % 2 else 0) for n in range(40)]

@@ -340,6 +340,14 @@ def test_a_series_keeps_its_tag_set_over_collections():
     provider.shutdown()
 
 
+def test_metrics_named_like_ours_stay_apart():
+    """`spans` and `spans_` are two metrics, and neither is the measurement of spans."""
+    names = ["spans", "spans_", "spans__", "logs", "logs_of"]
+    batch = metrics(*[sum_metric(number_point(1), name=name) for name in names])
+    measurements = [event.measurement for event in map_metrics(batch)]
+    assert measurements == ["spans_", "spans__", "spans___", "logs_", "logs_of"]
+
+
 def test_a_kind_that_a_later_sdk_invents_is_counted():
     """It is told by name, and the other metrics arrive."""
 

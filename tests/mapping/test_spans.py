@@ -1,5 +1,6 @@
 """What the golden files do not show of spans: caches, precedence, redaction, hard input."""
 
+import json
 import math
 import os
 
@@ -10,14 +11,16 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanKind
 
 from otel_cbtop_exporter import decode_event
 from otel_cbtop_exporter.config import DEFAULT_RESOURCE_TAGS, DEFAULT_SPAN_TAGS
-from otel_cbtop_exporter.encoding.event_json import encode_event
+from otel_cbtop_exporter.encoding.event_json import encode_event, encode_events
+from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.mapping.spans import SpanMapper
 from otel_cbtop_exporter.tag_set import TagSet
-from tests.builders import RESOURCE, context, link, span, span_event
+from tests.builders import RESOURCE, SPAN_ID, TRACE_ID, context, link, span, span_event
 from tests.mappers import map_spans
 
 
@@ -97,6 +100,13 @@ def test_a_resource_without_an_instance_id_gets_one_for_the_process():
     one, other = (mapper().map([span(resource=plain)])[0] for _ in range(2))
     assert len(one.tags["service.instance.id"]) == 36
     assert one.tags["service.instance.id"] == other.tags["service.instance.id"]
+
+
+def test_the_resource_s_own_instance_id_is_a_tag_whatever_the_globs_say():
+    """A random one would make other series with each start."""
+    resource = Resource({"service.name": "shop", "service.instance.id": "i-7"})
+    (event,) = map_spans(span(resource=resource), resource_tags=("service.name",))
+    assert event.tags["service.instance.id"] == "i-7"
 
 
 def test_a_forked_child_has_an_instance_id_of_its_own():
@@ -202,7 +212,7 @@ def test_ids_keep_their_zeros_and_an_id_of_zeros_is_none():
         for event in events
     }
     links = [event for event in events if event.measurement == "span_links"]
-    assert [event.fields["linked_span_id"] for event in links] == ["", ""]
+    assert [event.fields.get("linked_span_id") for event in links] == [None, None]
     assert ids == {
         ("spans", "first"): ("000000000000001f", ""),
         ("span_events", "first"): ("000000000000001f", None),
@@ -212,6 +222,40 @@ def test_ids_keep_their_zeros_and_an_id_of_zeros_is_none():
         ("span_events", "nameless"): ("", None),
         ("span_links", "nameless"): ("", None),
     }
+
+
+def test_a_trace_of_zeros_is_none():
+    """No correlation id, and nothing linked to."""
+    invalid = context(trace_id=0, span_id=0)
+    parts = {"events": [span_event()], "links": [Link(invalid)]}
+    events = map_spans(span(ctx=invalid, **parts), span(ctx=context()))
+    ids = {event.fields.get("span_id"): event.correlation_id for event in events}
+    assert ids == {None: None, "": None, f"{SPAN_ID:016x}": f"{TRACE_ID:032x}"}
+    (link,) = (event for event in events if event.signal == "span_link")
+    assert (link.correlation_id, link.fields) == (None, {"span_id": ""})
+
+
+class SafeText(str):
+    """As templates have it."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(("name", "text"), [(SafeText("GET /a"), "GET /a"), (7, "7")])
+def test_a_name_that_is_no_plain_text_costs_nothing(name, text):
+    """It is a text in every tag, whatever the application made of it."""
+    scope = InstrumentationScope(name, name)
+    spans = [span(name, events=[span_event(name)], scope=scope), span("after")]
+    events = map_spans(*spans)
+    assert len(events) == 3
+    named = [event.tags for event in events if event.tags["span.name"] == text]
+    assert [(tags["otel.scope.name"], tags.get("event.name")) for tags in named] == [
+        (text, None),
+        (text, text),
+    ]
+    for body in encode_events(events).bodies:
+        assert {type(tag) for tag in json.loads(body)["tags"].values()} == {str}
+    assert not LineProtocolEncoder().encode(events).refused
 
 
 ANY_VALUE = st.recursive(
