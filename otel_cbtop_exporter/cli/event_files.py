@@ -18,9 +18,10 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["Line", "open_lines", "read_events", "whole_files"]
+__all__ = ["Line", "damage", "is_compressed", "open_lines", "read_events", "whole_files"]
 
 _BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 class Line(NamedTuple):
@@ -52,13 +53,32 @@ def read_events(paths: Iterable[str]) -> Iterator[Line]:
     """
     for path in paths:
         number = 0
-        try:
-            with open_lines(path) as lines:
-                for number, line in enumerate(lines, 1):
-                    if not line.isspace():
-                        yield _decoded(path, number, line)
-        except _BROKEN as error:
-            yield Line(path, number + 1, None, f"the compressed file is damaged here: {error}")
+        damaged: list[str] = []
+        with damage(damaged), open_lines(path) as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.isspace():
+                    yield _decoded(path, number, line)
+        for error in damaged:
+            yield Line(path, number + 1, None, error)
+
+
+@contextmanager
+def damage(found: list[str]) -> Iterator[None]:
+    """End the block where a compressed file is damaged, and add to a list what is wrong."""
+    try:
+        yield
+    except _BROKEN as error:
+        found.append(f"the compressed file is damaged here: {error}")
+
+
+def is_compressed(path: str) -> bool:
+    """Whether a file is one that `open_lines` uncompresses.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return file.read(4).startswith((_GZIP, _ZSTD))
 
 
 @contextmanager
@@ -73,10 +93,10 @@ def open_lines(path: str) -> Iterator[BinaryIO]:
         return
     with Path(path).open("rb") as file:
         magic = file.peek(4)[:4]
-        if magic.startswith(b"\x1f\x8b"):
+        if magic.startswith(_GZIP):
             with gzip.open(file) as uncompressed:
                 yield cast("BinaryIO", uncompressed)
-        elif magic == b"\x28\xb5\x2f\xfd":
+        elif magic == _ZSTD:
             with zstd.open(file) as uncompressed:
                 yield cast("BinaryIO", uncompressed)
         else:

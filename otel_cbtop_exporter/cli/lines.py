@@ -7,12 +7,13 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from otel_cbtop_exporter.cli.event_files import open_lines, read_events
+from otel_cbtop_exporter.cli.event_files import damage, is_compressed, open_lines, read_events
 from otel_cbtop_exporter.cli.rendering import event_line, make_console, printable
 from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.events import decode_event
@@ -30,10 +31,20 @@ def tail(file: str, *, count: int, follow: bool) -> None:
     """Show the last events of FILE, one a line."""
     console = make_console()
     if not follow:
-        with open_lines(file) as lines:
-            for line in deque(lines, maxlen=count):
-                _print_line(console, line)
+        last: deque[bytes] = deque(maxlen=count)
+        damaged: list[str] = []
+        with damage(damaged), open_lines(file) as lines:
+            last.extend(lines)
+        for line in last:
+            _print_line(console, line)
+        for error in damaged:
+            _print_wrong(console, error)
         return
+    if is_compressed(file):
+        raise click.UsageError(
+            f"{click.format_filename(file)} is compressed, so nothing will be appended to it; "
+            "leave out --follow"
+        )
     try:
         for line in _followed(Path(file), count):
             _print_line(console, line)
@@ -57,15 +68,23 @@ def _followed(path: Path, count: int) -> Iterator[bytes]:
             # Looked at before the last read of the old file, or what was written between the
             # two would be missed.
             if _was_replaced(file.fileno(), path):
-                for part in file:
-                    yield torn + part
-                    torn = b""
+                yield from _lines_to_the_end(file, torn)
+                torn = b""
                 file.close()
                 file = path.open("rb")
                 continue
             time.sleep(_POLL_SECONDS)
     finally:
         file.close()
+
+
+def _lines_to_the_end(file: BinaryIO, torn: bytes) -> Iterator[bytes]:
+    """Yield what is left of a file, of which the begin of a line was read before."""
+    for part in file:
+        yield torn + part
+        torn = b""
+    if torn:
+        yield torn
 
 
 def _was_replaced(descriptor: int, path: Path) -> bool:
@@ -77,10 +96,13 @@ def _was_replaced(descriptor: int, path: Path) -> bool:
 
 def _print_line(console: Console, line: bytes) -> None:
     try:
-        shown = event_line(decode_event(line))
+        console.print(event_line(decode_event(line)), soft_wrap=True)
     except EventError as error:
-        shown = Text(f"not an event: {printable(error)}", "yellow")
-    console.print(shown, soft_wrap=True)
+        _print_wrong(console, str(error))
+
+
+def _print_wrong(console: Console, error: str) -> None:
+    console.print(Text(f"not an event: {printable(error)}", "yellow"), soft_wrap=True)
 
 
 @click.command()

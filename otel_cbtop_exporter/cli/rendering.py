@@ -48,12 +48,15 @@ def time_text(timestamp_ns: int) -> str:
 
 
 def duration_text(duration_ns: float) -> str:
-    """Return a duration with a unit that suits it."""
+    """Return a duration with a unit that suits it, or the number where no float reaches it."""
     if duration_ns < 1e6:
         return f"{duration_ns / 1e3:.0f} us"
     if duration_ns < 1e9:
         return f"{duration_ns / 1e6:.1f} ms"
-    return f"{duration_ns / 1e9:.2f} s"
+    try:
+        return f"{duration_ns / 1e9:.2f} s"
+    except OverflowError:
+        return printable(f"{duration_ns} ns")
 
 
 def event_line(event: Event) -> Text:
@@ -71,7 +74,9 @@ def described(event: Event) -> Text:
     """Return what an event says, without its time and its trace."""
     tags, fields = event.tags, event.fields
     if event.signal == "span":
-        text = Text(f"{printable(tags.get('span.name', ''))}  {tags.get('span.kind', '')}")
+        text = Text(
+            f"{printable(tags.get('span.name', ''))}  {printable(tags.get('span.kind', ''))}"
+        )
         duration = fields.get("duration_ns")
         if isinstance(duration, int | float):
             text.append(f"  {duration_text(duration)}")

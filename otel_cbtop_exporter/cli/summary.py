@@ -93,7 +93,10 @@ def summary(files: tuple[str, ...], *, show_all: bool, follow_trace: bool) -> No
     trace = counted.trace_to_follow()
     if trace and follow_trace:
         console.print()
-        print_trace(console, trace, [e for e in _events(paths) if e.correlation_id == trace])
+        events = [event for event in _events(paths) if event.correlation_id == trace]
+        if not events:
+            raise click.ClickException("--follow-trace reads FILES twice, which a pipe cannot be")
+        print_trace(console, trace, events)
     elif trace:
         shown = " ".join(map(click.format_filename, files[:3])) + (" ..." if files[3:] else "")
         console.print(

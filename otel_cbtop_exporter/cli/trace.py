@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 from rich.console import Console
@@ -66,21 +66,35 @@ def print_trace(console: Console, correlation_id: str, events: Sequence[Event]) 
         events: At least one, in any order.
     """
     ordered = sorted(events, key=lambda event: (event.timestamp_ns, event.signal != "span"))
-    spans = {str(e.fields.get("span_id")): e for e in ordered if e.signal == "span"}
-    start_ns = min((span.timestamp_ns for span in spans.values()), default=ordered[0].timestamp_ns)
+    spans = {_id(e): e for e in ordered if e.signal == "span" and _id(e)}
+    parents = {span_id: _id(span, "parent_span_id") for span_id, span in spans.items()}
+    start_ns = next((e for e in ordered if e.signal == "span"), ordered[0]).timestamp_ns
     root = Tree(_heading(correlation_id, ordered, start_ns), guide_style="dim")
     # Every span has its node before anything is hung below it: clocks of two hosts differ, so
     # a child may be older than its parent.
     nodes = {span_id: Tree(_label(span, start_ns)) for span_id, span in spans.items()}
     for event in ordered:
-        span_id = str(event.fields.get("span_id", ""))
-        if event.signal == "span":
-            parent = nodes.get(str(event.fields.get("parent_span_id", "")), root)
-            node = nodes[span_id] if event is spans[span_id] else Tree(_label(event, start_ns))
-            (root if parent is node else parent).children.append(node)
+        span_id = _id(event)
+        if event.signal == "span" and event is spans.get(span_id):
+            parent_id = "" if _is_above_itself(span_id, parents) else parents[span_id]
+            nodes.get(parent_id, root).children.append(nodes[span_id])
+        elif event.signal == "span":  # a nameless one, or one that came twice
+            nodes.get(_id(event, "parent_span_id"), root).add(_label(event, start_ns))
         else:
             nodes.get(span_id, root).add(_label(event, start_ns))
     console.print(root)
+
+
+def _id(event: Event, field: str = "span_id") -> str:
+    return str(event.fields.get(field, ""))
+
+
+def _is_above_itself(span_id: str, parents: Mapping[str, str]) -> bool:
+    above, passed = parents[span_id], {""}
+    while above not in passed and above != span_id:
+        passed.add(above)
+        above = parents.get(above, "")
+    return above == span_id
 
 
 def _heading(correlation_id: str, ordered: Sequence[Event], start_ns: int) -> Text:

@@ -7,6 +7,7 @@ dict: our values are JSON of that schema already.
 from __future__ import annotations
 
 import importlib.resources
+import math
 from typing import Any
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
@@ -25,6 +26,18 @@ _REGISTERED_DIALECT = "http://json-schema.org/draft-07/schema#"
 _LONGEST_REQUEST_SECONDS = 5.0
 _LONGEST_WORDS = 120
 
+# What the client takes as numbers; a password of digits is none.
+_NUMBERS = frozenset(
+    {
+        "cache.capacity",
+        "cache.latest.ttl.sec",
+        "max.retries",
+        "retries.max.wait.ms",
+        "retries.wait.ms",
+        "timeout",
+    }
+)
+
 
 class SchemaRegistry:
     """Registers the event's JSON Schema under each topic's subject, once per process.
@@ -33,12 +46,15 @@ class SchemaRegistry:
 
     Args:
         options: `schema_registry_url` and `schema_registry_config` are read.
+
+    Raises:
+        SinkError: An option of the client that is a number is none.
     """
 
     def __init__(self, options: KafkaConfig) -> None:
+        given = options.schema_registry_config.items()
         config: dict[str, Any] = {
-            name: int(text) if text.isdigit() else text
-            for name, text in options.schema_registry_config.items()
+            name: _number(name, text) if name in _NUMBERS else text for name, text in given
         }
         # The one retry loop is not here.
         self._config = {"max.retries": 0, **config, "url": options.schema_registry_url}
@@ -84,3 +100,13 @@ class SchemaRegistry:
                 f"the schema registry cannot be asked ({type(error).__name__}): is it up, and are "
                 "kafka.schema_registry_url and kafka.schema_registry_config right?"
             ) from None
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise SinkError(f"kafka.schema_registry_config: {name} is {text!r}, a number was expected")
+    return number

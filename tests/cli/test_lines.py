@@ -1,4 +1,5 @@
 import contextlib
+import gzip
 import os
 import queue
 import signal
@@ -60,6 +61,28 @@ def test_tail_shows_the_last_events(tmp_path):
     assert run("tail", "-n", "0", str(file)).output == ""
 
 
+def test_tail_shows_what_a_damaged_file_still_holds(tmp_path):
+    """And that it is damaged, behind it."""
+    file = tmp_path / "e.jsonl.gz"
+    packed = gzip.compress(written.as_lines(*(log(f"n{n}") for n in range(3))))
+    file.write_bytes(packed[:-4])
+    result = run("tail", "-n", "2", str(file))
+    assert result.exit_code == 0
+    *lines, last = result.output.splitlines()
+    assert ["n1" in lines[0], "n2" in lines[1]] == [True, True]
+    assert last.startswith("not an event: the compressed file is damaged here: ")
+    file.write_bytes(packed[:-8] + bytes(8))  # another checksum
+    assert "damaged here: CRC check failed" in run("tail", str(file)).output
+
+
+def test_tail_does_not_follow_a_compressed_file(tmp_path):
+    """Nothing is ever appended to one."""
+    file = written.write_gzip(tmp_path / "e.jsonl.gz", log("hi"))
+    result = run("tail", "-f", file)
+    assert result.exit_code == 2
+    assert f"{file} is compressed, so nothing will be appended to it" in result.output
+
+
 @pytest.fixture
 def follow():
     with contextlib.ExitStack() as cleanup:
@@ -97,10 +120,11 @@ def test_tail_follows_a_file_over_its_rotation(tmp_path, follow):
         old.write(whole[:40])
         old.write(whole[40:])
         assert "shop: in two parts" in next_line()
-        old.write(written.as_lines(log("last of the old")))
+        old.write(written.as_lines(log("last of the old")) + b'{"torn')
         file.rename(tmp_path / "e.jsonl.1")
     written.write(file, log("first of the new"))
     assert "shop: last of the old" in next_line()
+    assert "not an event: " in next_line()
     assert "shop: first of the new" in next_line()
     process.send_signal(signal.SIGINT)
     assert process.wait(DEADLINE_SECONDS) == 0

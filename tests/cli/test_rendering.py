@@ -10,6 +10,11 @@ from otel_cbtop_exporter.cli.rendering import (
 from otel_cbtop_exporter.events import Event, event_from_sample
 from tests.cli.written import TRACE, log, metric, span
 
+EVENTS_OF_TAGS = [
+    lambda text: span(text, text, kind=text, trace=text),
+    lambda text: log(text, severity=text, trace=text),
+]
+
 
 def test_control_characters_are_shown_and_never_obeyed(capsys):
     """Neither a terminal escape nor console markup in somebody's log reaches the terminal."""
@@ -20,6 +25,12 @@ def test_control_characters_are_shown_and_never_obeyed(capsys):
 def test_a_long_text_is_cut():
     """A line stays a line, however long a body is."""
     assert printable("x" * 300) == "x" * 199 + "…"
+
+
+@pytest.mark.parametrize("make", EVENTS_OF_TAGS, ids=lambda make: make("").signal)
+def test_no_tag_of_a_span_or_log_is_obeyed(make):
+    """An escape sequence is shown as text wherever it stands."""
+    assert "\x1b" not in event_line(make("\x1b[31m")).plain
 
 
 @pytest.mark.parametrize(
@@ -40,6 +51,7 @@ def test_a_duration_has_the_unit_that_suits_it():
     """Microseconds, milliseconds and seconds are told apart by size."""
     shown = [duration_text(ns) for ns in (900, 850_000, 12_340_000, 1_500_000_000)]
     assert shown == ["1 us", "850 us", "12.3 ms", "1.50 s"]
+    assert duration_text(10**400) == "1" + 198 * "0" + "…"
 
 
 EVERY_SIGNAL = {

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from click.testing import CliRunner
 
@@ -67,6 +69,18 @@ def test_the_trace_that_is_seen_through_most_signals_is_followed(tmp_path, run):
     followed = run("--follow-trace", file).output
     assert f"trace {written.TRACE}  shop" in followed
     assert "shop: hello" in followed
+
+
+def test_a_pipe_is_read_but_once(run):
+    """A trace is found by a second reading, which a pipe has none of."""
+    reading, writing = os.pipe()
+    os.write(writing, written.as_lines(span("GET /", "a1")))
+    os.close(writing)
+    result = run("--follow-trace", f"/dev/fd/{reading}")
+    os.close(reading)
+    assert "1 events in 1 file" in result.output
+    assert "Error: --follow-trace reads FILES twice, which a pipe cannot be" in result.output
+    assert result.exit_code == 1
 
 
 def test_an_empty_file_is_no_error(tmp_path, run):

@@ -48,6 +48,43 @@ def test_what_has_no_span_in_the_files_is_shown_all_the_same(tmp_path, run):
     assert all(f"── {name}" in output for name in ("remote child", "odd", "INFO  shop: alone"))
 
 
+def test_spans_that_are_each_others_parents_are_shown(tmp_path, run):
+    """Ids that were made by hand may do that; what hangs below them is shown too."""
+    file = written.write(
+        tmp_path / "e.jsonl",
+        span("one", "a1", parent="a2"),
+        span("two", "a2", parent="a1", at_ms=1),
+        span("below", "a3", parent="a2", at_ms=2),
+    )
+    assert run(TRACE, file).output.splitlines()[2:] == [
+        "├── one  SERVER  10.0 ms",
+        "└── two  SERVER  10.0 ms  +1.0 ms",
+        "    └── below  SERVER  10.0 ms  +2.0 ms",
+    ]
+
+
+def test_a_span_without_an_id_is_shown(tmp_path, run):
+    """Nothing hangs below it: neither what has no parent nor what has no span."""
+    nameless = span("nameless", "")
+    del nameless.fields["span_id"]
+    twice = span("twice", "a1", parent="a2", at_ms=4)
+    file = written.write(
+        tmp_path / "e.jsonl",
+        nameless,
+        span("root", "a2", at_ms=1),
+        log("alone", at_ms=2),
+        twice,
+        twice,
+    )
+    assert run(TRACE, file).output.splitlines()[2:] == [
+        "├── nameless  SERVER  10.0 ms",
+        "├── root  SERVER  10.0 ms  +1.0 ms",
+        "│   ├── twice  SERVER  10.0 ms  +4.0 ms",
+        "│   └── twice  SERVER  10.0 ms  +4.0 ms",
+        "└── INFO  shop: alone  +2.0 ms",
+    ]
+
+
 def test_a_clock_behind_shows_a_negative_offset(tmp_path, run):
     """An event before the first span is shown as earlier, not as an error."""
     file = written.write(tmp_path / "e.jsonl", span("s", "a1"), log("l", span_id="a1", at_ms=-3))

@@ -122,3 +122,28 @@ def test_a_registry_that_is_away(broker, sink_for, url):  # noqa: F811
     assert result.kept == records
     assert "kafka.schema_registry_url" in result.error
     assert "hush-hush" not in result.error
+
+
+def test_options_of_the_client_are_texts_but_for_its_numbers(broker, sink_for):  # noqa: F811
+    """A token may be made of digits, and a timeout have a fraction."""
+    token = {
+        "bearer.auth.credentials.source": "STATIC_TOKEN",
+        "bearer.auth.token": "12345",
+        "bearer.auth.logical.cluster": "67",
+        "bearer.auth.identity.pool.id": "8",
+    }
+    sink = sink_for(
+        broker.new_topic(), schema_registry_config={**token, "timeout": "2.5", "max.retries": "1"}
+    )
+    records = encoded(sink, spans(5))
+    assert sink.write(records, 30).delivered == records
+
+
+@pytest.mark.parametrize("text", ["many", "nan", "²"])
+def test_a_number_of_the_client_that_is_none(broker, sink_for, text):  # noqa: F811
+    """Records are kept, and the error names the option and its value."""
+    sink = sink_for(broker.new_topic(), schema_registry_config={"max.retries": text})
+    records = encoded(sink, spans(5))
+    result = sink.write(records, 10)
+    assert result.kept == records
+    assert f"max.retries is {text!r}, a number was expected" in result.error
