@@ -9,18 +9,27 @@ OpenTelemetry has it in the environment. Secrets are masked in every repr.
 from __future__ import annotations
 
 import glob
-import re
+import os
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
 from otel_cbtop_exporter.errors import ConfigError
-from otel_cbtop_exporter.options import SECRET, Options
+from otel_cbtop_exporter.options import AtLeastOne, NotNegative, Options, WaitMs
+from otel_cbtop_exporter.sink_options import (
+    NOT_IN_TOPIC,
+    TOPIC_TAG,
+    ConsoleConfig,
+    InfluxDBConfig,
+    JsonLinesConfig,
+    KafkaConfig,
+)
 
 __all__ = [
     "DEFAULT_RESOURCE_TAGS",
     "DEFAULT_SPAN_TAGS",
+    "NOT_IN_TOPIC",
     "TOPIC_TAG",
     "ConsoleConfig",
     "ExporterConfig",
@@ -64,13 +73,17 @@ DEFAULT_SPAN_TAGS = (
     "error.type",
 )
 
-# No other braces: a misspelt placeholder would be a file of that name. And no NUL.
-_FILE_PATTERN = r"^([^{}\x00]|\{(pid|date|hour)\})+\Z"
-
-
-_AtLeastOne = Annotated[int, Meta(ge=1)]
-_NotNegative = Annotated[int, Meta(ge=0)]
 _Names = tuple[str, ...]
+
+
+def _absolute(group: str, path: str) -> str:
+    whole = os.path.expanduser(path)  # noqa: PTH111  pathlib raises where there is no such home
+    if whole.startswith("~"):
+        raise ConfigError(f"{group}.path is {path!r}: there is no such home folder")
+    try:
+        return os.path.abspath(whole)  # noqa: PTH100  as above
+    except OSError:  # there is no working directory; whoever uses the path will say so
+        return whole
 
 
 class RetryConfig(Options, frozen=True, kw_only=True):
@@ -86,9 +99,9 @@ class RetryConfig(Options, frozen=True, kw_only=True):
 
     group: ClassVar[str] = "retry"
 
-    max_retries: _NotNegative = 3
-    initial_delay_ms: _AtLeastOne = 100
-    max_delay_ms: _AtLeastOne = 10_000
+    max_retries: NotNegative = 3
+    initial_delay_ms: WaitMs = 100
+    max_delay_ms: WaitMs = 10_000
     multiplier: Annotated[float, Meta(ge=1)] = 2.0
 
     def delay_for_attempt(self, attempt: int) -> float:
@@ -112,19 +125,26 @@ class SpoolConfig(Options, frozen=True, kw_only=True):
     """Where records wait for a remote sink.
 
     Attributes:
-        path: A folder for spool files, which then survive the process; in memory if unset.
-        max_bytes: Compressed bytes that may wait; by default 64 MiB in memory, 1 GiB in a
-            folder (over all files of it).
+        path: A folder for spool files, which then survive the process; may begin with `~`;
+            in memory if unset.
+        max_bytes: Compressed bytes that may wait, at least 1 MiB; by default 64 MiB in memory,
+            1 GiB in a folder (over all files of it).
         max_age_ms: Records older than this leave the spool, counted; 0 keeps them.
         synchronous: `normal` survives a killed process, `full` a power cut as well.
     """
 
     group: ClassVar[str] = "spool"
 
-    path: str | None = None
-    max_bytes: Annotated[int, Meta(ge=1_048_576)] | None = None
-    max_age_ms: _NotNegative = 0
+    path: Annotated[str, Meta(pattern=r"^[^\x00]+\Z")] | None = None
+    max_bytes: Annotated[int, Meta(ge=1_048_576, le=2**63 - 1)] | None = None
+    max_age_ms: NotNegative = 0
     synchronous: Literal["normal", "full"] = "normal"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.path is not None:
+            # Now: a daemon changes its working directory, and forks.
+            msgspec.structs.force_setattr(self, "path", _absolute(self.group, self.path))
 
 
 class MappingConfig(Options, frozen=True, kw_only=True):
@@ -143,122 +163,6 @@ class MappingConfig(Options, frozen=True, kw_only=True):
     span_tags: _Names = DEFAULT_SPAN_TAGS
     exemplars: Literal["histograms", "all", "none"] = "histograms"
     redact: _Names = ()
-
-
-class JsonLinesConfig(Options, frozen=True, kw_only=True):
-    """The JSON Lines file.
-
-    Attributes:
-        path: May hold `{pid}`, `{date}`, `{hour}` and `~`; `-` is standard output.
-        max_bytes: A larger file is rotated; 0 never rotates by size.
-        max_age_ms: An older file is rotated; 0 never rotates by age.
-        max_files: Rotated files that are kept.
-        compression: Of rotated files.
-        fsync: `never`, after each `batch`, or at most once in `fsync_interval_ms`.
-        fsync_interval_ms: With `fsync=interval`.
-        mode: Permissions of new files, octal.
-    """
-
-    group: ClassVar[str] = "jsonlines"
-
-    path: Annotated[str, Meta(pattern=_FILE_PATTERN)] = "cbtop-events.jsonl"
-    max_bytes: _NotNegative = 100 * 1024 * 1024
-    max_age_ms: _NotNegative = 0
-    max_files: _NotNegative = 5
-    compression: Literal["none", "gzip", "zstd"] = "gzip"
-    fsync: Literal["never", "batch", "interval"] = "never"
-    fsync_interval_ms: _AtLeastOne = 1_000
-    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0640"
-
-
-class ConsoleConfig(Options, frozen=True, kw_only=True):
-    """The console.
-
-    Attributes:
-        stream: Standard output or standard error.
-    """
-
-    group: ClassVar[str] = "console"
-
-    stream: Literal["stdout", "stderr"] = "stdout"
-
-
-class InfluxDBConfig(Options, frozen=True, kw_only=True):
-    """An InfluxDB, or whatever speaks its `/api/v2/write`.
-
-    Attributes:
-        url: For example `http://localhost:8086`; without a login, which is what `token` is for.
-        org: Organization; leave it unset for InfluxDB 1.8.
-        bucket: `{signal}` in it becomes `metrics`, `spans` or `logs`. For InfluxDB 1.8
-            `database` or `database/retention-policy`.
-        token: API token; for InfluxDB 1.8 `username:password`.
-        token_file: A file that holds the token; read again when the server refuses it.
-        timeout_ms: Of one request.
-        ca_file: PEM file of the authority that signed the server's certificate.
-        cert_file: PEM file of the client's certificate.
-        key_file: PEM file of its key, if that is not in `cert_file`.
-        verify_tls: Whether the server's certificate is checked.
-        headers: Extra request headers.
-        gzip: Whether requests are compressed.
-        trace_id_tag_digits: First hex digits of the trace id that become a tag, for looking
-            traces up over days; one digit means 16 times the series.
-    """
-
-    group: ClassVar[str] = "influxdb"
-
-    url: Annotated[str, Meta(pattern="^https?://[^@]+$")] | None = None
-    org: str | None = None
-    bucket: str | None = None
-    token: Annotated[str, SECRET] | None = None
-    token_file: str | None = None
-    timeout_ms: _AtLeastOne = 10_000
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    verify_tls: bool = True
-    headers: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
-    gzip: bool = True
-    trace_id_tag_digits: Annotated[int, Meta(ge=0, le=2)] = 0
-
-
-TOPIC_TAG = re.compile(r"\{([^{}]+)\}")
-"""What stands in braces in `kafka.topic`: `signal`, or the name of a tag."""
-
-
-class KafkaConfig(Options, frozen=True, kw_only=True):
-    """A Kafka cluster.
-
-    Attributes:
-        bootstrap_servers: `host:port`, several separated by commas.
-        topic: `{signal}` becomes `metrics`, `spans` or `logs`; other names in braces are resource
-            attributes, for example `{service.name}`, or other tags of the event.
-        acks: Replicas that must have a record before it counts as delivered.
-        compression: Of record batches.
-        linger_ms: How long librdkafka waits to fill a record batch.
-        headers: Headers of every message.
-        event_headers: Whether `schema_version`, `content-type` and, for spans, W3C
-            `traceparent` become headers too.
-        config: Any librdkafka property, over ours.
-        config_file: A file of librdkafka properties, one `key=value` a line, over `config`;
-            read again when the broker refuses the login.
-        schema_registry_url: Frame values for a Confluent Schema Registry.
-        schema_registry_config: Any property of its client, for example
-            `basic.auth.user.info`.
-    """
-
-    group: ClassVar[str] = "kafka"
-
-    bootstrap_servers: str | None = None
-    topic: Annotated[str, Meta(min_length=1)] = "otel.{signal}"
-    acks: Literal["all", "1", "0"] = "all"
-    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "zstd"
-    linger_ms: _NotNegative = 50
-    headers: dict[str, str] = msgspec.field(default_factory=dict)
-    event_headers: bool = False
-    config: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
-    config_file: str | None = None
-    schema_registry_url: Annotated[str, Meta(pattern="^https?://")] | None = None
-    schema_registry_config: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
 
 
 class ExporterConfig(Options, frozen=True, kw_only=True):
@@ -281,9 +185,9 @@ class ExporterConfig(Options, frozen=True, kw_only=True):
 
     sink: tuple[Literal["jsonlines", "influxdb", "kafka", "console", "none"], ...] = ("jsonlines",)
     delivery: Literal["spooled", "direct"] = "spooled"
-    timeout_ms: _AtLeastOne = 10_000
-    max_batch_events: _AtLeastOne | None = None
-    max_batch_bytes: _AtLeastOne | None = None
+    timeout_ms: WaitMs = 10_000
+    max_batch_events: AtLeastOne | None = None
+    max_batch_bytes: AtLeastOne | None = None
     internal_metrics: bool = False
     exit_on_sigterm: bool = False
     temporality_preference: Literal["delta", "cumulative", "lowmemory"] = "delta"

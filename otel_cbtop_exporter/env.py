@@ -18,6 +18,7 @@ from otel_cbtop_exporter.options import (
     Options,
     build,
     is_group,
+    merged,
     option_types,
     parse_text,
     shown,
@@ -104,10 +105,7 @@ def _read(environ: Mapping[str, str], variable: str, path: _Path, options: dict[
     except ValueError as error:
         _logger.error("%s is %s: %s; the default stands", variable, shown(hint, text), error)
         return
-    group = options
-    for name in path[:-1]:
-        group = group.setdefault(name, {})
-    group[path[-1]] = value
+    options.update(merged(options, _nested(path, value)))
 
 
 def _nested(path: _Path, value: Any) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from otel_cbtop_exporter._sdk import LogRecordExporter, LogRecordExportResult, ReadableLogRecord
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.mapping.logs import LogMapper
+from otel_cbtop_exporter.mapping.metric_pieces import first_name, pieces_of
 from otel_cbtop_exporter.mapping.metrics import MetricMapper
 from otel_cbtop_exporter.mapping.spans import SpanMapper
-from otel_cbtop_exporter.signal_delivery import SignalDelivery
+from otel_cbtop_exporter.signal_delivery import Pieces, SignalDelivery
 from otel_cbtop_exporter.sinks.base import Sink
 
 __all__ = ["CbtopLogRecordExporter", "CbtopMetricExporter", "CbtopSpanExporter"]
@@ -32,6 +33,11 @@ _DELTA_INSTRUMENTS: dict[str, tuple[type, ...]] = {
     "lowmemory": (sdk_metrics.Counter, sdk_metrics.Histogram),
     "cumulative": (),
 }
+
+
+# The SDK hands over in one batch what all of the application measures, so one that cannot be mapped
+# must not cost the others.
+_METRIC_PIECES = Pieces(pieces_of, lambda batch: f"a data point of {first_name(batch)}")
 
 
 class _Exporter:
@@ -153,5 +159,7 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
     ) -> MetricExportResult:
         """Deliver data points, or accept them into the spool; never raises."""
         millis = min(timeout_millis, self._delivery.config.timeout_ms)
-        ok = self._delivery.export(self._mapper.map, metrics_data.resource_metrics, millis / 1000)
+        ok = self._delivery.export(
+            self._mapper.map, metrics_data.resource_metrics, millis / 1000, _METRIC_PIECES
+        )
         return MetricExportResult.SUCCESS if ok else MetricExportResult.FAILURE

@@ -18,7 +18,10 @@ from otel_cbtop_exporter.errors import ConfigError
 
 __all__ = [
     "SECRET",
+    "AtLeastOne",
+    "NotNegative",
     "Options",
+    "WaitMs",
     "build",
     "is_group",
     "is_secret",
@@ -32,8 +35,16 @@ __all__ = [
 SECRET = Meta(extra={"secret": True})
 """Marks an option, in Annotated, whose value is never shown."""
 
+# What fits in 64 bits; a time that something waits for is a day at most.
+AtLeastOne = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+NotNegative = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+WaitMs = Annotated[int, Meta(ge=1, le=86_400_000)]
+
 _MASK = "********"
-_LOGIN_IN_URL = re.compile(r"(?<=://)[^/\s]*@")
+# A password may hold any of `/?#`, which no parser of URLs would allow there.
+_LOGIN_IN_URL = re.compile(r"(?<=://)\S*@")
+# Two ways to say the same: who gives one does not mean the other any more.
+_INSTEAD = {"token": "token_file", "token_file": "token"}
 _O = TypeVar("_O", bound="Options")
 
 
@@ -77,7 +88,8 @@ def build(cls: type[_O], values: Mapping[str, Any] | None) -> _O:
         ConfigError: An option is unknown, or its value is not allowed.
     """
     if not isinstance(values, Mapping | None):
-        raise ConfigError(f"{cls.group} must be a mapping of its options, got {values!r}")
+        kind = type(values).__name__  # not the value, which may hold a secret
+        raise ConfigError(f"{cls.group} must be a mapping of its options, got a {kind}")
     hints = option_types(cls)
     given: dict[str, Any] = {}
     for name, value in (values or {}).items():
@@ -93,7 +105,10 @@ def build(cls: type[_O], values: Mapping[str, Any] | None) -> _O:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay options over others, group by group; None and `{}` leave what is below."""
+    """Lay options over others, group by group; None and `{}` leave what is below.
+
+    Of two options that say the same, such as a token and its file, one replaces the other.
+    """
     result = dict(below)
     for name, value in above.items():
         if value is None or value == {}:
@@ -104,6 +119,9 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         under = result.get(name)
         if isinstance(value, Mapping) and isinstance(under, Mapping):
             value = merged(under, value)  # noqa: PLW2901  the group that it makes
+        other = _INSTEAD.get(name, "")
+        if other not in above:
+            result.pop(other, None)
         result[name] = value
     return result
 
@@ -118,19 +136,27 @@ def option_types(cls: type[Options]) -> dict[str, Any]:
 def parse_text(hint: Any, text: str) -> Any:
     """Read an option from an environment variable.
 
-    Lists are separated by commas; mappings are `key=value`, separated by commas.
+    Lists are separated by commas; mappings are `key=value`, separated by commas. Words of a
+    choice may be in capitals, as OpenTelemetry's specification has it.
 
     Raises:
         ValueError: The text does not fit; the message says what was expected.
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected text in UTF-8") from None
     value: Any = text
-    if _holds_mapping(hint):
+    if choices := _choices(hint):
+        value = text.lower() if text.lower() in choices else text
+    elif _holds_mapping(hint):
         pairs = [part.partition("=") for part in split_names(text)]
         if any(not separator for _, separator, _ in pairs):
             raise ValueError("expected key=value,key=value")
         value = {key.strip(): part.strip() for key, _, part in pairs}
     elif typing.get_origin(_bare(hint)) is tuple:
-        value = split_names(text)
+        some = _choices(typing.get_args(_bare(hint))[0])
+        value = [name.lower() if name.lower() in some else name for name in split_names(text)]
     try:
         return msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError as error:
@@ -177,13 +203,19 @@ def shown(hint: Any, value: Any) -> str:
     return repr(_MASK)
 
 
+def _choices(hint: Any) -> tuple[str, ...]:
+    """Return the words that an option can be; none if it is no choice."""
+    bare = _bare(hint)
+    return typing.get_args(bare) if typing.get_origin(bare) is Literal else ()
+
+
 def _expectation(hint: Any, error: msgspec.ValidationError) -> str:
     """Say what is allowed; msgspec does not list the words of a Literal."""
     bare = _bare(hint)
     if typing.get_origin(bare) is tuple:
-        bare = _bare(typing.get_args(bare)[0])
-    if typing.get_origin(bare) is Literal:
-        return f"expected one of {', '.join(typing.get_args(bare))}"
+        bare = typing.get_args(bare)[0]
+    if choices := _choices(bare):
+        return f"expected one of {', '.join(choices)}"
     text = str(error).partition(" - at ")[0]
     return text[:1].lower() + text[1:]
 

@@ -10,15 +10,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.delivery.pipeline import Pipeline, acquire
 from otel_cbtop_exporter.env import SignalName, options_from_environment
-from otel_cbtop_exporter.errors import ConfigError, SinkError
+from otel_cbtop_exporter.errors import CbtopError, ConfigError
 from otel_cbtop_exporter.event_batch import Events
 from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth, combined
 from otel_cbtop_exporter.options import build, merged
@@ -27,7 +28,7 @@ from otel_cbtop_exporter.sinks import sink_factory
 from otel_cbtop_exporter.sinks.base import Sink
 from otel_cbtop_exporter.tally import Tally
 
-__all__ = ["SignalDelivery"]
+__all__ = ["Pieces", "SignalDelivery"]
 
 _logger = logging.getLogger("otel_cbtop_exporter")
 
@@ -39,13 +40,30 @@ _COMPONENTS: dict[SignalName, str] = {
     "metrics": "cbtop_metric_exporter",
     "logs": "cbtop_log_exporter",
 }
-# An item of each signal that could not be mapped; how many points a resource's metrics have is
-# then unknown.
+# An item of each signal that could not be mapped.
 _ONE: dict[SignalName, Tally] = {
     "traces": Tally(1, spans=1),
     "metrics": Tally(1, data_points=1),
     "logs": Tally(1, log_records=1),
 }
+
+
+@dataclass(frozen=True)
+class Pieces(Generic[_T]):
+    """How a batch falls apart of which something cannot be mapped.
+
+    Attributes:
+        of: Returns smaller batches; none where nothing smaller is left to lose.
+        name_of: Says what such a last piece is.
+    """
+
+    of: Callable[[Sequence[_T]], Sequence[Sequence[_T]]]
+    name_of: Callable[[Sequence[_T]], str]
+
+
+_ITEMS: Pieces[Any] = Pieces(
+    lambda batch: [[item] for item in batch] if len(batch) > 1 else [], lambda _batch: "an item"
+)
 
 
 class SignalDelivery:
@@ -60,7 +78,8 @@ class SignalDelivery:
     def __init__(
         self, signal: SignalName, sink: Sink | str | Sequence[str] | None, options: dict[str, Any]
     ) -> None:
-        ready = None if sink is None or isinstance(sink, str | Sequence) else sink
+        # A name, names, or what is none of a sink's business and will be blamed.
+        ready: Sink | None = sink if hasattr(sink, "write") else None  # type: ignore[assignment]
         given = options if ready is not None else {**options, "sink": sink}
         build(ExporterConfig, merged({}, given))  # blames the arguments alone
         self.config = build(ExporterConfig, merged(options_from_environment(signal), given))
@@ -82,24 +101,37 @@ class SignalDelivery:
                 continue
             try:
                 factory = sink_factory(name, self.config)
-            except SinkError as error:
+                pipelines.append(acquire(_sharing_key(name, self.config), factory, self.config))
+            # From the environment an exception would switch off other exporters and all
+            # instrumentation with it, whatever it is.
+            except Exception as error:
+                is_ours = isinstance(error, CbtopError)
+                why = str(error) if is_ours else f"sink {name}: {type(error).__name__}: {error}"
                 if given.get("sink") or given.get(name):
                     for pipeline in pipelines:
                         pipeline.release(0)
-                    raise ConfigError(str(error)) from error
-                # From the environment an exception would switch off other exporters and all
-                # instrumentation with it.
-                _logger.error("%s; until then this exporter drops what it is given", error)
-                continue
-            pipelines.append(acquire(_sharing_key(name, self.config), factory, self.config))
+                    raise ConfigError(why) from error
+                _logger.error("%s; until then this exporter drops what it is given", why)
         return pipelines
 
     def export(
-        self, map_batch: Callable[[Sequence[_T]], Events], batch: Sequence[_T], seconds: float
+        self,
+        map_batch: Callable[[Sequence[_T]], Events],
+        batch: Sequence[_T],
+        seconds: float,
+        pieces: Pieces[_T] | None = None,
     ) -> bool:
-        """Map a batch and submit it to every sink; never raises."""
+        """Map a batch and submit it to every sink; never raises.
+
+        Args:
+            map_batch: Makes events.
+            batch: What the SDK gave.
+            seconds: The longest that it may take.
+            pieces: How a batch of which something cannot be mapped falls apart; into its items
+                by default.
+        """
         deadline = time.monotonic() + seconds
-        events, ok = self._map(map_batch, batch)
+        events, ok = self._map(map_batch, batch, pieces or _ITEMS)
         if self._shut_down.locked():
             self._lose("shutdown", events, "what came after shutdown was dropped")
             return False
@@ -111,18 +143,23 @@ class SignalDelivery:
         return ok
 
     def _map(
-        self, map_batch: Callable[[Sequence[_T]], Events], batch: Sequence[_T]
+        self,
+        map_batch: Callable[[Sequence[_T]], Events],
+        batch: Sequence[_T],
+        pieces: Pieces[_T],
     ) -> tuple[Events, bool]:
         try:
             return map_batch(batch), True
         # Mapping has a rule for everything that the SDK makes. What a foreign object does when
         # it is read is not ours to know, and must not cost its neighbours or the application.
         except Exception as error:  # noqa: BLE001
-            if len(batch) == 1:
+            smaller = pieces.of(batch)
+            if not smaller:
                 word = type(error).__name__
-                self._reject(word, _ONE[self._signal], f"an item could not be mapped: {word}")
+                what = pieces.name_of(batch)
+                self._reject(word, _ONE[self._signal], f"{what} could not be mapped: {word}")
                 return Events(()), False
-            mapped = [self._map(map_batch, [item])[0] for item in batch]
+            mapped = [self._map(map_batch, piece, pieces)[0] for piece in smaller]
             return Events(part for events in mapped for part in events.parts), False
 
     def on_mapping_loss(self, reason: str, what: str, lost: Tally) -> None:

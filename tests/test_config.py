@@ -83,6 +83,24 @@ def test_an_error_does_not_show_a_secret():
     assert "12345678" not in str(caught.value)
 
 
+def test_no_group_and_no_password_of_a_url_is_shown():
+    """A list where a mapping should be, and a password that no URL may have."""
+    with pytest.raises(ConfigError, match="influxdb must be a mapping of its options, got a list"):
+        build(ExporterConfig, {"influxdb": [{"token": "s3cret"}]})
+    with pytest.raises(ConfigError) as caught:
+        InfluxDBConfig(url="http://admin:s3/cr?et@host")
+    assert "influxdb.url is 'http://********@host'" in str(caught.value)
+    assert "s3" not in repr(KafkaConfig(schema_registry_url="http://admin:s3/cret@host"))
+
+
+def test_a_spools_folder_is_absolute_from_the_beginning(tmp_path, monkeypatch):
+    """Whatever working directory a daemon, or its forked child, goes to."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert SpoolConfig(path="spool").path == str(tmp_path / "spool")
+    assert SpoolConfig(path="~/spool").path == str(tmp_path / "home" / "spool")
+
+
 @pytest.mark.parametrize(("attempt", "delay"), [(0, 100), (1, 200), (2, 400), (6, 6400)])
 def test_the_delay_doubles(attempt, delay):
     """delay_for_attempt grows by the multiplier from the initial delay."""

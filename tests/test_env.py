@@ -7,7 +7,7 @@ import pytest
 from otel_cbtop_exporter import env
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.env import PREFIX, options_from_environment, variables
-from otel_cbtop_exporter.options import build
+from otel_cbtop_exporter.options import build, merged
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,11 @@ def test_influxdbs_own_variables_are_fallbacks():
         ("TIMEOUT_MS", "soon", ("TIMEOUT_MS", "soon", "int")),
         ("SPOOL_MAX_BYTES", "4096", ("SPOOL_MAX_BYTES", "4096", "1048576")),
         ("KAFKA_CONFIG", "no-equals", ("KAFKA_CONFIG", "key=value")),
-        ("TRACES_KAFKA_ACKS", "2", ("TRACES_KAFKA_ACKS", "2", "all, 1, 0")),
+        ("TRACES_KAFKA_ACKS", "2", ("TRACES_KAFKA_ACKS", "2", "all, 1, 0, -1")),
+        ("KAFKA_TOPIC", "a/b", ("kafka.topic", "a/b", "'/' cannot be in a topic's name")),
+        ("INFLUXDB_URL", "http://[::1", ("influxdb.url", "http://[::1", "http://localhost:8086")),
+        ("INFLUXDB_URL", "http://:8086", ("influxdb.url", "http://:8086")),
+        ("SPOOL_PATH", "\udce9", ("SPOOL_PATH", "expected text in UTF-8")),
     ],
 )
 def test_a_wrong_value_is_one_error_in_the_log_and_the_default_stands(
@@ -119,6 +123,26 @@ def test_an_unknown_variable_is_warned_about_once_with_the_nearest_name(caplog):
     assert len(messages) == 2
     assert any("did you mean OTEL_EXPORTER_CBTOP_KAFKA_BOOTSTRAP_SERVERS" in m for m in messages)
     assert any("OTEL_EXPORTER_CBTOP_TIMEOUT_MS" in m for m in messages)
+
+
+def test_words_of_a_choice_may_be_in_capitals():
+    """OpenTelemetry: enum values should be interpreted in a case-insensitive manner."""
+    options = read(
+        SINK="Console,JSONLINES", TEMPORALITY_PREFERENCE="Cumulative", KAFKA_COMPRESSION="ZSTD"
+    )
+    config = build(ExporterConfig, options)
+    assert config.sink == ("console", "jsonlines")
+    assert config.temporality_preference == "cumulative"
+    assert config.kafka.compression == "zstd"
+
+
+@pytest.mark.parametrize(("general", "own"), [("TOKEN", "TOKEN_FILE"), ("TOKEN_FILE", "TOKEN")])
+def test_a_signals_token_wins_over_the_general_one_however_each_is_given(general, own):
+    """A file would be read instead of a token that is nearer."""
+    options = read("traces", **{f"INFLUXDB_{general}": "a", f"TRACES_INFLUXDB_{own}": "b"})
+    assert options == {"influxdb": {own.lower(): "b"}}
+    laid = merged(options, {"influxdb": {general.lower(): "c"}})
+    assert laid == {"influxdb": {general.lower(): "c"}}
 
 
 def test_an_empty_variable_is_unset():

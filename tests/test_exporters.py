@@ -4,6 +4,7 @@ import inspect
 import logging
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 from opentelemetry.sdk.metrics import (
@@ -46,6 +47,7 @@ from tests.builders import (
     metrics,
     number_point,
     span,
+    sum_metric,
 )
 
 EXPORTERS = (CbtopSpanExporter, CbtopMetricExporter, CbtopLogRecordExporter)
@@ -129,12 +131,64 @@ def test_sink_none_takes_everything_and_writes_nothing(tmp_path):
         {"timeout_ms": 0},
         {"jsonline": {}},
         {"influxdb": {"url": 7}},
+        {"sink": "influxdb", "influxdb": {"url": "http://[::1:8086", "bucket": "b"}},
+        {"sink": "kafka", "kafka": {"bootstrap_servers": "x:1", "topic": "otel/{signal}"}},
+        {"sink": 5},
+        {"sink": True},
+        {"spool": {"path": "a\0b"}},
+        {"spool": {"path": "~nobody-of-that-name/x"}},
+        {"spool": {"max_bytes": 2**64}},
+        {"jsonlines": {"path": "donn\udce9es.jsonl"}},
     ],
 )
 def test_a_wrong_argument_is_a_config_error(options):
     """In code and in a declarative file, construction says what is wrong."""
     with pytest.raises(ConfigError):
         CbtopSpanExporter(**options)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        (
+            {"SINK": "kafka", "KAFKA_BOOTSTRAP_SERVERS": "x:1", "KAFKA_TOPIC": "otel/x"},
+            "kafka.topic",
+        ),
+        (
+            {"SINK": "influxdb", "INFLUXDB_BUCKET": "b", "INFLUXDB_URL": "http://[::1:8086"},
+            "influxdb.url",
+        ),
+        (
+            {"SINK": "influxdb", "INFLUXDB_BUCKET": "b", "INFLUXDB_URL": "http://ex\u2100mple"},
+            "influxdb.url",
+        ),
+        ({"SPOOL_PATH": "~nobody-of-that-name/x"}, "there is no such home folder"),
+        ({"SPOOL_MAX_BYTES": "99999999999999999999"}, "SPOOL_MAX_BYTES"),
+        ({"JSONLINES_PATH": "donn\udce9es.jsonl"}, "expected text in UTF-8"),
+        ({"TIMEOUT_MS": "99999999999999"}, "TIMEOUT_MS"),
+    ],
+)
+def test_no_variable_makes_a_constructor_raise(monkeypatch, caplog, variables, words):
+    """It would switch off the exporters of others and all instrumentation with them."""
+    for name, text in variables.items():
+        monkeypatch.setenv(f"OTEL_EXPORTER_CBTOP_{name}", text)
+    CbtopSpanExporter().shutdown()
+    assert words in caplog.text
+
+
+def test_an_extra_of_an_extra_that_is_not_installed_stops_nobody(monkeypatch, caplog):
+    """The client of a schema registry is one of its own."""
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: None if n == "authlib" else find(n, *a)
+    )
+    monkeypatch.setenv("OTEL_EXPORTER_CBTOP_SINK", "kafka")
+    monkeypatch.setenv("OTEL_EXPORTER_CBTOP_KAFKA_BOOTSTRAP_SERVERS", "localhost:1")
+    monkeypatch.setenv("OTEL_EXPORTER_CBTOP_KAFKA_SCHEMA_REGISTRY_URL", "http://localhost:1")
+    CbtopSpanExporter().shutdown()
+    assert "pip install 'otel-cbtop-exporter[schema-registry]'" in caplog.text
 
 
 def test_a_sink_that_lacks_a_setting_in_the_environment_stops_nobody(monkeypatch, caplog):
@@ -247,8 +301,37 @@ def test_a_point_that_is_not_finite_is_counted_in_health(caplog):
     exporter.shutdown()
 
 
+def test_a_point_that_cannot_be_mapped_costs_no_other(caplog):
+    """Of its metric, of other metrics, or of other resources; it is told by its metric's name."""
+    bad = replace(number_point(1), attributes=object())
+    no_buckets = histogram_point((), (5.0,))
+    sink = RecordingSink(local=True)
+    exporter = CbtopMetricExporter(sink=sink)
+    batch = [
+        *metrics(
+            sum_metric(number_point(1), bad, number_point(3)),
+            histogram_metric(no_buckets, histogram_point()),
+            gauge_metric(number_point(4)),
+        ),
+        *metrics(sum_metric(bad, name="alone")),
+        *metrics(sum_metric(number_point(5))),
+    ]
+    assert exporter.export(MetricsData(batch)) is MetricExportResult.FAILURE
+    assert [(event["measurement"], event["fields"].get("value")) for event in sink.events] == [
+        ("requests", 1),
+        ("requests", 3),
+        ("latency", None),
+        ("temperature", 4),
+        ("requests", 5),
+    ]
+    assert exporter.health().events_rejected == 3
+    assert "a data point of 'requests' could not be mapped: TypeError" in caplog.text
+    assert "a data point of 'latency' could not be mapped: ValueError" in caplog.text
+    exporter.shutdown()
+
+
 def test_what_is_left_out_of_a_batch_that_is_mapped_again_is_counted_once():
-    """A resource that cannot be mapped makes its neighbours be mapped again, one by one."""
+    """A point that cannot be mapped makes its neighbours be mapped again, one by one."""
     sink = RecordingSink(local=True)
     exporter = CbtopMetricExporter(sink=sink)
     odd = metrics(gauge_metric(number_point(float("nan")), number_point(1, {"a": "b"})))

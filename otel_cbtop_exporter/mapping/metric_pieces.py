@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics.export import ResourceMetrics
 __all__ = ["first_name", "pieces_of"]
 
 
-def pieces_of(batch: Sequence[ResourceMetrics]) -> list[ResourceMetrics]:
+def pieces_of(batch: Sequence[ResourceMetrics]) -> list[list[ResourceMetrics]]:
     """Return each metric by itself; of a single one each data point; of a single point nothing."""
     metrics = [
         replace(one, scope_metrics=[replace(scope, metrics=[metric])])
@@ -20,19 +20,22 @@ def pieces_of(batch: Sequence[ResourceMetrics]) -> list[ResourceMetrics]:
         for metric in scope.metrics
     ]
     if len(metrics) != 1:
-        return metrics
+        return [[metric] for metric in metrics]
     ((scope,), (alone,)) = metrics[0].scope_metrics, metrics[0].scope_metrics[0].metrics
     data: Any = alone.data  # of a kind that a later SDK invents, too
     points = getattr(data, "data_points", ())
     if len(points) < 2:
         return []
     of_point = [replace(alone, data=replace(data, data_points=[point])) for point in points]
-    return [replace(metrics[0], scope_metrics=[replace(scope, metrics=[m])]) for m in of_point]
+    return [[replace(metrics[0], scope_metrics=[replace(scope, metrics=[m])])] for m in of_point]
 
 
 def first_name(batch: Sequence[ResourceMetrics]) -> str:
-    """Return the name of the first metric; "" if there is none."""
+    """Return the name of the first metric, as a message has it; "" if there is none."""
     names = (
-        str(metric.name) for one in batch for scope in one.scope_metrics for metric in scope.metrics
+        repr(metric.name)
+        for one in batch
+        for scope in one.scope_metrics
+        for metric in scope.metrics
     )
     return next(names, "")

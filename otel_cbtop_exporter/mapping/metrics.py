@@ -5,7 +5,7 @@ Semantics: https://opentelemetry.io/docs/specs/otel/metrics/data-model/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, compress
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
@@ -35,7 +35,6 @@ from otel_cbtop_exporter.mapping.attributes import (
 )
 from otel_cbtop_exporter.mapping.exponential import exponential_fields
 from otel_cbtop_exporter.mapping.metric_columns import are_integers, are_numbers, histogram_columns
-from otel_cbtop_exporter.mapping.metric_pieces import first_name, pieces_of
 from otel_cbtop_exporter.mapping.metric_series import MetricScope, MetricSeries
 from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 from otel_cbtop_exporter.tally import Tally
@@ -82,25 +81,7 @@ class MetricMapper:
         self._on_loss = on_loss
 
     def map(self, batch: Sequence[ResourceMetrics]) -> Events:
-        """Return the events of data points, and of their exemplars.
-
-        A data point that cannot be mapped is told, and costs no other one.
-        """
-        return Events(part for events in self._map_pieces(batch) for part in events.parts)
-
-    def _map_pieces(self, batch: Sequence[ResourceMetrics]) -> Iterator[Events]:
-        try:
-            yield self._map(batch)
-        # The SDK hands over in one batch what all of the application measures, and again a minute
-        # later, so what a foreign object does when it is read must not cost the rest.
-        except Exception as error:  # noqa: BLE001
-            pieces = pieces_of(batch)
-            if not pieces:
-                self._on_loss(type(error).__name__, first_name(batch), Tally(1, data_points=1))
-            for piece in pieces:
-                yield from self._map_pieces([piece])
-
-    def _map(self, batch: Sequence[ResourceMetrics]) -> Events:
+        """Return the events of data points, and of their exemplars."""
         made = _Made(Tables(), Tables(), [])
         self._scopes.make_room(_count_points(batch))
         for resource_metrics in batch:

@@ -55,7 +55,7 @@ class KafkaSink:
         options: Of the group `kafka`.
 
     Raises:
-        ConfigError: The topic template is not allowed, or a header is not Unicode.
+        ConfigError: A header is not Unicode.
         SinkError: A schema registry is asked for, and its client is not installed.
     """
 

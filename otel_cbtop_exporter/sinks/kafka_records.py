@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from otel_cbtop_exporter.config import TOPIC_TAG, KafkaConfig
+from otel_cbtop_exporter.config import NOT_IN_TOPIC, TOPIC_TAG, KafkaConfig
 from otel_cbtop_exporter.encoding.event_json import encode_events
-from otel_cbtop_exporter.errors import ConfigError
 from otel_cbtop_exporter.event_batch import EventRun, Events, Part
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.base import Block, Encoded, Record, Records
@@ -30,8 +29,6 @@ _KIND = {
 }
 _HAS_TRACE_KEY = {"span", "span_event", "span_link", "log"}
 
-# https://kafka.apache.org/documentation/#brokerconfigs: letters, digits, '.', '_' and '-'.
-_NOT_IN_TOPIC = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST_TOPIC = 249
 _MISSING = "unknown"
 
@@ -43,9 +40,6 @@ class RecordMaker:
 
     Args:
         options: `topic`, `headers` and `event_headers` are read.
-
-    Raises:
-        ConfigError: The topic template has a character that no topic may have.
     """
 
     def __init__(self, options: KafkaConfig) -> None:
@@ -122,11 +116,6 @@ def _series(measurement: str, tags: TagSet) -> bytes:
 
 def _topics(template: str) -> dict[str | None, str] | Callable[[Event], str]:
     """Return the topic of each signal, or what says the topic of an event by its tags."""
-    if wrong := _NOT_IN_TOPIC.search(TOPIC_TAG.sub("", template)):
-        raise ConfigError(
-            f"kafka.topic is {template!r}: {wrong.group()!r} cannot be in a topic's name; allowed "
-            "are letters, digits, '.', '_', '-' and names of tags in braces"
-        )
     if set(TOPIC_TAG.findall(template)) <= {"signal"}:
         return {signal: _filled(template, kind, {}) for signal, kind in _KIND.items()}
 
@@ -148,7 +137,7 @@ def _filled(template: str, kind: str, tags: Mapping[str, str]) -> str:
     def part(match: re.Match[str]) -> str:
         name = match.group(1)
         text = kind if name == "signal" else tags.get(name, _MISSING)
-        return _NOT_IN_TOPIC.sub("_", text)
+        return NOT_IN_TOPIC.sub("_", text)
 
     topic = TOPIC_TAG.sub(part, template)[:_LONGEST_TOPIC]
     return topic if topic.strip(".") else topic.replace(".", "_")  # "." and ".." are not allowed

@@ -361,46 +361,6 @@ def test_a_kind_that_a_later_sdk_invents_is_counted():
     assert losses == [("unknown_metric_type", "new", 2)]
 
 
-def test_a_point_that_cannot_be_mapped_costs_no_other():
-    """Of its metric, of other metrics, or of other resources."""
-
-    bad = replace(number_point(1), attributes=object())
-    no_buckets = histogram_point((), (5.0,))
-    losses = []
-    batch = [
-        *metrics(
-            sum_metric(number_point(1), bad, number_point(3)),
-            histogram_metric(no_buckets, histogram_point()),
-            gauge_metric(number_point(4)),
-        ),
-        *metrics(sum_metric(bad, name="alone")),
-        *metrics(sum_metric(number_point(5))),
-    ]
-    events = map_metrics(batch, losses=losses)
-    assert [(event.measurement, event.fields.get("value")) for event in events] == [
-        ("requests", 1),
-        ("requests", 3),
-        ("latency", None),
-        ("temperature", 4),
-        ("requests", 5),
-    ]
-    assert losses == [
-        ("TypeError", "requests", 1),
-        ("ValueError", "latency", 1),
-        ("TypeError", "alone", 1),
-    ]
-
-
-def test_what_a_batch_loses_is_told_once():
-    """A batch is mapped again, in pieces, where something in it cannot be mapped."""
-    unreadable = replace(number_point(1), attributes=object())
-    losses = []
-    batch = metrics(sum_metric(number_point(NAN), number_point(2)), gauge_metric(unreadable))
-    (event,) = map_metrics(batch, losses=losses)
-    assert event.fields["value"] == 2
-    assert losses == [("non_finite", "requests", 1), ("TypeError", "temperature", 1)]
-
-
 def test_keys_of_attributes_may_be_members_of_an_enum():
     """They are the texts that they equal, in the metric that has them and in all others."""
 

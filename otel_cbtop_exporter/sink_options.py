@@ -1,0 +1,167 @@
+"""The part of the configuration tree that is about sinks: a group of options for each.
+
+Not here: what is the same for all of them (`config.py`, which offers these, too).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from otel_cbtop_exporter.errors import ConfigError
+from otel_cbtop_exporter.options import SECRET, NotNegative, Options, WaitMs
+
+__all__ = [
+    "NOT_IN_TOPIC",
+    "TOPIC_TAG",
+    "ConsoleConfig",
+    "InfluxDBConfig",
+    "JsonLinesConfig",
+    "KafkaConfig",
+]
+
+# No other braces: a misspelt placeholder would be a file of that name. And no NUL.
+_FILE_PATTERN = r"^([^{}\x00]|\{(pid|date|hour)\})+\Z"
+
+
+class JsonLinesConfig(Options, frozen=True, kw_only=True):
+    """The JSON Lines file.
+
+    Attributes:
+        path: May hold `{pid}`, `{date}`, `{hour}` and `~`; `-` is standard output.
+        max_bytes: A larger file is rotated; 0 never rotates by size.
+        max_age_ms: An older file is rotated; 0 never rotates by age.
+        max_files: Rotated files that are kept.
+        compression: Of rotated files.
+        fsync: `never`, after each `batch`, or at most once in `fsync_interval_ms`.
+        fsync_interval_ms: With `fsync=interval`.
+        mode: Permissions of new files, octal.
+    """
+
+    group: ClassVar[str] = "jsonlines"
+
+    path: Annotated[str, Meta(pattern=_FILE_PATTERN)] = "cbtop-events.jsonl"
+    max_bytes: NotNegative = 100 * 1024 * 1024
+    max_age_ms: NotNegative = 0
+    max_files: NotNegative = 5
+    compression: Literal["none", "gzip", "zstd"] = "gzip"
+    fsync: Literal["never", "batch", "interval"] = "never"
+    fsync_interval_ms: WaitMs = 1_000
+    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0640"
+
+
+class ConsoleConfig(Options, frozen=True, kw_only=True):
+    """The console.
+
+    Attributes:
+        stream: Standard output or standard error.
+    """
+
+    group: ClassVar[str] = "console"
+
+    stream: Literal["stdout", "stderr"] = "stdout"
+
+
+class InfluxDBConfig(Options, frozen=True, kw_only=True):
+    """An InfluxDB, or whatever speaks its `/api/v2/write`.
+
+    Attributes:
+        url: For example `http://localhost:8086`; without a login, which is what `token` is for.
+        org: Organization; leave it unset for InfluxDB 1.8.
+        bucket: `{signal}` in it becomes `metrics`, `spans` or `logs`. For InfluxDB 1.8
+            `database` or `database/retention-policy`.
+        token: API token; for InfluxDB 1.8 `username:password`.
+        token_file: A file that holds the token; read again when the server refuses it.
+        timeout_ms: Of one request.
+        ca_file: PEM file of the authority that signed the server's certificate.
+        cert_file: PEM file of the client's certificate.
+        key_file: PEM file of its key, if that is not in `cert_file`.
+        verify_tls: Whether the server's certificate is checked.
+        headers: Extra request headers.
+        gzip: Whether requests are compressed.
+        trace_id_tag_digits: First hex digits of the trace id that become a tag, for looking
+            traces up over days; one digit means 16 times the series.
+    """
+
+    group: ClassVar[str] = "influxdb"
+
+    url: Annotated[str, Meta(pattern="^https?://[^@]+$")] | None = None
+    org: str | None = None
+    bucket: str | None = None
+    token: Annotated[str, SECRET] | None = None
+    token_file: str | None = None
+    timeout_ms: WaitMs = 10_000
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify_tls: bool = True
+    headers: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
+    gzip: bool = True
+    trace_id_tag_digits: Annotated[int, Meta(ge=0, le=2)] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            parts = urlsplit(self.url or "http://host")
+            is_address = bool(parts.hostname) and parts.port != 0
+        except ValueError:  # such as a port that is none, or half of an IPv6 address
+            is_address = False
+        if not is_address:
+            raise ConfigError(
+                f"influxdb.url is {self.url!r}: expected an address like http://localhost:8086"
+            )
+
+
+TOPIC_TAG = re.compile(r"\{([^{}]+)\}")
+"""What stands in braces in `kafka.topic`: `signal`, or the name of a tag."""
+
+NOT_IN_TOPIC = re.compile(r"[^A-Za-z0-9._-]")
+"""What no topic may hold: https://kafka.apache.org/documentation/#brokerconfigs"""
+
+
+class KafkaConfig(Options, frozen=True, kw_only=True):
+    """A Kafka cluster.
+
+    Attributes:
+        bootstrap_servers: `host:port`, several separated by commas.
+        topic: `{signal}` becomes `metrics`, `spans` or `logs`; other names in braces are resource
+            attributes, for example `{service.name}`, or other tags of the event.
+        acks: Replicas that must have a record before it counts as delivered.
+        compression: Of record batches.
+        linger_ms: How long librdkafka waits to fill a record batch.
+        headers: Headers of every message.
+        event_headers: Whether `schema_version`, `content-type` and, for spans, W3C
+            `traceparent` become headers too.
+        config: Any librdkafka property, over ours.
+        config_file: A file of librdkafka properties, one `key=value` a line, over `config`;
+            read again when the broker refuses the login.
+        schema_registry_url: Frame values for a Confluent Schema Registry.
+        schema_registry_config: Any property of its client, for example
+            `basic.auth.user.info`.
+    """
+
+    group: ClassVar[str] = "kafka"
+
+    bootstrap_servers: str | None = None
+    topic: Annotated[str, Meta(min_length=1)] = "otel.{signal}"
+    acks: Literal["all", "1", "0", "-1"] = "all"
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "zstd"
+    linger_ms: Annotated[int, Meta(ge=0, le=900_000)] = 50
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
+    event_headers: bool = False
+    config: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
+    config_file: str | None = None
+    schema_registry_url: Annotated[str, Meta(pattern="^https?://")] | None = None
+    schema_registry_config: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if wrong := NOT_IN_TOPIC.search(TOPIC_TAG.sub("", self.topic)):
+            raise ConfigError(
+                f"kafka.topic is {self.topic!r}: {wrong.group()!r} cannot be in a topic's name; "
+                "allowed are letters, digits, '.', '_', '-' and names of tags in braces"
+            )
