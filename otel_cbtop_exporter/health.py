@@ -1,24 +1,21 @@
-"""What happened to the records, as numbers: counters, `SinkHealth`, and log lines about it.
+"""What happened to the records, as numbers: counters, and `SinkHealth`.
 
 Everything here is safe to use from several threads and never blocks for long.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.tally import HasSignal, Tally
 
-__all__ = ["HealthCounters", "RateLimitedLog", "SinkHealth", "combined"]
+__all__ = ["HealthCounters", "SinkHealth", "combined"]
 
-_LOG_INTERVAL_SECONDS = 60.0
 _ERROR_LENGTH = 300
 
 
@@ -175,39 +172,3 @@ class HealthCounters:
                 oldest_spooled_ns=oldest_spooled_ns,
                 last_error=self._last_error,
             )
-
-
-class RateLimitedLog:
-    """Logs each cause at most once a minute, so that an outage is a line and not a flood.
-
-    Args:
-        logger: Where to.
-        monotonic: Seconds that never go back.
-    """
-
-    def __init__(
-        self, logger: logging.Logger, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._logger = logger
-        self._monotonic = monotonic
-        self._lock = threading.RLock()  # as above
-        self._next: dict[str, float] = {}
-        self._held_back: dict[str, int] = {}
-
-    def log(self, level: int, cause: str, message: str) -> None:
-        """Log a message unless its cause was logged within the last minute.
-
-        Args:
-            level: Of `logging`.
-            cause: A short stable word; the limit is for each of them.
-            message: Whole, never with attribute values, event data or a secret.
-        """
-        now = self._monotonic()
-        with self._lock:
-            if now < self._next.get(cause, now):
-                self._held_back[cause] = self._held_back.get(cause, 0) + 1
-                return
-            self._next[cause] = now + _LOG_INTERVAL_SECONDS
-            held_back = self._held_back.pop(cause, 0)
-        again = f" ({held_back} more of this kind since the last message)" if held_back else ""
-        self._logger.log(level, "%s%s", message, again)

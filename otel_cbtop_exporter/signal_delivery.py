@@ -21,8 +21,9 @@ from otel_cbtop_exporter.delivery.pipeline import Pipeline, acquire
 from otel_cbtop_exporter.env import SignalName, options_from_environment
 from otel_cbtop_exporter.errors import CbtopError, ConfigError
 from otel_cbtop_exporter.event_batch import Events
-from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth, combined
+from otel_cbtop_exporter.health import HealthCounters, SinkHealth, combined
 from otel_cbtop_exporter.options import build, merged
+from otel_cbtop_exporter.own_log import RateLimitedLog
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks import sink_factory
 from otel_cbtop_exporter.sinks.base import Sink
@@ -175,12 +176,12 @@ class SignalDelivery:
     def _lose(self, reason: str, events: Events, message: str) -> None:
         losses = self._own_losses()
         losses.counters.dropped(reason, Tally.of(events))
-        losses.log.log(logging.ERROR, reason, message)
+        losses.log.log(logging.ERROR, reason, message, events=len(events))
 
     def _reject(self, reason: str, tally: Tally, message: str) -> None:
         losses = self._own_losses()
         losses.counters.rejected(reason, tally)
-        losses.log.log(logging.WARNING, reason, message)
+        losses.log.log(logging.WARNING, reason, message, events=tally.events)
 
     def _own_losses(self) -> _Losses:
         # Anew in a forked child, where another thread of the parent may have held the locks.
@@ -204,6 +205,7 @@ class SignalDelivery:
         deadline = time.monotonic() + timeout_millis / 1000
         for pipeline in self._pipelines:
             pipeline.release(max(0.0, deadline - time.monotonic()))
+        self._own_losses().log.tell_held_back()
 
     def health(self) -> SinkHealth:
         """Return the health of the sink, or of all sinks together."""

@@ -1,12 +1,10 @@
 """Counters, health, and the log about losses."""
 
-import logging
 import signal
 import threading
 
-from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog, SinkHealth, combined
+from otel_cbtop_exporter.health import HealthCounters, SinkHealth, combined
 from otel_cbtop_exporter.tally import Tally
-from otel_cbtop_exporter.testing import FakeClock
 from tests.delivery.records import records
 
 
@@ -127,26 +125,3 @@ def test_sinks_together_are_as_well_as_the_worst():
     assert both.events_dropped == {"a": 3, "b": 3}
     assert both.values_lost == {"tag_cut": 1}
     assert combined([one]) == one
-
-
-def test_a_cause_is_logged_once_a_minute(caplog):
-    """A second message of a cause within a minute is held back, and told of with the next."""
-    clock = FakeClock()
-    log = RateLimitedLog(logging.getLogger("otel_cbtop_exporter"), clock.monotonic)
-    for _ in range(5):
-        log.log(logging.WARNING, "away", "the sink is away")
-    log.log(logging.ERROR, "full", "the disk is full")
-    clock.advance(60)
-    log.log(logging.WARNING, "away", "the sink is away")
-    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
-        ("WARNING", "the sink is away"),
-        ("ERROR", "the disk is full"),
-        ("WARNING", "the sink is away (4 more of this kind since the last message)"),
-    ]
-
-
-def test_messages_are_not_format_strings(caplog):
-    """A message with percent signs is logged as it is."""
-    log = RateLimitedLog(logging.getLogger("otel_cbtop_exporter"))
-    log.log(logging.WARNING, "x", "100%s full %d")
-    assert [record.getMessage() for record in caplog.records] == ["100%s full %d"]

@@ -24,6 +24,7 @@ EVENTS = ("errors", "event_batch", "events", "on_demand", "tag_set")
 # counts; the arrows go one way, from what the SDK calls down to what touches the outside.
 MAY_IMPORT = {
     "errors": (),
+    "own_log": (),
     "events": ("errors", "tag_set"),
     "on_demand": (),
     "tag_set": (),
@@ -50,7 +51,7 @@ MAY_IMPORT = {
         "tally",
     ),
     "encoding": ("encoding", "event_table", *EVENTS),
-    "sinks": ("sinks.base", "sinks.forks", "encoding", "config", *EVENTS),
+    "sinks": ("sinks.base", "sinks.forks", "encoding", "config", "own_log", *EVENTS),
     "sinks.records": ("on_demand",),
     "sinks.base": ("events", "errors", "sinks.records"),
     "sinks.forks": (),
@@ -63,6 +64,7 @@ MAY_IMPORT = {
         "events",
         "errors",
         "health",
+        "own_log",
         "sdk_metrics",
         "tally",
         "_sdk",
@@ -75,6 +77,7 @@ MAY_IMPORT = {
         "event_batch",
         "health",
         "options",
+        "own_log",
         "sdk_metrics",
         "sinks",
         "tally",

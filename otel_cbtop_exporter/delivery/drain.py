@@ -16,7 +16,7 @@ from otel_cbtop_exporter._sdk import suppress_instrumentation
 from otel_cbtop_exporter.delivery.lanes import Lanes
 from otel_cbtop_exporter.delivery.retry import Clock
 from otel_cbtop_exporter.delivery.spool import SpoolError
-from otel_cbtop_exporter.health import RateLimitedLog
+from otel_cbtop_exporter.own_log import RateLimitedLog
 
 __all__ = ["Drain", "Drained"]
 

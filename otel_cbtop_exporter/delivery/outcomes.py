@@ -12,7 +12,8 @@ from pathlib import Path
 
 from otel_cbtop_exporter.delivery.dead_letters import FILE_NAME, DeadLetters
 from otel_cbtop_exporter.delivery.retry import Clock
-from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
+from otel_cbtop_exporter.health import HealthCounters
+from otel_cbtop_exporter.own_log import RateLimitedLog
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks.base import Record, Rejection
 from otel_cbtop_exporter.tally import Tally
@@ -53,7 +54,8 @@ class Outcomes:
         for reason, records in by_reason.items():
             self.counters.rejected(reason, Tally.of(records))
         reasons = ", ".join(sorted(by_reason))
-        self.notice(f"rejected {reasons}", f"{len(rejections)} events were rejected: {reasons}")
+        what = f"{len(rejections)} events were rejected: {reasons}"
+        self.notice(f"rejected {reasons}", what, events=len(rejections))
         if self._dead_letters is not None:
             try:
                 self._dead_letters.write(rejections, self._sink_name, self._clock.time_ns())
@@ -70,7 +72,8 @@ class Outcomes:
         """
         self.counters.dropped(reason, tally)
         why = why or self.counters.last_error or "the sink has taken nothing yet"
-        self.notice(f"dropped {reason}", f"{tally.events} events were dropped ({reason}): {why}")
+        what = f"{tally.events} events were dropped ({reason}): {why}"
+        self.notice(f"dropped {reason}", what, events=tally.events)
 
     def lose_values(self, lost: Mapping[str, int]) -> None:
         """Count values that events had to go without, by reason."""
@@ -78,6 +81,7 @@ class Outcomes:
             self.counters.values_lost(reason, values)
             self.notice(f"lost {reason}", f"{values} values could not be written whole: {reason}")
 
-    def notice(self, cause: str, message: str) -> None:
+    def notice(self, cause: str, message: str, *, events: int = 0) -> None:
         """Log a warning about this sink, at most once a minute for each cause."""
-        self.log.log(logging.WARNING, cause, f"sink {self._sink_name}: {message}")
+        what = f"sink {self._sink_name}: {message}"
+        self.log.log(logging.WARNING, cause, what, events=events)

@@ -166,6 +166,8 @@ class Pipeline:
             _away_budget.spend(self._backlog.drain(deadline, stall_seconds).stalled_seconds)
         if last and (not self._backlog or self._backlog.close(deadline)):
             self._sink.close(max(0.0, deadline - self._clock.monotonic()))
+        if last:
+            self._outcomes.log.tell_held_back()
 
     def health(self) -> SinkHealth:
         """Return the counters of this process, and what waits; once closed, what it left."""

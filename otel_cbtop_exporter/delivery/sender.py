@@ -14,7 +14,8 @@ import msgspec
 
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.retry import Clock, next_delay_seconds
-from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
+from otel_cbtop_exporter.health import HealthCounters
+from otel_cbtop_exporter.own_log import RateLimitedLog
 from otel_cbtop_exporter.sinks.base import Record, Records, Rejection, Sink, WriteResult
 
 __all__ = ["Sender", "Sent"]

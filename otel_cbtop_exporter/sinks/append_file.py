@@ -19,12 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from otel_cbtop_exporter.config import JsonLinesConfig
+from otel_cbtop_exporter.own_log import HeldLog
 from otel_cbtop_exporter.sinks.lines import Appended, lock, unlock
 from otel_cbtop_exporter.sinks.rotation import RotatedFiles
 
 __all__ = ["AppendFile"]
-
-_log = logging.getLogger("otel_cbtop_exporter.sinks.jsonlines")
 
 _WINDOWS = os.name == "nt"
 
@@ -41,6 +40,7 @@ class AppendFile:
         path: Without placeholders.
         options: Rotation, `fsync` and the mode.
         rotated: What takes care of the files that this one renames.
+        log: Of troubles that cost no line.
         time_ns: The wall clock, for rotation by age.
         monotonic: The clock of `fsync=interval`.
     """
@@ -50,6 +50,7 @@ class AppendFile:
         path: str,
         options: JsonLinesConfig,
         rotated: RotatedFiles,
+        log: HeldLog,
         *,
         time_ns: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], float] = time.monotonic,
@@ -57,6 +58,7 @@ class AppendFile:
         self._path = path
         self._options = options
         self._rotated = rotated
+        self._log = log
         self._time_ns = time_ns
         self._monotonic = monotonic
         self._mode = int(options.mode, 8)
@@ -237,7 +239,8 @@ class AppendFile:
         """Log a trouble that costs no line, once."""
         if what not in self._warned:
             self._warned.add(what)
-            _log.warning("jsonlines.path %s: no %s: %s", self._path, what, error.strerror)
+            template = "jsonlines.path %s: no %s: %s"
+            self._log.log(logging.WARNING, template, self._path, what, error.strerror)
 
 
 def _ends_in_newline(descriptor: int, size: int) -> bool:

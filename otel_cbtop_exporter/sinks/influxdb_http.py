@@ -131,15 +131,17 @@ class InfluxDBConnections:
         with self._lock:
             if self._closed:
                 raise ConnectionError("the sink is closed")
-            if self._pool is None:
+            pool, is_new = self._pool, self._pool is None
+            if pool is None:
                 with forks_wait():
-                    self._pool = self._make_pool()
-                if self._is_tls and not self._options.verify_tls:
-                    _logger.warning(
-                        "sink influxdb: influxdb.verify_tls is off, so anybody on the way can read "
-                        "the token; name the server's authority in influxdb.ca_file instead"
-                    )
-            return self._pool
+                    pool = self._pool = self._make_pool()
+        # Without the lock: a handler may export this line at once, through this very sink.
+        if is_new and self._is_tls and not self._options.verify_tls:
+            _logger.warning(
+                "sink influxdb: influxdb.verify_tls is off, so anybody on the way can read "
+                "the token; name the server's authority in influxdb.ca_file instead"
+            )
+        return pool
 
     def _make_pool(self) -> urllib3.PoolManager:
         # Else the first look-up of a host's name imports it, outside of what forks wait for.

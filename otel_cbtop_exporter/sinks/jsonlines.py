@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import stat
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from otel_cbtop_exporter.config import JsonLinesConfig
 from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.own_log import HeldLog
 from otel_cbtop_exporter.sinks.append_file import AppendFile
 from otel_cbtop_exporter.sinks.base import Encoded, Record, Records, WriteResult
 from otel_cbtop_exporter.sinks.lines import Appended, Target, encode_lines, write_result
@@ -65,6 +67,7 @@ class JsonLinesSink:
         self._path = ""
         self._target: Target | None = None
         self._rotated = RotatedFiles(options.max_files, options.compression)
+        self._log = HeldLog(logging.getLogger("otel_cbtop_exporter.sinks.jsonlines"))
 
     def encode(self, events: Sequence[Event]) -> Encoded:
         """Make one record of each event: its JSON."""
@@ -82,6 +85,7 @@ class JsonLinesSink:
             appended = self._append(Records.of(records).text, len(records), deadline)
         finally:
             self._lock.release()
+        self._log.tell()
         return write_result(records, appended, self._subject())
 
     def flush(self, timeout_seconds: float) -> bool:
@@ -95,6 +99,7 @@ class JsonLinesSink:
             return False
         finally:
             self._lock.release()
+        self._log.tell()
         return True
 
     def close(self, timeout_seconds: float) -> None:
@@ -106,6 +111,7 @@ class JsonLinesSink:
                 self._release(deadline)
             finally:
                 self._lock.release()
+        self._log.tell()
         self._rotated.close(deadline - time.monotonic())
 
     def after_fork_in_child(self) -> None:
@@ -157,6 +163,7 @@ class JsonLinesSink:
             path,
             self._options,
             self._rotated,
+            self._log,
             time_ns=self._time_ns,
             monotonic=self._monotonic,
         )

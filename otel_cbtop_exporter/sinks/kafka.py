@@ -23,7 +23,7 @@ from otel_cbtop_exporter.sinks.kafka_records import RecordMaker
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError
 
-    from otel_cbtop_exporter.sinks.kafka_client import KafkaClient, Missing
+    from otel_cbtop_exporter.sinks.kafka_client import KafkaClient, KafkaLog, Missing
     from otel_cbtop_exporter.sinks.kafka_registry import SchemaRegistry
 
 __all__ = ["KafkaSink"]
@@ -82,6 +82,7 @@ class KafkaSink:
             )
         self._registry: SchemaRegistry | None = None
         self._client: KafkaClient | None = None
+        self._log: KafkaLog | None = None
         self._is_closed = False
         self._lock = threading.Lock()
 
@@ -100,6 +101,7 @@ class KafkaSink:
             return self._write(Records.of(records), deadline)
         finally:
             self._lock.release()
+            self._tell()
 
     def flush(self, timeout_seconds: float) -> bool:
         """Wait for a write that is under way; between writes nothing is."""
@@ -120,6 +122,7 @@ class KafkaSink:
             self._let_go(deadline)
         finally:
             self._lock.release()
+            self._tell()
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's producer without touching it."""
@@ -167,9 +170,13 @@ class KafkaSink:
         if self._client is None:
             # confluent_kafka takes 70 ms to import, and the thread that writes has the time.
             with forks_wait():
-                from otel_cbtop_exporter.sinks.kafka_client import KafkaClient  # noqa: PLC0415
+                from otel_cbtop_exporter.sinks.kafka_client import (  # noqa: PLC0415
+                    KafkaClient,
+                    KafkaLog,
+                )
 
-            self._client = KafkaClient(self._options, self._lock)
+            self._log = self._log or KafkaLog()
+            self._client = KafkaClient(self._options, self._lock, self._log)
         return self._client
 
     def _prefix(self, topic: str, deadline: float) -> bytes:
@@ -185,6 +192,11 @@ class KafkaSink:
 
             self._registry = SchemaRegistry(self._options)
         return self._registry.prefix(topic, deadline - time.monotonic())
+
+    def _tell(self) -> None:
+        # A handler may export what librdkafka logs at once, through this very sink.
+        if self._log is not None:
+            self._log.tell()
 
     def _let_go(self, deadline: float) -> None:
         client, self._client = self._client, None

@@ -17,12 +17,13 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.errors import SinkError
+from otel_cbtop_exporter.own_log import HeldLog
 from otel_cbtop_exporter.sinks.base import Records
 from otel_cbtop_exporter.sinks.kafka_causes import cleaned, explain
 from otel_cbtop_exporter.sinks.kafka_properties import read_properties
 from otel_cbtop_exporter.sinks.kafka_statistics import essentials
 
-__all__ = ["KafkaClient", "Missing"]
+__all__ = ["KafkaClient", "KafkaLog", "Missing"]
 
 _logger = logging.getLogger("otel_cbtop_exporter.kafka")
 
@@ -58,12 +59,13 @@ class KafkaClient:
     Args:
         options: The properties come from here, and from the file that is named here.
         lock: See above.
+        log: Takes what librdkafka logs.
 
     Raises:
         SinkError: A file cannot be read, or librdkafka refuses a property; says which.
     """
 
-    def __init__(self, options: KafkaConfig, lock: threading.Lock) -> None:
+    def __init__(self, options: KafkaConfig, lock: threading.Lock, log: KafkaLog) -> None:
         self.statistics: dict[str, int] = {}
         self.cause: tuple[str, str] | None = None
         self.is_fatal = False
@@ -73,6 +75,7 @@ class KafkaClient:
         self._hopeless_at = 0.0
         self._is_giving_up = False
         self._lock = lock
+        self._log = log
         self._stop = threading.Event()
         properties = read_properties(options)
         try:
@@ -83,7 +86,7 @@ class KafkaClient:
                     "error_cb": self._on_error,
                     "stats_cb": self._on_statistics,
                 },
-                logger=_Log(),
+                logger=log,
             )
         except KafkaException as error:
             raise SinkError(explain(error.args[0].name(), error.args[0].str(), "")) from None
@@ -228,6 +231,7 @@ class KafkaClient:
                         self._serve_queue(0)
                 finally:
                     self._lock.release()
+                self._log.tell()
 
     def _on_error(self, error: KafkaError) -> None:
         name, words = error.name(), error.str()
@@ -250,14 +254,18 @@ class KafkaClient:
         self.statistics = essentials(text)
 
 
-class _Log:
-    """librdkafka's log on the package's logger, each kind of line once a minute."""
+class KafkaLog(HeldLog):
+    """librdkafka's log on the package's logger, each kind of line once a minute.
+
+    A sink has one for all its clients: each of them would tell again what the one before told.
+    """
 
     def __init__(self) -> None:
+        super().__init__(_logger)
         self._next: dict[str, float] = {}
 
     def log(self, level: int, template: str, *arguments: Any) -> None:
-        """Take one line, as `logging.Logger.log` would; librdkafka calls it."""
+        """Take one line; librdkafka calls it, while a lock is held."""
         if not _logger.isEnabledFor(level):
             return
         now = time.monotonic()
@@ -265,4 +273,4 @@ class _Log:
         if level > logging.DEBUG and now < self._next.get(kind, now):
             return
         self._next[kind] = now + _LOG_SECONDS
-        _logger.log(level, "%s", cleaned(template % arguments, _LOG_LENGTH))
+        super().log(level, "%s", cleaned(template % arguments, _LOG_LENGTH))

@@ -12,7 +12,8 @@ from otel_cbtop_exporter.delivery.lanes import Lanes
 from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK, SystemClock
 from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
-from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
+from otel_cbtop_exporter.health import HealthCounters
+from otel_cbtop_exporter.own_log import RateLimitedLog
 from otel_cbtop_exporter.sinks.base import WriteResult
 from otel_cbtop_exporter.testing import RecordingSink
 from tests.delivery.records import away, busy, records

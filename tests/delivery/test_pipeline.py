@@ -128,9 +128,15 @@ def test_what_cannot_be_encoded_is_counted_and_takes_nothing_along(make, caplog)
 
 def test_an_event_that_cannot_be_encoded_spares_its_neighbours(make):
     """It alone is dropped, counted under what encoding raised, and the caller is told."""
-    sink = RecordingSink(local=True)
+
+    def lane(event):
+        if event.measurement == "poison":
+            raise NotImplementedError
+        return ""
+
+    sink = RecordingSink(local=True, lane=lane)
     pipeline = make(sink)
-    poison = msgspec.structs.replace(*events(1), fields={"value": {object(): 1}})
+    poison = msgspec.structs.replace(*events(1), measurement="poison")
     first, last = events(2)
     assert not pipeline.submit([first, poison, last], 5.0)
     health = pipeline.health()

@@ -21,8 +21,8 @@ def test_the_bound_doubles_from_try_to_try():
 @given(
     attempt=st.integers(0, 10**6),
     multiplier=st.floats(1, 1e6),
-    initial=st.integers(1, 10**9),
-    maximum=st.integers(1, 10**9),
+    initial=st.integers(1, 86_400_000),
+    maximum=st.integers(1, 86_400_000),
 )
 def test_no_bound_is_above_the_maximum(attempt, multiplier, initial, maximum):
     """For any number of tries the bound is a positive number up to the maximum."""

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.sender import Sender
-from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
+from otel_cbtop_exporter.health import HealthCounters
+from otel_cbtop_exporter.own_log import RateLimitedLog
 from otel_cbtop_exporter.sinks.base import WriteResult
 from otel_cbtop_exporter.testing import FakeClock, RecordingSink
 from tests.delivery.records import away, busy, named, records, refused_for, too_large_over

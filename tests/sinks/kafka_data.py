@@ -8,7 +8,8 @@ from otel_cbtop_exporter.config import KafkaConfig, RetryConfig
 from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK
 from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.health import HealthCounters, RateLimitedLog
+from otel_cbtop_exporter.health import HealthCounters
+from otel_cbtop_exporter.own_log import RateLimitedLog
 from otel_cbtop_exporter.sinks.kafka import KafkaSink
 from otel_cbtop_exporter.tag_set import TagSet
 

@@ -1,0 +1,175 @@
+"""What the package logs: seldom, without a lock, and where somebody sees it."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import warnings
+
+import pytest
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
+
+from otel_cbtop_exporter import CbtopLogRecordExporter, CbtopSpanExporter, Rejection, WriteResult
+from otel_cbtop_exporter.own_log import HeldLog, RateLimitedLog
+from otel_cbtop_exporter.testing import FakeClock, RecordingSink
+from tests.builders import span
+
+LOGGER = logging.getLogger("otel_cbtop_exporter")
+
+
+def test_a_cause_is_logged_once_a_minute(caplog):
+    """A second message of a cause within a minute is held back, and told of with the next."""
+    clock = FakeClock()
+    log = RateLimitedLog(logging.getLogger("otel_cbtop_exporter"), clock.monotonic)
+    for _ in range(5):
+        log.log(logging.WARNING, "away", "the sink is away")
+    log.log(logging.ERROR, "full", "the disk is full")
+    clock.advance(60)
+    log.log(logging.WARNING, "away", "the sink is away")
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("WARNING", "the sink is away"),
+        ("ERROR", "the disk is full"),
+        ("WARNING", "the sink is away (4 more of this kind since the last message)"),
+    ]
+
+
+def test_messages_are_not_format_strings(caplog):
+    """A message with percent signs is logged as it is."""
+    log = RateLimitedLog(logging.getLogger("otel_cbtop_exporter"))
+    log.log(logging.WARNING, "x", "100%s full %d")
+    assert [record.getMessage() for record in caplog.records] == ["100%s full %d"]
+
+
+def test_events_of_messages_that_were_not_logged_are_told_as_a_sum(caplog):
+    """With the next message, or at the end: how much was lost is never a secret."""
+    clock = FakeClock()
+    log = RateLimitedLog(LOGGER, clock.monotonic)
+    for events in (1, 20, 300):
+        log.log(logging.WARNING, "full", f"{events} events were dropped", events=events)
+    clock.advance(60)
+    log.log(logging.WARNING, "full", "4,000 events were dropped", events=4_000)
+    log.log(logging.WARNING, "full", "7 events were dropped", events=7)
+    log.log(logging.WARNING, "full", "8 events were dropped", events=8)
+    log.tell_held_back()
+    log.tell_held_back()
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 events were dropped",
+        "4,000 events were dropped (320 more events since the last message)",
+        "8 events were dropped (the last of 15 more events since the last message)",
+    ]
+
+
+def test_an_exporter_tells_all_that_was_lost_when_it_ends(caplog):
+    """The log alone says how much that was."""
+
+    def refuse(records):
+        return WriteResult(rejected=[Rejection(record, "invalid", "why") for record in records])
+
+    exporter = CbtopSpanExporter(sink=RecordingSink(*[refuse] * 3, local=True))
+    for _ in range(3):
+        exporter.export([span(), span()])
+    exporter.shutdown()
+    assert exporter.health().events_rejected == 6
+    first, last = [record.getMessage() for record in caplog.records]
+    assert "2 events were rejected" in first
+    assert "the last of 4 more events" in last
+
+
+def test_lines_wait_until_no_lock_is_held(caplog):
+    """They come in order, each once."""
+    log = HeldLog(LOGGER)
+    log.log(logging.WARNING, "%s is %d", "a", 1)
+    log.log(logging.ERROR, "second")
+    assert not caplog.records
+    log.tell()
+    log.tell()
+    assert [record.getMessage() for record in caplog.records] == ["a is 1", "second"]
+
+
+@pytest.fixture
+def exported_logger():
+    """A logger whose lines go through an exporter before the call returns."""
+    providers = []
+
+    def start(**options):
+        provider = LoggerProvider(shutdown_on_exit=False)
+        exporter = CbtopLogRecordExporter(timeout_ms=2_000, **options)
+        provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the SDK's own handler
+            from opentelemetry.sdk._logs import LoggingHandler
+
+            handler = LoggingHandler(logger_provider=provider)
+        logger = logging.getLogger("tests.own_log")
+        for one in (logger, LOGGER):
+            one.addHandler(handler)
+        providers.append((provider, handler))
+        return logger
+
+    yield start
+    for provider, handler in providers:
+        logging.getLogger("tests.own_log").removeHandler(handler)
+        LOGGER.removeHandler(handler)
+        provider.shutdown()
+
+
+def test_a_warning_of_the_sink_does_not_wait_for_the_sink(exported_logger, tmp_path):
+    """The name is too long to be rotated, which is logged, which is exported."""
+    path = tmp_path / ("x" * 235)
+    logger = exported_logger(sink="jsonlines", jsonlines={"path": str(path), "max_bytes": 10})
+    for number in range(3):
+        logger.warning("line %d", number)
+    lines = path.read_text().splitlines()
+    assert [line.count('"body":"line') for line in lines] == [1, 1, 0, 1]
+    assert "no rotation" in lines[2]
+
+
+def test_a_warning_about_tls_does_not_wait_for_the_connections(exported_logger):
+    """It is logged at the first write, whose thread makes the connections."""
+    logger = exported_logger(
+        sink="influxdb",
+        delivery="direct",
+        retry={"max_retries": 0},
+        influxdb={"url": "https://127.0.0.1:1", "bucket": "b", "verify_tls": False},
+    )
+    thread = threading.Thread(target=logger.warning, args=("hello",), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+APP = """
+import logging, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+from opentelemetry.sdk._logs import LoggerProvider, LoggingHandler
+from otel_cbtop_exporter import CbtopSpanExporter
+mine = logging.getLogger()
+for name in sys.argv[1:]:
+    if name == "telemetry":
+        mine.addHandler(LoggingHandler(logger_provider=LoggerProvider()))
+    elif name == "null":
+        mine.addHandler(logging.NullHandler())
+    elif name == "own":
+        mine.addHandler(logging.StreamHandler())
+        mine.handlers[-1].setFormatter(logging.Formatter("own: %(message)s"))
+CbtopSpanExporter()
+"""
+
+
+@pytest.mark.parametrize(
+    ("handlers", "begins"),
+    [((), ""), (("telemetry",), ""), (("telemetry", "null"), ""), (("telemetry", "own"), "own: ")],
+)
+def test_a_warning_is_seen_where_telemetry_is_the_only_handler(handlers, begins):
+    """Once, on standard error: auto-instrumentation has switched off Python's own last resort."""
+    done = subprocess.run(
+        [sys.executable, "-c", APP, *handlers],
+        env={**os.environ, "OTEL_EXPORTER_CBTOP_SINK": "influxdb"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{begins}sink influxdb needs influxdb.url")
