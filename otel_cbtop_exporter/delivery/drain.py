@@ -144,7 +144,10 @@ class Drain:
         if thread is not None and thread.is_alive():
             thread.join(max(0.0, min(_JOIN_SECONDS, deadline - self._clock.monotonic())))
         # Always: where no thread starts, another caller of `drain` may be doing its work.
-        self._lanes.abandon()
+        try:
+            self._lanes.abandon()
+        except SpoolError as error:  # what is known is sent again by whoever opens the file next
+            self._log.log(logging.WARNING, "abandon", f"{self._name}: {error}")
         return thread is None or not thread.is_alive()
 
     def _run(self) -> None:

@@ -10,7 +10,6 @@ import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import msgspec
 
@@ -101,17 +100,23 @@ class Lanes:
         # may shut everything down on the thread that holds it.
         self._using_spools = threading.RLock()
         self._abandoned = False
+        self._under_way: tuple[Claim, list[Sent]] | None = None  # of a step's claim
         self._more_to_adopt = False
 
     def abandon(self) -> None:
         """Leave the spools alone from now on, whatever a write that hangs may still answer.
 
         For whoever is about to close them: this waits for a use of them to end, not for a write,
-        which is the last one.
+        which is the last one. What the destination has answered for before is settled.
+
+        Raises:
+            SpoolError: It cannot be settled.
         """
-        self._sender.abandoned = True
+        self._sender.abandon()
         with self._using_spools:
             self._abandoned = True
+            if self._under_way is not None:
+                self._settle_what_is_known(*self._under_way)
 
     def hurry(self) -> None:
         """Let every lane be tried at once, with its backoff from the beginning."""
@@ -185,11 +190,21 @@ class Lanes:
 
     def _send(self, claim: Claim, timeout_seconds: float, deadline: float) -> bool:
         lane = self._lanes[claim.lane]
-        attempt = partial(self._attempt, timeout_seconds=timeout_seconds, deadline=deadline)
+        so_far: list[Sent] = []
+        self._under_way = claim, so_far
+
+        def attempt(records: Sequence[Record]) -> Sent:
+            so_far.append(Sent())
+            # Each write has its time, or a slow server's refusals would never be searched through.
+            return self._sender.attempt(
+                records, deadline, write_seconds=timeout_seconds, sent=so_far[-1]
+            )
+
         sent = _search(claim.records, attempt) if _is_suspicious(lane) else attempt(claim.records)
         with self._using_spools:
             if self._abandoned:
                 return False
+            self._under_way = None
             if sent.rejected:
                 self._reject(sent.rejected)
             claim.spool.settle(claim, sent.kept)
@@ -202,11 +217,15 @@ class Lanes:
             del self._lanes[claim.lane]  # there may be a lane for each value of a tag
         return settled
 
-    def _attempt(
-        self, records: Sequence[Record], *, timeout_seconds: float, deadline: float
-    ) -> Sent:
-        end = min(deadline, self._clock.monotonic() + timeout_seconds)
-        return self._sender.attempt(records, end)
+    def _settle_what_is_known(self, claim: Claim, so_far: Sequence[Sent]) -> None:
+        total = Sent()
+        for sent in so_far:
+            _add(total, sent)
+        kept = _kept(claim.records, total)
+        if len(kept) < len(claim.records):
+            if total.rejected:
+                self._reject(total.rejected)
+            claim.spool.settle(claim, kept)
 
     def _back_off(self, lane: _Lane, sent: Sent) -> None:
         delay = next_delay_seconds(
@@ -245,10 +264,15 @@ def _search(records: Sequence[Record], attempt: Callable[[Sequence[Record]], Sen
     for record in alone:
         if total.delivered and _breaks_alone(total, record, attempt):
             total.rejected.append(Rejection(record, "server_error", total.error))
-    # By value: of equal records one is as good as the other.
-    gone = Counter([*total.delivered, *(rejection.record for rejection in total.rejected)])
-    total.kept = Records.of([record for record in records if not _take(gone, record)])
+    total.kept = _kept(records, total)
     return total
+
+
+def _kept(records: Sequence[Record], sent: Sent) -> Records:
+    """Return the records that were neither delivered nor rejected, in order."""
+    # By value: of equal records one is as good as the other.
+    gone = Counter([*sent.delivered, *(rejection.record for rejection in sent.rejected)])
+    return Records.of([record for record in records if not _take(gone, record)])
 
 
 def _take(counts: Counter[Record], record: Record) -> bool:

@@ -8,6 +8,8 @@ the caller's again.
 from __future__ import annotations
 
 import logging
+import math
+import threading
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -81,8 +83,14 @@ class Sender:
         self._clock = clock
         self._jitter = jitter
         self._wait = wait
-        self.abandoned = False
-        """Set by whoever no longer waits for a write that hangs; everything is kept from then."""
+        # Held while an answer is counted. Reentrant: a signal handler may shut down meanwhile.
+        self._counting = threading.RLock()
+        self._abandoned = False
+
+    def abandon(self) -> None:
+        """Count no answer from now on: nobody waits any more for a write that hangs."""
+        with self._counting:
+            self._abandoned = True
 
     def send(self, records: Sequence[Record], deadline: float) -> Sent:
         """Try, wait and try again, until all is settled, retries are used up, or time is.
@@ -112,7 +120,14 @@ class Sender:
             sent = again
         return sent
 
-    def attempt(self, records: Sequence[Record], deadline: float) -> Sent:
+    def attempt(
+        self,
+        records: Sequence[Record],
+        deadline: float,
+        *,
+        write_seconds: float = math.inf,
+        sent: Sent | None = None,
+    ) -> Sent:
         """Try every record once, without waiting.
 
         After a batch of a lane is kept, the rest of that lane is not tried, so that records
@@ -121,26 +136,32 @@ class Sender:
         Args:
             records: Of one or several lanes.
             deadline: On the clock's `monotonic`; what has not begun by then is kept.
+            write_seconds: The longest that one write may take. A large batch of which the server
+                refuses a record takes many.
+            sent: Filled with what came of it, while it happens; a new one by default.
         """
-        sent = Sent()
+        sent = Sent() if sent is None else sent
         for lane in Records.of(records).by_lane():
-            self._attempt_lane(lane, deadline, sent)
+            self._attempt_lane(lane, deadline, write_seconds, sent)
         return sent
 
-    def _attempt_lane(self, records: Records, deadline: float, sent: Sent) -> None:
+    def _attempt_lane(
+        self, records: Records, deadline: float, write_seconds: float, sent: Sent
+    ) -> None:
         # A stack, oldest on top: halves of a refused batch come before the batches behind it.
         waiting = records.cut(self.max_batch_events, self.max_batch_bytes)[::-1]
         while waiting:
             batch = waiting.pop()
-            result = self._write(batch, deadline)
-            if self.abandoned:
-                # What waits in memory has been counted as dropped by now, and once is enough.
-                sent.kept = Records.joined([sent.kept, batch, *reversed(waiting)])
-                return
-            if result.delivered:
-                self._counters.written(result.delivered, self._clock.time_ns())
-                sent.delivered = Records.joined([sent.delivered, result.delivered])
-            sent.rejected += result.rejected
+            result = self._write(batch, deadline, write_seconds)
+            with self._counting:
+                if self._abandoned:
+                    # What waits in memory has been counted as dropped by now; once is enough.
+                    sent.kept = Records.joined([sent.kept, batch, *reversed(waiting)])
+                    return
+                if result.delivered:
+                    self._counters.written(result.delivered, self._clock.time_ns())
+                    sent.delivered = Records.joined([sent.delivered, result.delivered])
+                sent.rejected += result.rejected
             if result.error or result.error_type:
                 sent.error = result.error or result.error_type
                 sent.error_type = result.error_type
@@ -155,7 +176,12 @@ class Sender:
                     waiting += [Records.of(kept[middle:]), Records.of(kept[:middle])]
                 else:
                     detail = result.split_detail
-                    sent.rejected.append(Rejection(kept[0], result.split_reason, detail))
+                    with self._counting:
+                        sent.rejected.append(Rejection(kept[0], result.split_reason, detail))
+                continue
+            if result.rejected and result.retry_after_seconds is None:
+                # Only for the fault of those: without them, which are fewer each time, it may pass.
+                waiting.append(Records.of(result.kept))
                 continue
             self._log.log(
                 logging.WARNING,
@@ -168,8 +194,8 @@ class Sender:
             sent.kept = Records.joined([sent.kept, result.kept, *reversed(waiting)])
             return
 
-    def _write(self, batch: Records, deadline: float) -> WriteResult:
-        timeout_seconds = deadline - self._clock.monotonic()
+    def _write(self, batch: Records, deadline: float, write_seconds: float) -> WriteResult:
+        timeout_seconds = min(write_seconds, deadline - self._clock.monotonic())
         if timeout_seconds <= 0:
             return WriteResult(
                 kept=batch, error="the time for this export was over", error_type="timeout"

@@ -40,7 +40,7 @@ def rebuild(database: Database, path: Path, owed: Mapping[int, Row | None]) -> P
             for row_id, stored in rows:
                 row = owed.get(row_id, stored)
                 if row is not None:
-                    queries.restore(connection, row_id, row)
+                    queries.restore(connection, row_id, row._replace(created_ns=stored.created_ns))
 
     database.run(fill)
     return aside

@@ -167,7 +167,8 @@ class SpoolFolder:
     def spools(self) -> Sequence[Spool]:
         """Return the spools that have records, in the order to empty them.
 
-        Those of dead processes come first. A spool that cannot be read now is left out.
+        Those of dead processes come first. One that cannot be read now is there: whoever reads it
+        is told, and comes again.
         """
         with self._held():
             self._share(self._time_ns())
@@ -296,4 +297,4 @@ class SpoolFolder:
             return bool(spool.lanes())
         except SpoolError as error:
             self._reports.note("spool_read", f"a spool file cannot be read: {error}")
-            return False
+            return True

@@ -250,7 +250,8 @@ class RowStore:
     def _now(self, row_id: int, stored: Row) -> Row | None:
         """Return what a stored row is by now, with its records if they are at hand."""
         if row_id in self.ledger.owed:
-            return self.ledger.owed[row_id]
+            left = self.ledger.owed[row_id]
+            return None if left is None else left._replace(created_ns=stored.created_ns)
         records = self._recent.get(row_id)
         return stored if records is None else stored._replace(records=records)
 

@@ -11,7 +11,7 @@ from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
 from otel_cbtop_exporter.health import HealthCounters
 from otel_cbtop_exporter.own_log import RateLimitedLog
-from otel_cbtop_exporter.sinks.base import WriteResult
+from otel_cbtop_exporter.sinks.base import Rejection, WriteResult
 from otel_cbtop_exporter.testing import FakeClock, RecordingSink
 from tests.delivery.records import away, broken, broken_by, busy, records, refused_for
 
@@ -26,9 +26,10 @@ class Bench:
         self.rejections = []
         self.adoptions = 0
         self.dead = []
+        self.counters = HealthCounters()
         sender = Sender(
             self.sink,
-            counters=HealthCounters(),
+            counters=self.counters,
             log=RateLimitedLog(logging.getLogger("otel_cbtop_exporter"), self.clock.monotonic),
             retry=RetryConfig(),
             max_batch_events=max_batch_events,
@@ -281,6 +282,43 @@ def test_an_abandoned_write_settles_nothing(make_bench):
     bench.append(records(2))
     bench.step()
     assert (bench.sink.delivered, bench.waiting) == (records(2), 2)
+
+
+def test_what_was_answered_before_an_abandoned_write_is_settled(make_bench):
+    """It would be counted twice, as written and as lost, or sent again by the next process."""
+    batch = records(6)
+
+    def hang(written):
+        bench.lanes.abandon()
+        return WriteResult(delivered=written)
+
+    def name_one(written):
+        return WriteResult(
+            delivered=written[1:], rejected=[Rejection(written[0], "invalid")], error_type="422"
+        )
+
+    bench = make_bench(None, name_one, hang, max_batch_events=2)
+    bench.append(batch)  # one row, which is claimed whole
+    bench.step()
+    assert bench.counters.snapshot().events_written == 3
+    assert [rejection.record for rejection in bench.rejections] == batch[2:3]
+    assert bench.waiting == 2
+
+
+def test_a_slow_server_s_refusals_are_searched_through(make_bench):
+    """Each write has its time: all of them together take longer than one may."""
+    batch = records(64)
+    answer = refused_for(batch[:1], "too_large")
+
+    def slow(written):
+        bench.clock.advance(4.0)
+        return answer(written)
+
+    bench = make_bench(*itertools.repeat(slow, 100))
+    bench.append(batch)
+    bench.step()
+    assert [rejection.record for rejection in bench.rejections] == batch[:1]
+    assert bench.sink.delivered == batch[1:]
 
 
 def test_once_abandoned_no_spool_is_touched(make_bench):

@@ -11,7 +11,7 @@ from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.health import HealthCounters
 from otel_cbtop_exporter.own_log import RateLimitedLog
-from otel_cbtop_exporter.sinks.base import WriteResult
+from otel_cbtop_exporter.sinks.base import Rejection, WriteResult
 from otel_cbtop_exporter.testing import FakeClock, RecordingSink
 from tests.delivery.records import away, busy, named, records, refused_for, too_large_over
 
@@ -283,12 +283,32 @@ def test_outcomes_add_up(kept):
     assert len(sent.delivered) + len(sent.kept) == 4
 
 
+def test_records_that_are_refused_one_after_the_other_cost_no_retry():
+    """InfluxDB names one type conflict at a time, and has not taken what is behind it."""
+    batch = records(8)
+    bad = batch[1::2]
+
+    def name_first(written):
+        found = [record for record in written if record in bad][:1]
+        if not found:
+            return WriteResult(delivered=written)
+        rest = [record for record in written if record not in found]
+        rejected = [Rejection(record, "field_type_conflict") for record in found]
+        return WriteResult(rejected=rejected, kept=rest, error="422", error_type="422")
+
+    bench = Bench(*always(name_first), max_retries=0)
+    sent = bench.send(batch)
+    assert [rejection.record for rejection in sent.rejected] == bad
+    assert (sent.delivered, sent.kept) == (batch[::2], [])
+    assert bench.waits == []
+
+
 def test_an_abandoned_write_is_the_last_one_and_counts_for_nothing():
     """Its records were counted when it was given up; nothing else is sent after it."""
     batch = records(6)
 
     def late(written):
-        bench.sender.abandoned = True
+        bench.sender.abandon()
         return WriteResult(delivered=written)
 
     bench = Bench(late, max_batch_events=2)

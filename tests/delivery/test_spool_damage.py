@@ -2,6 +2,7 @@
 
 import random
 import sqlite3
+import time
 from contextlib import closing
 
 import pytest
@@ -220,14 +221,18 @@ def test_a_damaged_file_of_a_dead_process_is_taken_over(tmp_path):
 def test_what_was_settled_before_the_damage_was_seen_is_not_sent_again(tmp_path):
     """A new file has the rows as they were left, and so has what is at hand of them."""
     path = tmp_path / "spool.db"
-    spool = make_spool(path, told=Told())
-    spool.append(numbered(0, 6, lane="a"), 0)
-    spool.append(numbered(6, 3, lane="a"), 0)
+    now_ns = time.time_ns()
+    told = Told()
+    spool = make_spool(path, told, max_age_ms=3_600_000)
+    spool.append(numbered(0, 6, lane="a"), now_ns)
+    spool.append(numbered(6, 3, lane="a"), now_ns)
     claim = spool.claim("a", MANY, MANY)
     spool._store.database.close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     damage(path, root_page(path, "batches_by_lane"), "noise")
     spool.settle(claim, claim.records[4:6])
+    assert spool.stats().oldest_ns == now_ns
     assert list(spool.claim("a", MANY, MANY).records) == claim.records[4:6]
+    assert told.dropped == {}
     spool.close()

@@ -49,6 +49,17 @@ def leave(path, *batches, **options):
     return folder.folder
 
 
+def test_a_file_that_cannot_be_read_now_is_not_taken_for_empty(path, told):
+    """Or nobody would come for it before the next record, and a flush would call it done."""
+    folder = make_folder(path, told)
+    folder.append(numbered(0, 3), 0)
+    (spool,) = folder.spools()
+    spool._store.database.after_fork_in_child()  # it is the parent's now, every call raises
+    assert folder.spools() == [spool]
+    assert "spool_read" in told.causes
+    folder.close()
+
+
 def test_making_one_touches_nothing(path):
     """Neither the disk nor the memory, before the first record."""
     folder = make_folder(path)
