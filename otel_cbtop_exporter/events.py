@@ -139,6 +139,8 @@ def decode_event(line: bytes | str) -> Event:
         raise EventError(f"not an event of schema version {SCHEMA_VERSION}: {error}") from error
     except UnicodeDecodeError as error:
         raise EventError(f"not an event: the line is not UTF-8: {error}") from error
+    except RecursionError:
+        raise EventError("not an event: it is nested too deep to be read") from None
     if not event.fields:
         raise EventError("not an event: `fields` is empty, at least one was expected")
     return event

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from otel_cbtop_exporter.config import ExporterConfig
-from otel_cbtop_exporter.delivery.pipeline import Pipeline, acquire
+from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline, acquire
 from otel_cbtop_exporter.env import SignalName, options_from_environment
 from otel_cbtop_exporter.errors import CbtopError, ConfigError
 from otel_cbtop_exporter.event_batch import Events
@@ -191,7 +191,7 @@ class SignalDelivery:
 
     def force_flush(self, timeout_millis: float) -> bool:
         """Push out what was accepted, within the time."""
-        deadline = time.monotonic() + timeout_millis / 1000
+        deadline = time.monotonic() + min(timeout_millis / 1000, LONGEST_WAIT_SECONDS)
         flushed = [
             pipeline.force_flush(max(0.0, deadline - time.monotonic()))
             for pipeline in self._pipelines
@@ -202,7 +202,7 @@ class SignalDelivery:
         """Release the pipelines, within the time; quiet the second time."""
         if not self._shut_down.acquire(blocking=False):
             return
-        deadline = time.monotonic() + timeout_millis / 1000
+        deadline = time.monotonic() + min(timeout_millis / 1000, LONGEST_WAIT_SECONDS)
         for pipeline in self._pipelines:
             pipeline.release(max(0.0, deadline - time.monotonic()))
         self._own_losses().log.tell_held_back()

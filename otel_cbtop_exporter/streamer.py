@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from otel_cbtop_exporter.config import ExporterConfig, RetryConfig, SpoolConfig
-from otel_cbtop_exporter.delivery.pipeline import Pipeline
+from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline
 from otel_cbtop_exporter.encoding.event_json import encode_event
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.env import options_from_environment
@@ -168,6 +168,7 @@ class EventStreamer:
 
     def flush(self, timeout_seconds: float = 10.0) -> bool:
         """Deliver everything sent so far; False if some of it still waits after that time."""
+        timeout_seconds = min(timeout_seconds, LONGEST_WAIT_SECONDS)
         deadline = time.monotonic() + timeout_seconds
         if not self._ordering.acquire(timeout=max(0.0, timeout_seconds)):
             return False
@@ -179,6 +180,7 @@ class EventStreamer:
 
     def shutdown(self, timeout_seconds: float = 10.0) -> None:
         """Deliver what the sink takes within the time, and close it; quiet the second time."""
+        timeout_seconds = min(timeout_seconds, LONGEST_WAIT_SECONDS)
         deadline = time.monotonic() + timeout_seconds
         if not self._shut_down.acquire(blocking=False):
             return

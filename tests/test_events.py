@@ -129,6 +129,14 @@ def test_an_event_survives_json(measurement, tags, fields, timestamp_ns, correla
             assert math.copysign(1, again.fields[key]) == math.copysign(1, value)
 
 
+def test_a_line_that_is_nested_too_deep_is_an_error_like_others():
+    """It must not end whoever reads the lines around it."""
+    deep = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+    line = b'{"schema_version":1,"measurement":"m","attributes":' + deep + b"}"
+    with pytest.raises(EventError, match="nested too deep"):
+        decode_event(line)
+
+
 def test_a_sample_becomes_an_event():
     """The measurement is the metric, the value the field `value`, the time now."""
     event = event_from_sample("cpu.load", 0.5, {"core": "0", "empty": ""}, correlation_id="c")

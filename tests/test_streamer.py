@@ -1,6 +1,7 @@
 """Hand-made events in batches, without OpenTelemetry."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,12 +11,14 @@ import time
 
 import pytest
 
+from otel_cbtop_exporter import CbtopSpanExporter
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.errors import ConfigError, EventError, SinkError
 from otel_cbtop_exporter.events import Event, decode_event, event_from_sample
 from otel_cbtop_exporter.sinks.base import WriteResult
 from otel_cbtop_exporter.streamer import EventBatch, EventStreamer
 from otel_cbtop_exporter.testing import RecordingSink
+from tests.builders import span
 from tests.delivery.records import away, busy
 
 
@@ -46,6 +49,19 @@ def test_flush_hands_over_what_waits():
     assert values(sink) == [1]
     assert streamer.pending_count == 0
     streamer.shutdown()
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e10])
+def test_any_time_can_be_given(seconds):
+    """Whoever has no limit in mind says so; no clock of the system takes such a number."""
+    streamer = EventStreamer(RecordingSink())
+    streamer.send(sample(1))
+    assert streamer.flush(seconds)
+    exporter = CbtopSpanExporter(sink=RecordingSink())
+    exporter.export([span()])
+    assert exporter.force_flush(seconds * 1_000)
+    exporter.shutdown(seconds * 1_000)
+    streamer.shutdown(seconds)
 
 
 def test_flush_tells_when_something_waits():

@@ -80,6 +80,11 @@ class Backlog:
         except SpoolError as error:
             self._outcomes.drop("spool_error", Tally.of(records), str(error))
             return False
+        # Whatever a file system comes up with: it must not reach the application uncounted.
+        except Exception as error:  # noqa: BLE001
+            word = type(error).__name__
+            self._outcomes.drop(word, Tally.of(records), f"the spool raised {word}")
+            return False
         if not self._drain.wake():
             self._store.close()  # again, or memory would lose it uncounted, and a file be held
             return False

@@ -35,7 +35,11 @@ from otel_cbtop_exporter.tally import Tally
 if TYPE_CHECKING:
     from otel_cbtop_exporter.delivery.backlog import Backlog
 
-__all__ = ["Pipeline", "acquire"]
+__all__ = ["LONGEST_WAIT_SECONDS", "Pipeline", "acquire"]
+
+
+LONGEST_WAIT_SECONDS = 86_400.0
+"""Whoever asks for more, or for ever, gets a day: no clock of the system takes any number."""
 
 
 class Pipeline:

@@ -156,6 +156,11 @@ class Spool:
             self._store.change(claim.lane, left)
             self._store.ledger.end_claim(claim.lane)
 
+    def forget_claims(self) -> None:
+        """Let what was claimed be handed out, or moved, like all the rest."""
+        with self._held():
+            self._store.ledger.forget_claims()
+
     def evict(self, max_bytes: int, now_ns: int) -> None:
         """Let the oldest rows go, counted, until what is left fits and none is too old.
 

@@ -7,6 +7,7 @@ nor be able to point us at a file of theirs.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -25,6 +26,7 @@ _NETWORK_TYPES = frozenset(
     | {"fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "fuse.gcsfuse", "fuse.ceph"}
 )
 _MOUNTS = Path("/proc/self/mounts")
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def make_private_folder(path: Path) -> None:
@@ -100,10 +102,10 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
             return None
     real = path.resolve()
     best, found = -1, None
-    for line in mounts.splitlines():
-        _, point, kind, *_ = line.split(" ")
+    for line in mounts.split("\n"):  # a folder's name may hold what `splitlines` cuts at
+        _, point, kind, *_ = *line.split(" "), "", "", ""
         # The kernel writes blanks and the like in octal.
-        folder = Path(point.encode("latin-1", "replace").decode("unicode_escape"))
+        folder = Path(_OCTAL.sub(lambda digits: chr(int(digits[1], 8)), point))
         # A later mount hides an earlier one of the same folder.
         if (folder == real or folder in real.parents) and len(folder.parts) >= best:
             best, found = len(folder.parts), kind

@@ -154,7 +154,7 @@ class SpoolFiles:
             return False
 
     def _adopt(self, name: str) -> bool:
-        if len(self._adopted) == _MOST_ADOPTED:
+        if len(self._adopted) >= _MOST_ADOPTED:
             return False
         owner = Owner.take_dead(self._folder, name)
         if owner is None:

@@ -215,6 +215,7 @@ class SpoolFolder:
             What is left on disk.
         """
         with self._held():
+            self._memory.forget_claims()  # nobody settles them any more
             if self._memory.stats().events_spooled:
                 self._back_to_disk(self._memory.max_bytes, self._time_ns())
             self._memory.close()

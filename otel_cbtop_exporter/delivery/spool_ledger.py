@@ -53,6 +53,10 @@ class Ledger:
         """Forget what is handed out of a lane."""
         self._claimed.pop(lane, None)
 
+    def forget_claims(self) -> None:
+        """Note that no claim will be settled."""
+        self._claimed.clear()
+
     def claimed_ids(self) -> set[int]:
         """Return the rows that are handed out, of all lanes."""
         return {row_id for rows in self._claimed.values() for row_id in rows}

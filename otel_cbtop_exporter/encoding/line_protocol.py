@@ -17,8 +17,15 @@ from typing import Any, NamedTuple
 
 from otel_cbtop_exporter.encoding.json_values import encode_quoted, quoted_texts
 from otel_cbtop_exporter.encoding.line_protocol_code import render_columns
-from otel_cbtop_exporter.encoding.line_protocol_fields import plan_fields, render_fields
-from otel_cbtop_exporter.encoding.line_protocol_head import MAX_HEAD_BYTES, Head, render_head
+from otel_cbtop_exporter.encoding.line_protocol_fields import Fields, plan_fields, render_fields
+from otel_cbtop_exporter.encoding.line_protocol_head import (
+    MAX_HEAD_BYTES,
+    Head,
+    heads_of,
+    point_slot,
+    render_head,
+    slot_of,
+)
 from otel_cbtop_exporter.encoding.line_protocol_points import render_points
 from otel_cbtop_exporter.encoding.line_protocol_text import string_text
 from otel_cbtop_exporter.encoding.unique_points import CollectedPoints, UniquePoints
@@ -115,13 +122,13 @@ class LineProtocolEncoder:
     def _render_table(self, table: EventTable) -> Rendered | None:
         """Render a table; None if something in it is not as usual, and nothing was done."""
         times_ns, trace_ids, attributes = table.times_ns, table.trace_ids, table.attributes
-        slot = _slot(table.measurement)
+        slot = slot_of(table.measurement)
         slots: Iterable[Any] = repeat(slot)
         prefixes: Iterable[str] = repeat("")
         if self._trace_digits and trace_ids and table.signal in _BY_TRACE:
             prefixes = [(trace_id or "")[: self._trace_digits] for trace_id in trace_ids]
             slots = [(slot, prefix) if prefix else slot for prefix in prefixes]
-        heads = _heads(table, slots, prefixes)
+        heads = heads_of(table, slots, prefixes)
         if heads is None or not _can_be_kept(times_ns):
             return None
         with self._lock:
@@ -147,9 +154,9 @@ class LineProtocolEncoder:
     def _render_points(self, table: EventTable, metric: str) -> Rendered | None:
         """Render a table; None if something in it is not as usual, and nothing was done."""
         times_ns = table.times_ns
-        slot = _point_slot(table.measurement)
+        slot = point_slot(table.measurement)
         kept = table.tag_sets.rendered
-        heads = kept.get(slot) or _heads(table, repeat(slot), repeat(""))
+        heads = kept.get(slot) or heads_of(table, repeat(slot), repeat(""))
         one_time = times_ns.count(times_ns[0]) == len(times_ns)  # as in every collection
         if heads is None or not one_time or not _can_be_kept(times_ns[:1]):
             return None
@@ -169,21 +176,14 @@ class LineProtocolEncoder:
         for position, (event, head, time_ns) in enumerate(
             zip(events, heads, times_ns, strict=True)
         ):
-            hand_made = event.signal is None
-            # A field's name may clash with a tag's.
-            clashes = hand_made and not event.fields.keys().isdisjoint(event.tags)
-            plan = plan_fields(
-                tuple(event.fields),
-                hand_made=hand_made,
-                tag_keys=frozenset(event.tags) if clashes else frozenset(),
-            )
-            added = (
-                encode_quoted(event.attributes) if event.attributes else "",
-                string_text(event.correlation_id) if event.correlation_id else "",
-                _metric_text(event.metric) if event.metric else "",
-                f"{event.timestamp_ns}i" if time_ns != event.timestamp_ns else "",
-            )
-            fields = render_fields(event, plan, added)
+            try:
+                fields = _fields_of(event, time_ns)
+            # Of whatever was made by hand; raised, it would cost the neighbours their times.
+            except Exception as error:  # noqa: BLE001
+                reason = f"an event of {event.measurement!r} is refused: {type(error).__name__}"
+                refused[position] = Refusal("invalid", reason)
+                bodies.append(b"")
+                continue
             if head.values_cut or fields.left_out:
                 with self._lock:
                     self.tag_values_cut += head.values_cut or 0
@@ -237,7 +237,7 @@ class LineProtocolEncoder:
         trace_id = trace[: self._trace_digits] if trace else None
         if type(tags) is not TagSet:
             return render_head(measurement, tags, trace_id)
-        slot = _slot(measurement) if trace is None else (_slot(measurement), trace_id)
+        slot = slot_of(measurement) if trace is None else (slot_of(measurement), trace_id)
         text: str | None = tags.rendered.get(slot)
         if text is not None:
             return Head(text, None)
@@ -247,12 +247,30 @@ class LineProtocolEncoder:
         return head
 
 
+def _fields_of(event: Event, time_ns: int) -> Fields:
+    hand_made = event.signal is None
+    # A field's name may clash with a tag's.
+    clashes = hand_made and not event.fields.keys().isdisjoint(event.tags)
+    plan = plan_fields(
+        tuple(event.fields),
+        hand_made=hand_made,
+        tag_keys=frozenset(event.tags) if clashes else frozenset(),
+    )
+    added = (
+        encode_quoted(event.attributes) if event.attributes else "",
+        string_text(event.correlation_id) if event.correlation_id else "",
+        _metric_text(event.metric) if event.metric else "",
+        f"{event.timestamp_ns}i" if time_ns != event.timestamp_ns else "",
+    )
+    return render_fields(event, plan, added)
+
+
 def _point_head(event: Event, head: Head) -> bytes:
     """Return a head as the points of a table have it; one object for a series."""
     if type(event.tags) is not TagSet or head.values_cut is not None:
         return head.text.encode()
     kept = event.tags.rendered
-    slot = _point_slot(event.measurement)
+    slot = point_slot(event.measurement)
     point_head: bytes = kept.get(slot) or kept.setdefault(slot, head.text.encode())
     return point_head
 
@@ -268,31 +286,6 @@ def _metric_text(metric: MetricInfo) -> str:
 _shared_metric_text = functools.lru_cache(maxsize=4_096)(encode_quoted)
 
 
-def _heads(table: EventTable, slots: Iterable[Any], trace_ids: Iterable[str]) -> list[Any] | None:
-    """Return the head of each line, of points as bytes; None if one is not written whole.
-
-    Args:
-        table: Whose lines.
-        slots: Under which key each line's tag set keeps its head.
-        trace_ids: What each line has as a tag of its trace id.
-    """
-    found: list[Any] = list(map(dict.get, [tags.rendered for tags in table.tag_sets], slots))
-    if None not in found:
-        return found
-    columns = zip(table.tag_sets, slots, trace_ids, strict=False)
-    for position, (tags, slot, trace_id) in enumerate(columns):
-        head = tags.rendered.get(slot)  # of a line before this one
-        if head is None:
-            head, values_cut = render_head(table.measurement, tags, trace_id)
-            if values_cut is not None:
-                return None
-            if table.metric is not None:
-                head = head.encode()
-            tags.rendered[slot] = head
-        found[position] = head
-    return found
-
-
 def _can_be_kept(times_ns: Sequence[int]) -> bool:
     return min(times_ns) >= -_MAX_TIME_NS and max(times_ns) < _MAX_TIME_NS
 
@@ -302,13 +295,3 @@ def _has(column: Sequence[object] | None) -> bool | None:
     if column is None:
         return False
     return True if all(column) else None if any(column) else False
-
-
-def _slot(measurement: str) -> str:
-    """Return under which key a tag set keeps its head."""
-    return f"line {measurement}"
-
-
-def _point_slot(measurement: str) -> str:
-    """Return under which key a tag set or a column of them keeps heads as bytes."""
-    return f"points {measurement}"

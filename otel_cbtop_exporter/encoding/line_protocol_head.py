@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from otel_cbtop_exporter.encoding.line_protocol_text import (
     TRACE_ID_TAG,
@@ -13,10 +13,11 @@ from otel_cbtop_exporter.encoding.line_protocol_text import (
     measurement_text,
     tag_name,
 )
+from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.events import SCHEMA_VERSION
 from otel_cbtop_exporter.tag_set import TagSet
 
-__all__ = ["MAX_HEAD_BYTES", "Head", "render_head"]
+__all__ = ["MAX_HEAD_BYTES", "Head", "heads_of", "point_slot", "render_head", "slot_of"]
 
 # The server's own limit for measurement, tags and one field key together is 65,535 bytes.
 MAX_HEAD_BYTES = 60_000
@@ -79,3 +80,38 @@ def _template(keys: tuple[str, ...], *, has_trace: bool) -> tuple[str, list[int]
             template += f",{text}=%s"
             order.append(position)
     return template, order
+
+
+def heads_of(table: EventTable, slots: Iterable[Any], trace_ids: Iterable[str]) -> list[Any] | None:
+    """Return the head of each line, of points as bytes; None if one is not written whole.
+
+    Args:
+        table: Whose lines.
+        slots: Under which key each line's tag set keeps its head.
+        trace_ids: What each line has as a tag of its trace id.
+    """
+    found: list[Any] = list(map(dict.get, [tags.rendered for tags in table.tag_sets], slots))
+    if None not in found:
+        return found
+    columns = zip(table.tag_sets, slots, trace_ids, strict=False)
+    for position, (tags, slot, trace_id) in enumerate(columns):
+        head = tags.rendered.get(slot)  # of a line before this one
+        if head is None:
+            head, values_cut = render_head(table.measurement, tags, trace_id)
+            if values_cut is not None:
+                return None
+            if table.metric is not None:
+                head = head.encode()
+            tags.rendered[slot] = head
+        found[position] = head
+    return found
+
+
+def slot_of(measurement: str) -> str:
+    """Return under which key a tag set keeps its head."""
+    return f"line {measurement}"
+
+
+def point_slot(measurement: str) -> str:
+    """Return under which key a tag set or a column of them keeps heads as bytes."""
+    return f"points {measurement}"

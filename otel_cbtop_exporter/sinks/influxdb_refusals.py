@@ -97,6 +97,8 @@ def _by_cause(message: str, records: Sequence[Record]) -> Refusal:
         error = "points are older than the bucket keeps them"
         named = _older_than(records, bound) if bound is not None else {}
         return Refusal("outside_retention", error, message, named)
+    if "limit exceeded" in message:  # of 1.8: series of a database, values of a tag
+        return Refusal("limit_exceeded", "", message, {})
     error = "InfluxDB cannot read some lines" if "partial write" in message else ""
     return Refusal("invalid", error, message, {})
 

@@ -143,6 +143,18 @@ def test_an_event_that_cannot_be_encoded_spares_its_neighbours(make):
     assert (health.events_written, health.events_dropped) == (2, {"NotImplementedError": 1})
 
 
+def test_a_spool_that_raises_does_not_reach_the_application(make, tmp_path):
+    """Whatever a file system comes up with, the events are counted, under its name."""
+    pipeline = make(RecordingSink(), spool={"path": str(tmp_path)})
+
+    def explode(records, now_ns):
+        raise LookupError
+
+    pipeline._backlog._store.append = explode
+    assert not pipeline.submit(events(3), 5.0)
+    assert pipeline.health().events_dropped == {"LookupError": 3}
+
+
 def test_an_encoder_that_raises_does_not_reach_the_application(make):
     """An exception in encode drops the events, counted under its name."""
     sink = RecordingSink()

@@ -21,6 +21,9 @@ tmpfs /home/local tmpfs rw 0 0
 user@server: /mnt/sshfs fuse.sshfs rw 0 0
 server:/over /over nfs rw 0 0
 /dev/vdb /over ext4 rw 0 0
+tmpfs /mnt/next\u0085line\u2028x tmpfs rw 0 0
+server:/x /mnt/\u6570\u636e nfs4 rw 0 0
+server:/x /mnt/back\\134slash nfs4 rw 0 0
 """
 
 
@@ -35,6 +38,9 @@ server:/over /over nfs rw 0 0
         ("/mnt/with blank/spool", "cifs"),
         ("/mnt/sshfs/x", "fuse.sshfs"),
         ("/over/x", None),
+        ("/mnt/next\u0085line\u2028x", None),
+        ("/mnt/\u6570\u636e/x", "nfs4"),
+        ("/mnt/back\\slash/x", "nfs4"),
     ],
 )
 def test_a_network_file_system_is_recognized(tmp_path, path, kind):

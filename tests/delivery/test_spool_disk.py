@@ -212,9 +212,12 @@ def test_memory_overflows_counted(refusing):
 
 
 def test_memory_is_put_on_disk_at_the_end_if_it_can_be(refusing):
-    """Shutdown asks the disk once more."""
+    """Shutdown asks the disk once more, also for what was being sent."""
     folder = make_folder(refusing)
-    folder.append(numbered(0, 3), 0)
+    folder.append(numbered(0, 2), 0)
+    folder.append(numbered(2, 1), 0)
+    (memory,) = folder.spools()
+    assert len(memory.claim("lane", 2, 100).records) == 2
     refusing.unlink()
     folder.close()
     again = make_folder(refusing)

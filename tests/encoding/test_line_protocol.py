@@ -130,6 +130,16 @@ def test_tag_keys_that_are_fields_of_ours_get_an_underscore(key):
     assert f",{key}_=a" in line(hand_made({"x": 1}, {key: "a"}))
 
 
+def test_an_event_that_cannot_be_rendered_costs_its_neighbours_nothing():
+    """Neither their times nor, for metrics, their points."""
+    odd = Event("m", {}, {"x": 1}, T, correlation_id=7)
+    point = Event("load", {}, {"value": 1}, T, signal="metric")
+    lines = LineProtocolEncoder().encode([hand_made({"x": 1}), odd, point])
+    assert [(at, refusal.reason) for at, refusal in lines.refused.items()] == [(1, "invalid")]
+    assert lines.times_ns[0] == T
+    assert lines.bodies[2].startswith(b"load")
+
+
 def test_a_hand_made_field_never_has_the_name_of_a_tag_or_of_what_we_add():
     """Such a field gets an underscore, so that both can be queried."""
     fields = {"cpu": 1, "time": 2, "metric": 3, "attributes": 4, "_time": 5}

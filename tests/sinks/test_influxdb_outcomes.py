@@ -133,6 +133,16 @@ def test_a_count_that_does_not_fit_names_nobody():
     )
 
 
+def test_a_limit_of_the_server_is_told_in_its_words():
+    """InfluxDB 1.8 has one of series and one of values, which no line is at fault for alone."""
+    message = "max-series-per-database limit exceeded: (1000000)"
+    answer = partial_write(message, 2)
+    records = of_one_field(1, 2, 3)
+    result = classify(answer, records, bucket="b", org="o")
+    assert "max-series-per-database limit exceeded" in result.error
+    assert rejected_times(answer, records) == ([], "limit_exceeded")
+
+
 def test_the_servers_count_is_the_last_one():
     """A field may be called like one."""
     field = "a dropped=1"
