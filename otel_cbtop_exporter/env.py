@@ -24,7 +24,14 @@ from otel_cbtop_exporter.options import (
     shown,
 )
 
-__all__ = ["FALLBACKS", "PREFIX", "SignalName", "options_from_environment", "variables"]
+__all__ = [
+    "FALLBACKS",
+    "PREFIX",
+    "SignalName",
+    "declarative_file",
+    "options_from_environment",
+    "variables",
+]
 
 PREFIX = "OTEL_EXPORTER_CBTOP_"
 
@@ -87,6 +94,11 @@ def options_from_environment(
             own = variable.replace(PREFIX, f"{PREFIX}{signal.upper()}_", 1)
             _read(environ, own, path, options)
     return options
+
+
+def declarative_file() -> str:
+    """Return the file that configures the SDK, and not the variables; "" if there is none."""
+    return os.environ.get("OTEL_CONFIG_FILE", "").strip()
 
 
 def _read(environ: Mapping[str, str], variable: str, path: _Path, options: dict[str, Any]) -> None:

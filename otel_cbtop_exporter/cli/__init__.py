@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import sys
 
 __all__ = ["main"]
@@ -16,4 +17,12 @@ def main() -> None:
             "otel-cbtop needs click and rich, which are not installed: "
             "pip install 'otel-cbtop-exporter[cli]'"
         )
-    importlib.import_module("otel_cbtop_exporter.cli.app").app()
+    if sys.stdout is None:
+        sys.exit("otel-cbtop: standard output is closed")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no such letters
+    try:
+        importlib.import_module("otel_cbtop_exporter.cli.app").app()
+    except OSError as error:  # a full disk behind standard output, a file that vanished
+        sys.exit(f"otel-cbtop: {error.strerror or error}")

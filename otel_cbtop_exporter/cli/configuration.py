@@ -10,7 +10,12 @@ from typing import Any, get_args
 import click
 
 from otel_cbtop_exporter.config import ExporterConfig
-from otel_cbtop_exporter.env import SignalName, options_from_environment, variables
+from otel_cbtop_exporter.env import (
+    SignalName,
+    declarative_file,
+    options_from_environment,
+    variables,
+)
 from otel_cbtop_exporter.errors import ConfigError, SinkError
 from otel_cbtop_exporter.events import SCHEMA_VERSION
 from otel_cbtop_exporter.options import Options, build, is_secret, option_types
@@ -42,6 +47,7 @@ def show_config(signal: SignalName | None) -> None:
     """Show every option as its environment variable, with the value that holds here.
 
     Secrets are masked. Ends with status 1 if a variable is wrong or a sink lacks something.
+    Whether files, folders and servers are there is not looked at.
     """
     logger = logging.getLogger("otel_cbtop_exporter")
     complaints = _Complaints()
@@ -49,10 +55,14 @@ def show_config(signal: SignalName | None) -> None:
     logger.propagate = False
     try:
         given = options_from_environment(signal)
+        for other in _SIGNALS:  # what is wrong is told, whichever signal it is for
+            options_from_environment(other)
     finally:
         logger.removeHandler(complaints)
         logger.propagate = True
-    messages = complaints.messages
+    messages = list(dict.fromkeys(complaints.messages))
+    if file := declarative_file():
+        messages.append(f"warning: OTEL_CONFIG_FILE is {file}: what that says holds, and not this")
     try:
         config = build(ExporterConfig, given)
     except ConfigError as error:  # each value is right, but not beside another

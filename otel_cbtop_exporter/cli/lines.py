@@ -24,22 +24,24 @@ _POLL_SECONDS = 0.2
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("-n", "--lines", "count", type=click.IntRange(min=0), default=10, show_default=True)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
 def tail(file: str, *, count: int, follow: bool) -> None:
-    """Show the last events of FILE, one a line."""
+    """Show the last events of FILE (`-` is standard input), one a line."""
     console = make_console()
     if not follow:
         last: deque[bytes] = deque(maxlen=count)
         damaged: list[str] = []
         with damage(damaged), open_lines(file) as lines:
-            last.extend(lines)
+            last.extend(line for line in lines if not line.isspace())
         for line in last:
             _print_line(console, line)
         for error in damaged:
             _print_wrong(console, error)
         return
+    if file == "-":
+        raise click.UsageError("standard input has an end; leave out --follow")
     if is_compressed(file):
         raise click.UsageError(
             f"{click.format_filename(file)} is compressed, so nothing will be appended to it; "
@@ -65,6 +67,10 @@ def _followed(path: Path, count: int) -> Iterator[bytes]:
                 if torn.endswith(b"\n"):
                     yield torn
                     torn = b""
+            if os.fstat(file.fileno()).st_size < file.tell():  # copied away and emptied
+                file.seek(0)
+                torn = b""
+                continue
             # Looked at before the last read of the old file, or what was written between the
             # two would be missed.
             if _was_replaced(file.fileno(), path):

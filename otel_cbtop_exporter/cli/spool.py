@@ -14,6 +14,12 @@ from otel_cbtop_exporter.delivery.spool_rows import SpoolError
 
 __all__ = ["spool"]
 
+# What lies in a spool's folder and will not be sent by itself.
+_ASIDE = (
+    ("dead-letters.jsonl*", "refused for good"),
+    ("**/*.db.damaged-*[0-9]", "damaged, set aside"),
+)
+
 _Folder = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -27,7 +33,8 @@ def spool() -> None:
 def list_files(folder: Path) -> None:
     """List the files of FOLDER by destination: whose they are, and what waits in them.
 
-    FOLDER is what OTEL_EXPORTER_CBTOP_SPOOL_PATH names. Nothing is changed.
+    FOLDER is what OTEL_EXPORTER_CBTOP_SPOOL_PATH names, or a destination's in it. Nothing is
+    changed. What is there besides, set aside because it is damaged or refused for good, is named.
     """
     console = make_console()
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -41,7 +48,13 @@ def list_files(folder: Path) -> None:
     console.print(table if files else "nothing waits")
     for file in files:
         if file.problem:
-            console.print(f"{file.name}: {printable(file.problem)}", style="red", soft_wrap=True)
+            name = file.name or file.folder.name
+            console.print(f"{name}: {printable(file.problem)}", style="red", soft_wrap=True)
+    for pattern, what in _ASIDE:
+        for path in sorted(folder.glob(pattern)):
+            console.print(f"{what}: {printable(path)}", style="yellow", soft_wrap=True)
+    if any(file.problem for file in files):
+        raise SystemExit(1)
 
 
 def _row(file: SpoolFile) -> tuple[str, ...]:
@@ -69,9 +82,18 @@ def export_files(folder: Path, *, destination: str | None, lane: str | None, del
     """
     if delete and lane is not None:
         raise click.UsageError("--delete removes whole files, so it does not go with --lane")
+    files = look(folder)
+    names = sorted({file.folder.name for file in files})
+    if destination is not None and destination not in names:
+        known = ", ".join(map(printable, names)) or "none"
+        raise click.ClickException(f"nothing waits for {destination}; destinations are {known}")
     failed = False
-    for file in look(folder):
+    for file in files:
         if file.alive or destination not in (None, file.folder.name):
+            continue
+        if not file.name:  # the folder itself
+            failed = True
+            click.echo(f"{file.folder.name} cannot be read: {printable(file.problem)}", err=True)
             continue
         try:
             with hold(file.folder, file.name) as held:

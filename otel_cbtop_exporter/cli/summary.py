@@ -68,13 +68,16 @@ class Summary:
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True)
+)
 @click.option("--all", "show_all", is_flag=True, help="Every measurement, not only the busiest.")
 @click.option("--follow-trace", is_flag=True, help="And one trace, seen through most signals.")
 def summary(files: tuple[str, ...], *, show_all: bool, follow_trace: bool) -> None:
     """Count the events of FILES by signal and measurement, and name the slowest routes.
 
-    FILES are JSON Lines, also rotated and compressed ones: `events.jsonl*` is what you want.
+    FILES are JSON Lines, also rotated and compressed ones: `events.jsonl*` is what you want. `-` is
+    standard input.
     """
     paths = whole_files(files)
     counted = Summary()

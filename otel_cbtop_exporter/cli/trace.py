@@ -28,9 +28,11 @@ _MOST_NAMED = 5
 
 @click.command()
 @click.argument("correlation_id")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True)
+)
 def trace(correlation_id: str, files: tuple[str, ...]) -> None:
-    """Show the spans, logs, exemplars and metric points of CORRELATION_ID in FILES.
+    """Show the spans, logs, exemplars and metric points of CORRELATION_ID in FILES (`-`: input).
 
     The first digits of the id are enough where they fit one trace only.
     """
@@ -38,10 +40,10 @@ def trace(correlation_id: str, files: tuple[str, ...]) -> None:
     is_prefix = len(correlation_id) >= _SHORTEST_PREFIX
     for line in read_events(whole_files(files)):
         own = line.event.correlation_id if line.event else None
-        if line.event and own and (own == correlation_id or _begins(own, correlation_id)):
+        if line.event and own and _begins(own, correlation_id):
             found.setdefault(own, []).append(line.event)
-    if correlation_id in found:
-        found = {correlation_id: found[correlation_id]}
+    if exact := [own for own in found if own.lower() == correlation_id.lower()]:
+        found = {own: found[own] for own in exact}
     if not found:
         hint = "" if is_prefix else f"; a prefix needs at least {_SHORTEST_PREFIX} characters"
         raise click.ClickException(f"no event has the correlation id {correlation_id}{hint}")
@@ -54,7 +56,8 @@ def trace(correlation_id: str, files: tuple[str, ...]) -> None:
 
 
 def _begins(own: str, given: str) -> bool:
-    return len(given) >= _SHORTEST_PREFIX and own.startswith(given)
+    own, given = own.lower(), given.lower()  # as some systems write ids
+    return own == given or (len(given) >= _SHORTEST_PREFIX and own.startswith(given))
 
 
 def print_trace(console: Console, correlation_id: str, events: Sequence[Event]) -> None:

@@ -73,7 +73,7 @@ class Lanes:
         retry: Bounds of the backoff; the number of tries has none.
         clock: Time.
         jitter: Returns a number in [0, 1).
-        reject: Told of what is refused for good, before it leaves the spool.
+        reject: Told of what is refused for good, and why, before it leaves the spool.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Lanes:
         retry: RetryConfig,
         clock: Clock,
         jitter: Callable[[], float],
-        reject: Callable[[Sequence[Rejection]], None],
+        reject: Callable[[Sequence[Rejection], str], None],
     ) -> None:
         self._spools = spools
         self._adopt = adopt
@@ -206,7 +206,7 @@ class Lanes:
                 return False
             self._under_way = None
             if sent.rejected:
-                self._reject(sent.rejected)
+                self._reject(sent.rejected, sent.why_rejected)
             claim.spool.settle(claim, sent.kept)
         settled = bool(sent.delivered or sent.rejected)
         if settled:
@@ -224,7 +224,7 @@ class Lanes:
         kept = _kept(claim.records, total)
         if len(kept) < len(claim.records):
             if total.rejected:
-                self._reject(total.rejected)
+                self._reject(total.rejected, total.error)
             claim.spool.settle(claim, kept)
 
     def _back_off(self, lane: _Lane, sent: Sent) -> None:

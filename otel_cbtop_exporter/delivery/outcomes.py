@@ -46,15 +46,20 @@ class Outcomes:
         self.counters = HealthCounters(metrics)
         self.log = RateLimitedLog(_logger, clock.monotonic)
 
-    def reject(self, rejections: Sequence[Rejection]) -> None:
-        """Count what was refused for good, and keep it in the dead letters."""
+    def reject(self, rejections: Sequence[Rejection], why: str = "") -> None:
+        """Count what was refused for good, and keep it in the dead letters.
+
+        Args:
+            rejections: In any order.
+            why: One sentence without data, for the log; the reasons alone by default.
+        """
         by_reason: dict[str, list[Record]] = {}
         for rejection in rejections:
             by_reason.setdefault(rejection.reason, []).append(rejection.record)
         for reason, records in by_reason.items():
             self.counters.rejected(reason, Tally.of(records))
         reasons = ", ".join(sorted(by_reason))
-        what = f"{len(rejections)} events were rejected: {reasons}"
+        what = f"{len(rejections)} events were rejected: {reasons}{why and f'; {why}'}"
         self.notice(f"rejected {reasons}", what, events=len(rejections))
         if self._dead_letters is not None:
             try:

@@ -228,7 +228,7 @@ class Pipeline:
         finally:
             self._being_sent.pop(id(records), None)  # gone in a child that was forked meanwhile
         if sent.rejected:
-            self._outcomes.reject(sent.rejected)
+            self._outcomes.reject(sent.rejected, sent.why_rejected)
         if sent.kept:
             self._outcomes.drop(sent.error_type or "kept", Tally.of(sent.kept), sent.error)
         return bool(sent.delivered) and not sent.kept

@@ -44,6 +44,11 @@ class Sent(msgspec.Struct):
     error: str = ""
     error_type: str = ""
 
+    @property
+    def why_rejected(self) -> str:
+        """The error, if it is known to be about what was rejected."""
+        return "" if self.kept else self.error
+
 
 class Sender:
     """Writes records to one sink and counts what becomes of them; safe between threads.

@@ -1,7 +1,7 @@
 """What waits in a spool's folder, for people to look at, and to take out by hand.
 
-Every file is read only, and only while its owner file is held here, so that nobody empties it
-meanwhile. What a live process holds is left alone: its owner file says how much that is.
+Every file is read only. What dead processes left is read while its owner file is held here, so
+that nobody empties it meanwhile; of what a live process holds there is nothing but a count.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from otel_cbtop_exporter.delivery import spool_queries as queries
 from otel_cbtop_exporter.delivery.spool_database import Database
-from otel_cbtop_exporter.delivery.spool_owner import Owner, owner_names, published_bytes
+from otel_cbtop_exporter.delivery.spool_owner import Owner, owner_names
 from otel_cbtop_exporter.delivery.spool_rows import SpoolError, unpack
 from otel_cbtop_exporter.sinks.base import Records
 
@@ -30,8 +30,8 @@ class SpoolFile(msgspec.Struct, frozen=True):
         folder: Of the destination.
         name: Without its ending: when it was made, the process id, and a random part.
         alive: Whether that process, or one that took it over, holds it now.
-        events: That wait; None where that is not known.
-        spool_bytes: What they take, compressed; of a live process what it told last.
+        events: That wait, of a live process at this moment; None where that is not known.
+        spool_bytes: What they take, compressed.
         oldest_ns: When the oldest was accepted, nanoseconds since the Unix epoch.
         problem: Why it cannot be read; "" if it can.
     """
@@ -51,12 +51,18 @@ def look(root: Path) -> list[SpoolFile]:
     Raises:
         OSError: The folder cannot be read.
     """
-    found: list[SpoolFile] = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        told = published_bytes(folder)
+    if any(root.glob("*.db")):  # it is a destination's
+        return _look_into(root)
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    return [file for folder in folders for file in _look_into(folder)]
+
+
+def _look_into(folder: Path) -> list[SpoolFile]:
+    try:
         names = [name for name in owner_names(folder) if _path(folder, name).exists()]
-        found += [_look_at(folder, name, told.get(name)) for name in names]
-    return found
+    except OSError as error:
+        return [SpoolFile(folder, "", alive=False, problem=str(error))]
+    return [_look_at(folder, name) for name in names]
 
 
 class HeldFile:
@@ -111,34 +117,36 @@ def hold(folder: Path, name: str) -> Iterator[HeldFile]:
         owner.release(remove=held.removed)
 
 
-def _look_at(folder: Path, name: str, told_bytes: int | None) -> SpoolFile:
+def _look_at(folder: Path, name: str) -> SpoolFile:
     try:
         owner = Owner.take_dead(folder, name)
     except OSError as error:
         return SpoolFile(folder, name, alive=False, problem=str(error))
-    if owner is None:
-        return SpoolFile(folder, name, alive=True, spool_bytes=told_bytes)
+    alive = owner is None
     try:
-        with closing(_open(_path(folder, name))) as connection:
+        with closing(_open(_path(folder, name), alive=alive)) as connection:
             waiting, spool_bytes = queries.count(connection)
             oldest_ns = queries.oldest_ns(connection)
         return SpoolFile(
             folder,
             name,
-            alive=False,
+            alive=alive,
             events=waiting.events,
             spool_bytes=spool_bytes,
             oldest_ns=oldest_ns,
         )
     except sqlite3.Error as error:
-        return SpoolFile(folder, name, alive=False, problem=str(error))
+        # A live process may have removed it just now, because it is empty.
+        return SpoolFile(folder, name, alive=alive, problem="" if alive else str(error))
     finally:
-        owner.release(remove=False)
+        if owner is not None:
+            owner.release(remove=False)
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, *, alive: bool = False) -> sqlite3.Connection:
     # Without a log to read, SQLite is told that nobody writes, or it would make an empty one.
-    immutable = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
+    is_at_rest = not alive and not path.with_name(path.name + "-wal").exists()
+    immutable = "&immutable=1" if is_at_rest else ""
     return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro{immutable}", uri=True)
 
 

@@ -118,10 +118,9 @@ class InfluxDBSink:
         try:
             answer = self._post(batch, bucket, seconds)
         except NoAnswer as error:
+            where = "" if error.is_local else f"InfluxDB at {self.destination} cannot be reached: "
             return WriteResult(
-                kept=records,
-                error=readable(f"InfluxDB at {self.destination} cannot be reached: {error}"),
-                error_type=error.error_type,
+                kept=records, error=readable(f"{where}{error}"), error_type=error.error_type
             )
         if answer.status in _ABOUT_TOKENS:
             self._token = None  # token_file is read again for the next request
@@ -171,7 +170,7 @@ class InfluxDBSink:
                 token = self._token = Path(path).read_text().strip()
             except (OSError, ValueError) as error:
                 why = f"influxdb.token_file {path!r}: {system_reason(error)}"
-                raise NoAnswer(why, type(error).__name__) from None
+                raise NoAnswer(why, type(error).__name__, is_local=True) from None
         return token
 
 

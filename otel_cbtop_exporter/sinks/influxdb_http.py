@@ -48,11 +48,13 @@ class NoAnswer(Exception):  # noqa: N818 -- the name says what happened
 
     Attributes:
         error_type: A short stable word.
+        is_local: Whether nothing was sent, for the fault of a file here.
     """
 
-    def __init__(self, why: str, error_type: str) -> None:
+    def __init__(self, why: str, error_type: str, *, is_local: bool = False) -> None:
         super().__init__(why)
         self.error_type = error_type
+        self.is_local = is_local
 
 
 class InfluxDBConnections:
@@ -195,7 +197,7 @@ def _check_files(options: InfluxDBConfig) -> None:
             context.load_cert_chain(options.cert_file, options.key_file, password="")
     except (OSError, ValueError) as error:
         why = f"influxdb.{option} {path!r}: {system_reason(error)}"
-        raise NoAnswer(why, type(error).__name__) from None
+        raise NoAnswer(why, type(error).__name__, is_local=True) from None
 
 
 def _read(response: urllib3.BaseHTTPResponse, secrets: Sequence[str]) -> Answer:

@@ -55,6 +55,21 @@ def test_what_is_wrong_is_said_and_ends_with_status_1(config, environ, message):
     assert message in result.stderr
 
 
+def test_what_is_wrong_for_one_signal_is_said_without_asking_for_it(config):
+    """Its exporter would do with the default."""
+    result = config(TRACES_SINK="consle")
+    assert result.exit_code == 1
+    assert result.output.count("OTEL_EXPORTER_CBTOP_TRACES_SINK is 'consle'") == 1
+
+
+def test_a_declarative_file_is_told_to_hold_instead(config, monkeypatch):
+    """The SDK looks at no variable where there is one."""
+    monkeypatch.setenv("OTEL_CONFIG_FILE", "decl.yaml")
+    result = config()
+    assert result.exit_code == 1
+    assert "OTEL_CONFIG_FILE is decl.yaml: what that says holds" in result.output
+
+
 def test_the_schema_is_the_one_that_events_have():
     """`schema` prints the JSON Schema that the event type generates."""
     assert json.loads(CliRunner().invoke(app, ["schema"]).output) == event_schema()

@@ -75,6 +75,14 @@ def test_tail_shows_what_a_damaged_file_still_holds(tmp_path):
     assert "damaged here: CRC check failed" in run("tail", str(file)).output
 
 
+def test_tail_reads_standard_input():
+    """`-` as in `validate`; blank lines are none."""
+    result = run("tail", "-n", "1", "-", given=written.as_lines(log("a"), log("b")) + b"\n")
+    assert "shop: b" in result.output
+    assert len(result.output.splitlines()) == 1
+    assert run("tail", "-f", "-").exit_code == 2
+
+
 def test_tail_does_not_follow_a_compressed_file(tmp_path):
     """Nothing is ever appended to one."""
     file = written.write_gzip(tmp_path / "e.jsonl.gz", log("hi"))
@@ -107,6 +115,17 @@ def follow():
             return process, lambda: lines.get(timeout=DEADLINE_SECONDS)
 
         yield start
+
+
+def test_tail_follows_a_file_that_is_emptied(tmp_path, follow):
+    """As logrotate's copytruncate does."""
+    file = tmp_path / "e.jsonl"
+    written.write(file, log("before"), log("before, too"))
+    _, next_line = follow(str(file))
+    assert "shop: before" in next_line()
+    assert "shop: before, too" in next_line()
+    written.write(file, log("after"))
+    assert "shop: after" in next_line()
 
 
 def test_tail_follows_a_file_over_its_rotation(tmp_path, follow):

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from otel_cbtop_exporter.cli.app import app
+from otel_cbtop_exporter.delivery import spool_left
 from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS
 from otel_cbtop_exporter.sinks.base import Record
 from tests.delivery.spools import make_folder
@@ -47,20 +48,66 @@ def test_an_empty_folder_has_nothing_to_tell(tmp_path, run):
 
 
 def test_what_waits_is_listed_by_destination_and_process(tmp_path, run):
-    """Of a dead process events, bytes and age are told; of a live one what it told last."""
+    """Events, bytes and age are told, also of a live process, whatever it told last itself."""
     left = leave(tmp_path, b"1", b"2")
     live = make_folder(tmp_path, destination="elsewhere")
     live.append([Record(b"3")], 0)
     result = run("list", tmp_path)
+    claim = live.spools()[0].claim("", 10, 1_000)
+    claim.spool.settle(claim)
+    later = run("list", tmp_path)
     live.close()
-    assert result.exit_code == 0
+    assert (result.exit_code, later.exit_code) == (0, 0)
     rows = {row.split()[0]: row.split()[2:] for row in result.output.splitlines()}
     assert rows["destination"] == ["process", "events", "bytes", "oldest"]
     dead = rows[left.name]
     assert dead[:3] == ["dead", str(os.getpid()), "2"]
     assert int(dead[3]) > 100
     assert dead[4] == "2023-11-14T22:13:20.000Z"
-    assert rows[live.folder.name][:3] == ["alive", str(os.getpid()), "?"]
+    assert rows[live.folder.name][:3] == ["alive", str(os.getpid()), "1"]
+    rows = {row.split()[0]: row.split()[2:] for row in later.output.splitlines()}
+    assert rows[live.folder.name][:4] == ["alive", str(os.getpid()), "0", "0"]
+    assert run("list", left).output.splitlines()[1].split()[2:5] == dead[:3]
+
+
+def test_what_is_set_aside_is_named(tmp_path, run):
+    """Dead letters, and files that were damaged: nobody sends them."""
+    left = leave(tmp_path, b"1")
+    (tmp_path / "dead-letters.jsonl").write_text("{}\n")
+    (left / "x.db.damaged-17").write_bytes(b"")
+    (left / "x.db.damaged-17-wal").write_bytes(b"")
+    lines = run("list", tmp_path).output.splitlines()[2:]
+    assert lines == [
+        f"refused for good: {tmp_path / 'dead-letters.jsonl'}",
+        f"damaged, set aside: {left / 'x.db.damaged-17'}",
+    ]
+
+
+def test_a_destination_that_cannot_be_read_hides_no_other(tmp_path, run, monkeypatch):
+    """It is told, with status 1, and the others are listed and exported."""
+    leave(tmp_path, b"1")
+    locked = leave(tmp_path, b"2", destination="locked")
+    names = spool_left.owner_names
+
+    def owner_names(folder):
+        if folder == locked:
+            raise PermissionError(13, "Permission denied")
+        return names(folder)
+
+    monkeypatch.setattr(spool_left, "owner_names", owner_names)
+    listed, exported = run("list", tmp_path), run("export", tmp_path)
+    assert (listed.exit_code, exported.exit_code) == (1, 1)
+    assert f"{locked.name}: [Errno 13] Permission denied" in listed.output
+    assert f"{locked.name} cannot be read: " in exported.stderr
+    assert exported.stdout == "1\n"
+
+
+def test_a_destination_that_is_not_there_is_an_error(tmp_path, run):
+    """A misspelt one would look like one that is empty."""
+    left = leave(tmp_path, b"1")
+    result = run("export", tmp_path, "--destination", "typo")
+    assert result.exit_code == 1
+    assert f"nothing waits for typo; destinations are {left.name}" in result.output
 
 
 def test_listing_changes_nothing(tmp_path, run):

@@ -102,6 +102,13 @@ def test_the_first_digits_are_enough_where_they_fit_one_trace(tmp_path, run):
     assert f"2 traces begin like that: {OTHER_TRACE}, {TRACE}" in both.output
 
 
+def test_an_id_may_be_in_capitals(tmp_path, run):
+    """As some systems write it, whole or its first digits."""
+    file = written.write(tmp_path / "e.jsonl", span("one", "a1"))
+    for given in (TRACE.upper(), TRACE[:8].upper()):
+        assert "── one" in run(given, file).output
+
+
 @pytest.mark.parametrize("given", ["ffff", "0af"], ids=["unknown", "too short"])
 def test_an_id_that_nothing_has_is_an_error(tmp_path, run, given):
     """Nothing found is status 1 with the id in the message."""

@@ -58,7 +58,7 @@ class Bench:
             retry=retry,
             clock=clock,
             jitter=lambda: 0.5,
-            reject=lambda rejections: None,
+            reject=lambda rejections, why: None,
         )
         self.drain = Drain(
             lanes, name="cbtop-test", write_timeout_seconds=5.0, clock=clock, log=log

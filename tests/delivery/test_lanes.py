@@ -45,7 +45,7 @@ class Bench:
             retry=RetryConfig(),
             clock=self.clock,
             jitter=lambda: 0.5,
-            reject=self.rejections.extend,
+            reject=lambda rejections, _why: self.rejections.extend(rejections),
         )
 
     def _adopt(self):

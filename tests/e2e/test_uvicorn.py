@@ -1,5 +1,6 @@
 """FastAPI under uvicorn, ended by SIGTERM, which Python does not survive by itself."""
 
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -10,6 +11,7 @@ import requests
 from tests.e2e.processes import INSTRUMENTED, events_in, free_port, running, server_spans
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 # Nothing leaves before the end, so that the end is what is tested.
 AT_THE_END = {
@@ -25,10 +27,19 @@ def folder(tmp_path):
     return tmp_path
 
 
-def driven(folder, workers, **environment):
+def uvicorn(port, workers):
+    return ["uvicorn", "--port", str(port), "--workers", str(workers), "shop_asgi:app"]
+
+
+def gunicorn(port, workers):
+    address = ["--bind", f"127.0.0.1:{port}", "--workers", str(workers)]
+    return ["gunicorn", *address, "-k", "uvicorn.workers.UvicornWorker", "shop_asgi:app"]
+
+
+def driven(folder, workers, server=uvicorn, **environment):
     """Send requests, end the server by SIGTERM, and return the exit status and the paths sent."""
     port = free_port()
-    command = ["uvicorn", "--port", str(port), "--workers", str(workers), "shop_asgi:app"]
+    command = server(port, workers)
     paths = [f"/orders/{number}" for number in range(40)]
     with running(command, folder, port=port, **AT_THE_END, **environment) as application:
         for path in paths:
@@ -49,3 +60,12 @@ def test_without_it_what_was_exported_is_whole_and_the_queue_is_lost(folder):
     status, _ = driven(folder, 1)
     assert status == -signal.SIGTERM
     assert server_spans(events_in(folder)) == []
+
+
+def test_under_gunicorn_the_worker_needs_a_hook(folder):
+    """What the documentation says: uvicorn's worker undoes a handler that was there before it."""
+    documented = (ROOT / "docs" / "operations.md").read_text()
+    (hook,) = re.findall(r"```python\n(# gunicorn\.conf\.py\n.*?)```", documented, re.DOTALL)
+    (folder / "gunicorn.conf.py").write_text(hook)
+    _, paths = driven(folder, 2, gunicorn)
+    assert server_spans(events_in(folder), "url.path") == sorted(paths)

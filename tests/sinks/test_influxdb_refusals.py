@@ -67,7 +67,7 @@ def test_poison_that_fills_the_answer_is_found_all_the_same(influxdb, tmp_path):
     assert len(dead_letters(tmp_path)) == 500
 
 
-def test_a_field_of_another_type_in_the_bucket(influxdb, tmp_path):
+def test_a_field_of_another_type_in_the_bucket(influxdb, tmp_path, caplog):
     """A float `duration_ns` of an older writer: its events alone are refused, and told how to mend."""
     bucket = influxdb.new_bucket()
     assert influxdb.write(bucket, f"spans duration_ns=1.5 {BASE_NS - 1}")[0] == 204
@@ -82,6 +82,10 @@ def test_a_field_of_another_type_in_the_bucket(influxdb, tmp_path):
         'field "duration_ns" of measurement "spans" is integer here and float in the bucket; '
         "write to another bucket, or delete that measurement's old points"
     )
+    assert (
+        '50 events were rejected: field_type_conflict; field "duration_ns" of measurement "spans" is '
+        "integer here and float in the bucket"
+    ) in caplog.text
     letters = dead_letters(tmp_path)
     assert {letter["reason"] for letter in letters} == {"field_type_conflict"}
     assert sorted(letter["timestamp_ns"] - BASE_NS for letter in letters) == list(range(50))
