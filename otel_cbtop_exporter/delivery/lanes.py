@@ -165,6 +165,8 @@ class Lanes:
                 soonest = min(not_before, soonest or not_before)
         if unreadable is not None:
             raise unreadable
+        if soonest is None:  # nothing waits, also of a lane whose records were evicted
+            self._lanes.clear()
         return None, soonest
 
     def _claim_from(self, spool: Spool, now: float) -> tuple[Claim | None, float | None]:

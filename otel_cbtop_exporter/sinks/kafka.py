@@ -66,7 +66,8 @@ class KafkaSink:
 
     def __init__(self, options: KafkaConfig) -> None:
         self._options = options
-        servers = options.bootstrap_servers or options.config.get("bootstrap.servers") or ""
+        # A property counts before our own option, as it does for the client.
+        servers = options.config.get("bootstrap.servers") or options.bootstrap_servers or ""
         self.destination = ",".join(sorted(part.strip() for part in servers.split(","))) or str(
             options.config_file
         )

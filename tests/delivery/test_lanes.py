@@ -359,6 +359,16 @@ def test_a_lane_that_is_empty_is_forgotten(make_bench):
     assert bench.lanes._lanes == {}
 
 
+def test_a_lane_whose_records_were_evicted_is_forgotten(make_bench):
+    """Nobody sends them any more, so nobody else would."""
+    bench = make_bench(away)
+    bench.append(records(2, lane="full"))
+    bench.step()
+    bench.spools[0].evict(0, bench.clock.time_ns())
+    assert bench.step().wait_seconds is None
+    assert bench.lanes._lanes == {}
+
+
 def test_dead_neighbours_are_looked_for_now_and_then(make_bench):
     """Adoption is tried at the first step, and then every two seconds of work."""
     bench = make_bench()

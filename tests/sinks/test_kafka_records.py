@@ -175,6 +175,7 @@ def test_the_destination_tells_clusters_apart_without_a_secret():
     password = {"sasl.password": "hidden"}
     assert destination(bootstrap_servers="b:1, a:2", config=password) == "a:2,b:1"
     assert destination(config={"bootstrap.servers": "c:3"} | password) == "c:3"
+    assert destination(bootstrap_servers="b:1", config={"bootstrap.servers": "c:3"}) == "c:3"
     assert destination(config_file="/etc/kafka.properties") == "/etc/kafka.properties"
 
 
