@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-__all__ = ["HeldLog", "RateLimitedLog"]
+__all__ = ["HeldLog", "RateLimitedLog", "counted", "were"]
 
 _LOG_INTERVAL_SECONDS = 60.0
 _MOST_HELD_LINES = 100
@@ -30,7 +30,7 @@ class _HeldBack(NamedTuple):
 
     def __str__(self) -> str:
         if self.events:
-            return f"{self.events} more events since the last message"
+            return f"{counted(self.events, 'more event')} since the last message"
         return f"{self.messages} more of this kind since the last message"
 
 
@@ -122,6 +122,16 @@ class _LastResort(logging.Handler):
             return
         if not any(map(_is_seen, _handlers_of(record.name))):
             fallback.handle(record)
+
+
+def counted(number: int, what: str = "event") -> str:
+    """Return a number of things, as a message has it."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def were(number: int, what: str = "event") -> str:
+    """Return a number of things, and the verb of what became of them."""
+    return f"{counted(number, what)} {'was' if number == 1 else 'were'}"
 
 
 def _is_seen(handler: logging.Handler) -> bool:

@@ -23,7 +23,7 @@ from otel_cbtop_exporter.errors import CbtopError, ConfigError
 from otel_cbtop_exporter.event_batch import Events
 from otel_cbtop_exporter.health import HealthCounters, SinkHealth, combined
 from otel_cbtop_exporter.options import build, merged
-from otel_cbtop_exporter.own_log import RateLimitedLog
+from otel_cbtop_exporter.own_log import RateLimitedLog, counted
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks import sink_factory
 from otel_cbtop_exporter.sinks.base import Sink
@@ -166,7 +166,7 @@ class SignalDelivery:
     def on_mapping_loss(self, reason: str, what: str, lost: Tally) -> None:
         """Count and log what mapping had to leave out: a field (no event lost) or events."""
         if lost.events:
-            self._reject(reason, lost, f"{lost.events} events of {what!r} left out: {reason}")
+            self._reject(reason, lost, f"{counted(lost.events)} of {what!r} left out: {reason}")
             return
         losses = self._own_losses()
         losses.counters.values_lost(reason, 1)

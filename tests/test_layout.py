@@ -113,6 +113,7 @@ MAY_IMPORT = {
         "events",
         "exporters",
         "health",
+        "own_log",
         "options",
         "sinks",
         "streamer",

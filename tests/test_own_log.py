@@ -46,7 +46,7 @@ def test_events_of_messages_that_were_not_logged_are_told_as_a_sum(caplog):
     """With the next message, or at the end: how much was lost is never a secret."""
     clock = FakeClock()
     log = RateLimitedLog(LOGGER, clock.monotonic)
-    for events in (1, 20, 300):
+    for events in (2, 20, 300):
         log.log(logging.WARNING, "full", f"{events} events were dropped", events=events)
     clock.advance(60)
     log.log(logging.WARNING, "full", "4,000 events were dropped", events=4_000)
@@ -55,7 +55,7 @@ def test_events_of_messages_that_were_not_logged_are_told_as_a_sum(caplog):
     log.tell_held_back()
     log.tell_held_back()
     assert [record.getMessage() for record in caplog.records] == [
-        "1 events were dropped",
+        "2 events were dropped",
         "4,000 events were dropped (320 more events since the last message)",
         "8 events were dropped (the last of 15 more events since the last message)",
     ]

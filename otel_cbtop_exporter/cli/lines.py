@@ -17,6 +17,7 @@ from otel_cbtop_exporter.cli.event_files import damage, is_compressed, open_line
 from otel_cbtop_exporter.cli.rendering import event_line, make_console, printable
 from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.events import decode_event
+from otel_cbtop_exporter.own_log import counted
 
 __all__ = ["tail", "validate"]
 
@@ -127,6 +128,8 @@ def validate(files: tuple[str, ...]) -> None:
             click.echo(f"{click.format_filename(line.path)}:{line.number}: {printable(line.error)}")
         else:
             events += 1
-    click.echo(f"{events} events, {wrong} lines that are not")
+    click.echo(
+        f"{counted(events)}, {counted(wrong, 'line')} that {'is' if wrong == 1 else 'are'} not"
+    )
     if wrong:
         raise SystemExit(1)

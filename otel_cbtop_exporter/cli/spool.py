@@ -11,6 +11,7 @@ from rich.table import Table
 from otel_cbtop_exporter.cli.rendering import make_console, printable, time_text
 from otel_cbtop_exporter.delivery.spool_left import HeldFile, SpoolFile, hold, look
 from otel_cbtop_exporter.delivery.spool_rows import SpoolError
+from otel_cbtop_exporter.own_log import counted
 
 __all__ = ["spool"]
 
@@ -106,7 +107,7 @@ def export_files(folder: Path, *, destination: str | None, lane: str | None, del
             failed = True
             click.echo(f"{file.name} stays where it is: {printable(error)}", err=True)
         else:
-            click.echo(f"{file.name}: {events} events", err=True)
+            click.echo(f"{file.name}: {counted(events)}", err=True)
     if failed:
         raise SystemExit(1)
 

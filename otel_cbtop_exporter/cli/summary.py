@@ -112,7 +112,7 @@ def _events(paths: Sequence[str]) -> list[Event]:
 
 
 def _print_head(console: Console, counted: Summary, *, files: int, wrong: int) -> None:
-    console.print(f"{counted.events:,} events in {files} {'file' if files == 1 else 'files'}")
+    console.print(f"{counted.events:,} event{_s(counted.events)} in {files} file{_s(files)}")
     if counted.first_ns is not None and counted.last_ns is not None:
         console.print(f"{time_text(counted.first_ns)} to {time_text(counted.last_ns)}")
     if wrong:
@@ -152,6 +152,10 @@ def _print_routes(console: Console, counted: Summary) -> None:
         )
     console.print()
     console.print(table)
+
+
+def _s(number: int) -> str:
+    return "" if number == 1 else "s"
 
 
 def _table(*left: str, right: Sequence[str]) -> Table:

@@ -16,6 +16,7 @@ from otel_cbtop_exporter.delivery.retry import Clock
 from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.delivery.spool import Spool, SpoolError, SpoolStats
 from otel_cbtop_exporter.delivery.spool_folder import make_spool
+from otel_cbtop_exporter.own_log import counted
 from otel_cbtop_exporter.sinks.base import Record, Sink
 from otel_cbtop_exporter.tally import Tally
 
@@ -107,7 +108,9 @@ class Backlog:
         ended = self._drain.stop(deadline)
         self._left = self._store.close()
         if waiting := self._left.events_spooled:
-            self._outcomes.notice("left", f"{waiting} events wait on disk for the next process")
+            wait = "waits" if waiting == 1 else "wait"
+            what = f"{counted(waiting)} {wait} on disk for the next process"
+            self._outcomes.notice("left", what)
         return ended
 
     def _adopt(self) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from otel_cbtop_exporter.delivery.dead_letters import FILE_NAME, DeadLetters
 from otel_cbtop_exporter.delivery.retry import Clock
 from otel_cbtop_exporter.health import HealthCounters
-from otel_cbtop_exporter.own_log import RateLimitedLog
+from otel_cbtop_exporter.own_log import RateLimitedLog, counted, were
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks.base import Record, Rejection
 from otel_cbtop_exporter.tally import Tally
@@ -59,7 +59,7 @@ class Outcomes:
         for reason, records in by_reason.items():
             self.counters.rejected(reason, Tally.of(records))
         reasons = ", ".join(sorted(by_reason))
-        what = f"{len(rejections)} events were rejected: {reasons}{why and f'; {why}'}"
+        what = f"{were(len(rejections))} rejected: {reasons}{why and f'; {why}'}"
         self.notice(f"rejected {reasons}", what, events=len(rejections))
         if self._dead_letters is not None:
             try:
@@ -77,14 +77,16 @@ class Outcomes:
         """
         self.counters.dropped(reason, tally)
         why = why or self.counters.last_error or "the sink has taken nothing yet"
-        what = f"{tally.events} events were dropped ({reason}): {why}"
+        what = f"{were(tally.events)} dropped ({reason}): {why}"
         self.notice(f"dropped {reason}", what, events=tally.events)
 
     def lose_values(self, lost: Mapping[str, int]) -> None:
         """Count values that events had to go without, by reason."""
         for reason, values in lost.items():
             self.counters.values_lost(reason, values)
-            self.notice(f"lost {reason}", f"{values} values could not be written whole: {reason}")
+            self.notice(
+                f"lost {reason}", f"{counted(values, 'value')} could not be written whole: {reason}"
+            )
 
     def notice(self, cause: str, message: str, *, events: int = 0) -> None:
         """Log a warning about this sink, at most once a minute for each cause."""

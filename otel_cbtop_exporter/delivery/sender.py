@@ -17,7 +17,7 @@ import msgspec
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.retry import Clock, next_delay_seconds
 from otel_cbtop_exporter.health import HealthCounters
-from otel_cbtop_exporter.own_log import RateLimitedLog
+from otel_cbtop_exporter.own_log import RateLimitedLog, were
 from otel_cbtop_exporter.sinks.base import Record, Records, Rejection, Sink, WriteResult
 
 __all__ = ["Sender", "Sent"]
@@ -191,7 +191,7 @@ class Sender:
             self._log.log(
                 logging.WARNING,
                 f"kept {result.error_type}",
-                f"sink {self._sink.name}: {len(result.kept)} events were not taken: {result.error}",
+                f"sink {self._sink.name}: {were(len(result.kept))} not taken: {result.error}",
             )
             sent.retry_after_seconds = _longest(
                 sent.retry_after_seconds, result.retry_after_seconds

@@ -20,6 +20,7 @@ from otel_cbtop_exporter.delivery.spool_ledger import Ledger
 from otel_cbtop_exporter.delivery.spool_recent import Recent
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError
+from otel_cbtop_exporter.own_log import were
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["RowStore"]
@@ -177,7 +178,7 @@ class RowStore:
         saved = self.ledger.waiting.events
         self._reports.note(
             "spool_damaged",
-            f"a spool file was damaged ({why}) and is kept as {aside}; {saved} events were saved",
+            f"a spool file was damaged ({why}) and is kept as {aside}; {were(saved)} saved",
         )
 
     def _count(self, connection: sqlite3.Connection) -> None:

@@ -56,7 +56,7 @@ def test_lines_that_are_no_events_are_counted_and_cost_nothing(tmp_path, run):
     file = tmp_path / "e.jsonl"
     file.write_bytes(written.as_lines(log("hi")) + b'{"torn')
     result = run(str(file))
-    assert "1 events in 1 file" in result.output
+    assert "1 event in 1 file" in result.output
     assert "1 line is no event; `otel-cbtop validate` says why" in result.output
 
 
@@ -78,7 +78,7 @@ def test_a_pipe_is_read_but_once(run):
     os.close(writing)
     result = run("--follow-trace", f"/dev/fd/{reading}")
     os.close(reading)
-    assert "1 events in 1 file" in result.output
+    assert "1 event in 1 file" in result.output
     assert "Error: --follow-trace reads FILES twice, which a pipe cannot be" in result.output
     assert result.exit_code == 1
 

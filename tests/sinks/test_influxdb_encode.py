@@ -62,4 +62,4 @@ def test_lost_values_are_in_the_health_and_logged_once(caplog):
     assert health.values_lost == {"field_left_out": 3}
     assert health.events_rejected == 0
     logged = [r.getMessage() for r in caplog.records if "field_left_out" in r.getMessage()]
-    assert logged == ["sink influxdb: 1 values could not be written whole: field_left_out"]
+    assert logged == ["sink influxdb: 1 value could not be written whole: field_left_out"]
