@@ -124,7 +124,7 @@ def _look_at(folder: Path, name: str) -> SpoolFile:
         return SpoolFile(folder, name, alive=False, problem=str(error))
     alive = owner is None
     try:
-        with closing(_open(_path(folder, name), alive=alive)) as connection:
+        with closing(_open(_path(folder, name))) as connection:
             waiting, spool_bytes = queries.count(connection)
             oldest_ns = queries.oldest_ns(connection)
         return SpoolFile(
@@ -143,10 +143,9 @@ def _look_at(folder: Path, name: str) -> SpoolFile:
             owner.release(remove=False)
 
 
-def _open(path: Path, *, alive: bool = False) -> sqlite3.Connection:
+def _open(path: Path) -> sqlite3.Connection:
     # Without a log to read, SQLite is told that nobody writes, or it would make an empty one.
-    is_at_rest = not alive and not path.with_name(path.name + "-wal").exists()
-    immutable = "&immutable=1" if is_at_rest else ""
+    immutable = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
     return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro{immutable}", uri=True)
 
 
