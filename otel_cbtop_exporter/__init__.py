@@ -18,6 +18,7 @@ from otel_cbtop_exporter.exporters import (
     CbtopMetricExporter,
     CbtopSpanExporter,
 )
+from otel_cbtop_exporter.flush import force_flush
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.sinks.base import Encoded, Record, Rejection, Sink, WriteResult
 from otel_cbtop_exporter.streamer import EventBatch, EventStreamer
@@ -45,4 +46,5 @@ __all__ = [
     "WriteResult",
     "decode_event",
     "event_from_sample",
+    "force_flush",
 ]

@@ -81,7 +81,8 @@ def _absolute(group: str, path: str) -> str:
     if whole.startswith("~"):
         raise ConfigError(f"{group}.path is {path!r}: there is no such home folder")
     try:
-        return os.path.abspath(whole)  # noqa: PTH100  as above
+        # Not `abspath`, which takes `..` for the folder before a link.
+        return os.path.join(os.getcwd(), whole)  # noqa: PTH109, PTH118
     except OSError:  # there is no working directory; whoever uses the path will say so
         return whole
 

@@ -44,7 +44,7 @@ _MASK = "********"
 # A password may hold any of `/?#`, which no parser of URLs would allow there.
 _LOGIN_IN_URL = re.compile(r"(?<=://)\S*@")
 # Two ways to say the same: who gives one does not mean the other any more.
-_INSTEAD = {"token": "token_file", "token_file": "token"}
+_INSTEAD = {("influxdb", "token"): "token_file", ("influxdb", "token_file"): "token"}
 _O = TypeVar("_O", bound="Options")
 
 
@@ -104,7 +104,7 @@ def build(cls: type[_O], values: Mapping[str, Any] | None) -> _O:
     return cls(**given)
 
 
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merged(below: Mapping[str, Any], above: Mapping[str, Any], group: str = "") -> dict[str, Any]:
     """Lay options over others, group by group; None and `{}` leave what is below.
 
     Of two options that say the same, such as a token and its file, one replaces the other.
@@ -118,8 +118,8 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
             value = msgspec.structs.asdict(value)  # noqa: PLW2901  a group, ready made
         under = result.get(name)
         if isinstance(value, Mapping) and isinstance(under, Mapping):
-            value = merged(under, value)  # noqa: PLW2901  the group that it makes
-        other = _INSTEAD.get(name, "")
+            value = merged(under, value, name)  # noqa: PLW2901  the group that it makes
+        other = _INSTEAD.get((group, name), "")
         if other not in above:
             result.pop(other, None)
         result[name] = value

@@ -135,8 +135,9 @@ def were(number: int, what: str = "event") -> str:
 
 
 def _is_seen(handler: logging.Handler) -> bool:
+    # A NullHandler is somebody's wish that nothing is seen.
     is_telemetry = type(handler).__module__.startswith("opentelemetry.")
-    return not is_telemetry and not isinstance(handler, _LastResort | logging.NullHandler)
+    return not is_telemetry and not isinstance(handler, _LastResort)
 
 
 def _handlers_of(name: str) -> Iterator[logging.Handler]:

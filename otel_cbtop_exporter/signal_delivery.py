@@ -154,10 +154,9 @@ class SignalDelivery:
         # Mapping has a rule for everything that the SDK makes. What a foreign object does when
         # it is read is not ours to know, and must not cost its neighbours or the application.
         except Exception as error:  # noqa: BLE001
-            smaller = pieces.of(batch)
+            smaller, what = _taken_apart(batch, pieces)
             if not smaller:
                 word = type(error).__name__
-                what = pieces.name_of(batch)
                 self._reject(word, _ONE[self._signal], f"{what} could not be mapped: {word}")
                 return Events(()), False
             mapped = [self._map(map_batch, piece, pieces)[0] for piece in smaller]
@@ -217,6 +216,17 @@ class SignalDelivery:
             events_dropped=dict(Counter(health.events_dropped) + Counter(lost.events_dropped)),
             values_lost=dict(Counter(health.values_lost) + Counter(lost.values_lost)),
         )
+
+
+def _taken_apart(batch: Sequence[_T], pieces: Pieces[_T]) -> tuple[Sequence[Sequence[_T]], str]:
+    """Return smaller batches, or none and what the batch is."""
+    try:
+        smaller = pieces.of(batch)
+        return smaller, "" if smaller else pieces.name_of(batch)
+    # What could not be mapped may not let itself be taken apart either.
+    except Exception:  # noqa: BLE001
+        items = list(batch)
+        return ([[item] for item in items] if len(items) > 1 else []), "an item"
 
 
 class _Losses:

@@ -1,5 +1,7 @@
 """Options: defaults, limits, the words of errors, and what is never shown."""
 
+from pathlib import Path
+
 import pytest
 
 from otel_cbtop_exporter import ConfigError, ExporterConfig, RetryConfig
@@ -98,6 +100,10 @@ def test_a_spools_folder_is_absolute_from_the_beginning(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert SpoolConfig(path="spool").path == str(tmp_path / "spool")
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    beside = Path(SpoolConfig(path="link/../spool").path).resolve()
+    assert beside == (tmp_path / "real" / "spool").resolve()
     assert SpoolConfig(path="~/spool").path == str(tmp_path / "home" / "spool")
 
 

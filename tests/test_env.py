@@ -141,6 +141,9 @@ def test_a_signals_token_wins_over_the_general_one_however_each_is_given(general
     """A file would be read instead of a token that is nearer."""
     options = read("traces", **{f"INFLUXDB_{general}": "a", f"TRACES_INFLUXDB_{own}": "b"})
     assert options == {"influxdb": {own.lower(): "b"}}
+    headers = {"influxdb": {"headers": {general.lower(): "a"}}}
+    kept = merged(headers, {"influxdb": {"headers": {own.lower(): "b"}}})["influxdb"]["headers"]
+    assert kept == {general.lower(): "a", own.lower(): "b"}
     laid = merged(options, {"influxdb": {general.lower(): "c"}})
     assert laid == {"influxdb": {general.lower(): "c"}}
 

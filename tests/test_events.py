@@ -187,6 +187,8 @@ def test_a_sample_of_a_huge_integer_is_an_event():
     """It is finite, and JSON has all its digits."""
     event = event_from_sample("cpu", 10**400)
     assert json.loads(encode_event(event))["fields"] == {"value": 10**400}
+    with pytest.raises(EventError, match="value of 'cpu' has over 4,200 digits"):
+        event_from_sample("cpu", 2**20_000)
 
 
 def test_a_tag_set_is_a_sorted_immutable_mapping_without_empty_texts():

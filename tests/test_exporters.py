@@ -19,6 +19,8 @@ from opentelemetry.sdk.metrics.export import (
     MetricExportResult,
     MetricsData,
     PeriodicExportingMetricReader,
+    ResourceMetrics,
+    ScopeMetrics,
 )
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.trace import TracerProvider
@@ -39,6 +41,8 @@ from otel_cbtop_exporter import (
 from otel_cbtop_exporter._sdk import LogRecordExportResult
 from otel_cbtop_exporter.testing import RecordingSink
 from tests.builders import (
+    RESOURCE,
+    SCOPE,
     context,
     gauge_metric,
     histogram_metric,
@@ -327,6 +331,27 @@ def test_a_point_that_cannot_be_mapped_costs_no_other(caplog):
     assert exporter.health().events_rejected == 3
     assert "a data point of 'requests' could not be mapped: TypeError" in caplog.text
     assert "a data point of 'latency' could not be mapped: ValueError" in caplog.text
+    exporter.shutdown()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        object(),
+        ResourceMetrics(RESOURCE, None, ""),
+        ResourceMetrics(RESOURCE, [object()], ""),
+        ResourceMetrics(RESOURCE, [ScopeMetrics(SCOPE, [object()], "")], ""),
+    ],
+)
+def test_metrics_that_cannot_even_be_taken_apart_are_counted(odd, caplog):
+    """And what is beside them arrives."""
+    sink = RecordingSink(local=True)
+    exporter = CbtopMetricExporter(sink=sink)
+    data = MetricsData([odd, *metrics(gauge_metric(number_point(1)))])
+    assert exporter.export(data) is MetricExportResult.FAILURE
+    assert len(sink.delivered) == 1
+    assert exporter.health().events_rejected == 1
+    assert "could not be mapped: AttributeError" in caplog.text or "TypeError" in caplog.text
     exporter.shutdown()
 
 

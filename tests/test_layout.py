@@ -94,11 +94,13 @@ MAY_IMPORT = {
         "options",
         "sinks",
     ),
+    "flush": ("delivery.pipeline",),
     "__init__": (
         "config",
         "errors",
         "events",
         "exporters",
+        "flush",
         "health",
         "sinks.base",
         "streamer",

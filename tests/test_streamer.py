@@ -10,8 +10,10 @@ import threading
 import time
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from otel_cbtop_exporter import CbtopSpanExporter
+from otel_cbtop_exporter import CbtopSpanExporter, force_flush
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.errors import ConfigError, EventError, SinkError
 from otel_cbtop_exporter.events import Event, decode_event, event_from_sample
@@ -62,6 +64,22 @@ def test_any_time_can_be_given(seconds):
     assert exporter.force_flush(seconds * 1_000)
     exporter.shutdown(seconds * 1_000)
     streamer.shutdown(seconds)
+
+
+def test_everything_of_the_process_can_be_flushed_by_whoever_has_no_exporter():
+    """As after a provider's `force_flush`, which goes no further than into the exporters."""
+    sinks = [RecordingSink(), RecordingSink(*[busy(60.0)] * 100)]
+    exporters = [CbtopSpanExporter(sink=sink) for sink in sinks]
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporters[0]))
+    provider.get_tracer("t").start_span("one").end()
+    assert provider.force_flush()
+    assert force_flush(10)
+    assert len(sinks[0].delivered) == 1
+    exporters[1].export([span()])
+    assert not force_flush(0.1)
+    provider.shutdown()
+    exporters[1].shutdown(0)
 
 
 def test_flush_tells_when_something_waits():

@@ -35,7 +35,7 @@ def tail(file: str, *, count: int, follow: bool) -> None:
         last: deque[bytes] = deque(maxlen=count)
         damaged: list[str] = []
         with damage(damaged), open_lines(file) as lines:
-            last.extend(line for line in lines if not line.isspace())
+            last.extend(line for line in lines if not line.isspace())  # they are not counted
         for line in last:
             _print_line(console, line)
         for error in damaged:
@@ -102,6 +102,8 @@ def _was_replaced(descriptor: int, path: Path) -> bool:
 
 
 def _print_line(console: Console, line: bytes) -> None:
+    if line.isspace():
+        return
     try:
         console.print(event_line(decode_event(line)), soft_wrap=True)
     except EventError as error:

@@ -72,6 +72,7 @@ class Drain:
         self._next_try: float | None = None  # None while it works, and while nothing waits
         self._idle = False
         self._hurried = False
+        self._unreadable = 0  # how many steps in a row ended so
         self._stopping = False
         # Steps are one thread's at a time, also where callers do the thread's work.
         self._stepping = threading.Lock()
@@ -106,7 +107,8 @@ class Drain:
         Args:
             deadline: On the clock's `monotonic`; it is given up then.
             stall_seconds: It is given up, too, after nothing has left for so long, or when
-                nothing would be tried any more within that time; and at once with `stop`.
+                nothing would be tried any more within that time; when a place of the spool could
+                not be read twice; and at once with `stop`.
         """
         with self._condition:
             wanted = self._appends
@@ -114,6 +116,7 @@ class Drain:
                 return Drained(done=True, stalled_seconds=0.0)
             began = self._progress_at = self._clock.monotonic()
             self._hurried = True
+            self._unreadable = 0
             self._next_try = None
             self._condition.notify_all()
             nobody_works = self._thread is None or not self._thread.is_alive()
@@ -123,7 +126,8 @@ class Drain:
                 end = min(deadline, self._progress_at + stall_seconds)
                 if self._drained >= wanted:
                     return Drained(done=True, stalled_seconds=0.0)
-                hopeless = self._next_try is not None and self._next_try >= end
+                is_late = self._next_try is not None and self._next_try >= end
+                hopeless = is_late or self._unreadable > 1
                 if now >= end or self._stopping or (hopeless and not self._hurried):
                     stalled = now - max(began, self._progress_at)
                     return Drained(done=False, stalled_seconds=stalled)
@@ -146,7 +150,7 @@ class Drain:
         # Always: where no thread starts, another caller of `drain` may be doing its work.
         try:
             self._lanes.abandon()
-        except SpoolError as error:  # what is known is sent again by whoever opens the file next
+        except SpoolError as error:  # what was delivered stays there, and may be sent again
             self._log.log(logging.WARNING, "abandon", f"{self._name}: {error}")
         return thread is None or not thread.is_alive()
 
@@ -169,7 +173,7 @@ class Drain:
             if self._hurried:
                 self._lanes.hurry()
                 self._hurried = False
-        settled = False
+        settled = unreadable = False
         wait_seconds: float | None
         try:
             with self._stepping, suppress_instrumentation():
@@ -178,7 +182,8 @@ class Drain:
         # The edge of the thread: whatever happens, what waits must be tried again.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__
-            why = f" ({error})" if isinstance(error, SpoolError) else ""  # others may quote data
+            unreadable = isinstance(error, SpoolError)
+            why = f" ({error})" if unreadable else ""  # others may quote data
             self._log.log(
                 logging.ERROR,
                 f"drain {word}",
@@ -191,6 +196,7 @@ class Drain:
                 self._progress_at = now
             self._next_try = now + wait_seconds if wait_seconds else None
             self._idle = wait_seconds is None
+            self._unreadable = self._unreadable + 1 if unreadable else 0
             if self._idle and not self._stopping:
                 self._drained = seen
             self._condition.notify_all()

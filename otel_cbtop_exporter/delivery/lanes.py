@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.retry import Clock, next_delay_seconds
+from otel_cbtop_exporter.delivery.search import add, broke_server, not_in, search
 from otel_cbtop_exporter.delivery.sender import Sender, Sent
 from otel_cbtop_exporter.delivery.spool import Claim, Spool, SpoolError
-from otel_cbtop_exporter.sinks.base import Record, Records, Rejection
+from otel_cbtop_exporter.sinks.base import Record, Rejection
 
 __all__ = ["Lanes", "Step"]
 
-# A proxy or a restart answers 502, 503 or 504, whatever it is sent; these are about the data.
-_AWAY_STATUSES = ("502", "503", "504")
 # A batch that broke its server so often in a row is searched for the records that do it.
 _SUSPICIOUS_TRIES = 3
-# As many pieces as are tried in a search before it is the server, and not a record.
-_PIECES_BEFORE_GIVING_UP = 8
-# A record left alone is tried so often before it is blamed.
-_TRIES_ALONE = 2
 # In a search at least two of the spool's rows are taken, however large they are: a batch whose
 # every record breaks the server is known by others that pass.
 _SEARCH_EVENTS = 4_000
@@ -129,8 +124,9 @@ class Lanes:
         """Try one batch of the first lane that may be tried.
 
         Args:
-            timeout_seconds: The longest that a write may take.
-            deadline: On the clock's `monotonic`, for all writes of a search together.
+            timeout_seconds: The longest that a write may take; and after so long no other one
+                begins, if something is settled by then.
+            deadline: On the clock's `monotonic`, for all writes of the step together.
 
         Raises:
             SpoolError: A spool's place does not give records now, and no other has some that may
@@ -202,7 +198,12 @@ class Lanes:
                 records, deadline, write_seconds=timeout_seconds, sent=so_far[-1]
             )
 
-        sent = _search(claim.records, attempt) if _is_suspicious(lane) else attempt(claim.records)
+        if _is_suspicious(lane):
+            turn_ends = self._clock.monotonic() + timeout_seconds
+            is_over = partial(self._is_later_than, turn_ends)
+            sent = search(claim.records, attempt, is_over)
+        else:
+            sent = attempt(claim.records)
         with self._using_spools:
             if self._abandoned:
                 return False
@@ -219,11 +220,14 @@ class Lanes:
             del self._lanes[claim.lane]  # there may be a lane for each value of a tag
         return settled
 
+    def _is_later_than(self, moment: float) -> bool:
+        return self._clock.monotonic() >= moment
+
     def _settle_what_is_known(self, claim: Claim, so_far: Sequence[Sent]) -> None:
         total = Sent()
         for sent in so_far:
-            _add(total, sent)
-        kept = _kept(claim.records, total)
+            add(total, sent)
+        kept = not_in(claim.records, total)
         if len(kept) < len(claim.records):
             if total.rejected:
                 self._reject(total.rejected, total.error)
@@ -238,77 +242,8 @@ class Lanes:
         )
         lane.not_before = self._clock.monotonic() + delay
         lane.failures += 1
-        lane.server_errors = lane.server_errors + 1 if _broke_server(sent) else 0
-
-
-def _search(records: Sequence[Record], attempt: Callable[[Sequence[Record]], Sent]) -> Sent:
-    """Halve records until those that break the server are alone, if others pass.
-
-    Where none passes, it is the server that is broken, and all are kept.
-    """
-    total = Sent()
-    pieces = deque(_halves(records))
-    alone: list[Record] = []
-    broken = 0
-    while pieces:
-        sent = attempt(pieces.popleft())
-        _add(total, sent)
-        if not sent.kept:
-            continue
-        broken += 1
-        gives_up = not total.delivered and broken >= _PIECES_BEFORE_GIVING_UP
-        if gives_up or not _broke_server(sent):
-            break
-        if len(sent.kept) == 1:
-            alone += sent.kept
-        else:
-            pieces.extend(_halves(sent.kept))
-    for record in alone:
-        if total.delivered and _breaks_alone(total, record, attempt):
-            total.rejected.append(Rejection(record, "server_error", total.error))
-    total.kept = _kept(records, total)
-    return total
-
-
-def _kept(records: Sequence[Record], sent: Sent) -> Records:
-    """Return the records that were neither delivered nor rejected, in order."""
-    # By value: of equal records one is as good as the other.
-    gone = Counter([*sent.delivered, *(rejection.record for rejection in sent.rejected)])
-    return Records.of([record for record in records if not _take(gone, record)])
-
-
-def _take(counts: Counter[Record], record: Record) -> bool:
-    """Say whether a record is there, and take it out once."""
-    counts[record] -= 1
-    return counts[record] >= 0
-
-
-def _breaks_alone(total: Sent, record: Record, attempt: Callable[[Sequence[Record]], Sent]) -> bool:
-    for _ in range(_TRIES_ALONE):
-        sent = attempt([record])
-        _add(total, sent)
-        if not sent.kept or not _broke_server(sent):
-            return False
-    return True
-
-
-def _add(total: Sent, sent: Sent) -> None:
-    total.delivered = Records.joined([total.delivered, sent.delivered])
-    total.rejected += sent.rejected
-    total.retry_after_seconds = sent.retry_after_seconds
-    if sent.error_type:
-        total.error, total.error_type = sent.error, sent.error_type
+        lane.server_errors = lane.server_errors + 1 if broke_server(sent) else 0
 
 
 def _is_suspicious(lane: _Lane) -> bool:
     return lane.server_errors > 0 and lane.server_errors % _SUSPICIOUS_TRIES == 0
-
-
-def _broke_server(sent: Sent) -> bool:
-    status = sent.error_type
-    return len(status) == 3 and status.startswith("5") and status not in _AWAY_STATUSES
-
-
-def _halves(records: Sequence[Record]) -> list[Sequence[Record]]:
-    middle = len(records) // 2
-    return [half for half in (records[:middle], records[middle:]) if half]

@@ -35,7 +35,7 @@ from otel_cbtop_exporter.tally import Tally
 if TYPE_CHECKING:
     from otel_cbtop_exporter.delivery.backlog import Backlog
 
-__all__ = ["LONGEST_WAIT_SECONDS", "Pipeline", "acquire"]
+__all__ = ["LONGEST_WAIT_SECONDS", "Pipeline", "acquire", "open_pipelines"]
 
 
 LONGEST_WAIT_SECONDS = 86_400.0
@@ -161,7 +161,7 @@ class Pipeline:
             if last:
                 for key in [key for key, shared in _shared.items() if shared is self]:
                     del _shared[key]
-            stall_seconds = _away_budget.share(_open_pipelines())
+            stall_seconds = _away_budget.share(len(open_pipelines()))
         if last:
             with self._condition:
                 self._closed = True
@@ -263,9 +263,10 @@ _live: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 _away_budget = AwayBudget()
 
 
-def _open_pipelines() -> int:
+def open_pipelines() -> list[Pipeline]:
+    """Return the pipelines of this process that are not closed."""
     with _registry_lock:
-        return sum(not pipeline.closed for pipeline in _live)
+        return [pipeline for pipeline in _live if not pipeline.closed]
 
 
 def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig) -> Pipeline:

@@ -142,21 +142,32 @@ class Sender:
             records: Of one or several lanes.
             deadline: On the clock's `monotonic`; what has not begun by then is kept.
             write_seconds: The longest that one write may take. A large batch of which the server
-                refuses a record takes many.
+                refuses a record takes many: when they have taken so long and something is
+                settled, the rest is kept, so that other lanes have their turn.
             sent: Filled with what came of it, while it happens; a new one by default.
         """
         sent = Sent() if sent is None else sent
+        turn_ends = self._clock.monotonic() + write_seconds
         for lane in Records.of(records).by_lane():
-            self._attempt_lane(lane, deadline, write_seconds, sent)
+            self._attempt_lane(lane, deadline, write_seconds, turn_ends, sent)
         return sent
 
     def _attempt_lane(
-        self, records: Records, deadline: float, write_seconds: float, sent: Sent
+        self,
+        records: Records,
+        deadline: float,
+        write_seconds: float,
+        turn_ends: float,
+        sent: Sent,
     ) -> None:
         # A stack, oldest on top: halves of a refused batch come before the batches behind it.
         waiting = records.cut(self.max_batch_events, self.max_batch_bytes)[::-1]
         while waiting:
             batch = waiting.pop()
+            is_settled = bool(sent.delivered or sent.rejected)
+            if is_settled and self._clock.monotonic() >= turn_ends:
+                sent.kept = Records.joined([sent.kept, batch, *reversed(waiting)])
+                return
             result = self._write(batch, deadline, write_seconds)
             with self._counting:
                 if self._abandoned:
@@ -185,7 +196,7 @@ class Sender:
                         sent.rejected.append(Rejection(kept[0], result.split_reason, detail))
                 continue
             if result.rejected and result.retry_after_seconds is None:
-                # Only for the fault of those: without them, which are fewer each time, it may pass.
+                # The rest was kept because of those alone. It is less each time, so this ends.
                 waiting.append(Records.of(result.kept))
                 continue
             self._log.log(

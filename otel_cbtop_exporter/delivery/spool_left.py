@@ -6,6 +6,7 @@ that nobody empties it meanwhile; of what a live process holds there is nothing 
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +22,10 @@ from otel_cbtop_exporter.delivery.spool_rows import SpoolError, unpack
 from otel_cbtop_exporter.sinks.base import Records
 
 __all__ = ["HeldFile", "SpoolFile", "hold", "look"]
+
+
+# What a process calls its file: when, its id, and something random. Others are not ours.
+_NAME = re.compile(r"\d+-\d+-[0-9a-f]+")
 
 
 class SpoolFile(msgspec.Struct, frozen=True):
@@ -51,15 +56,17 @@ def look(root: Path) -> list[SpoolFile]:
     Raises:
         OSError: The folder cannot be read.
     """
-    if any(root.glob("*.db")):  # it is a destination's
-        return _look_into(root)
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
     return [file for folder in folders for file in _look_into(folder)]
 
 
 def _look_into(folder: Path) -> list[SpoolFile]:
     try:
-        names = [name for name in owner_names(folder) if _path(folder, name).exists()]
+        names = [
+            name
+            for name in owner_names(folder)
+            if _NAME.fullmatch(name) and _path(folder, name).exists()
+        ]
     except OSError as error:
         return [SpoolFile(folder, "", alive=False, problem=str(error))]
     return [_look_at(folder, name) for name in names]

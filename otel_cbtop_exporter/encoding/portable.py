@@ -7,6 +7,7 @@ not depend on what else is in its event.
 from __future__ import annotations
 
 import base64
+import enum
 import math
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -22,6 +23,9 @@ _MAX_INTEGER_BITS = 14_000
 # Nested deeper, a value is shown by its repr.
 _MAX_DEPTH = 32
 
+# Of a value with a container that is inside of itself.
+_MOST_CONTAINERS = 10_000
+
 NOT_ENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
@@ -29,13 +33,18 @@ class _HoldsItselfError(Exception):
     """A container is inside of itself."""
 
 
-def portable(value: Any) -> Any:
-    """Rebuild a value from what JSON has."""
+def portable(value: Any, *, has_secrets: bool = False) -> Any:
+    """Rebuild a value from what JSON has.
+
+    Args:
+        value: Any.
+        has_secrets: Whether what cannot be rebuilt key by key is named and not shown.
+    """
     try:
-        return _Rebuilder(once=False).rebuild(value)
+        return _Rebuilder(has_secrets=has_secrets, most=None).rebuild(value)
     except _HoldsItselfError:
         # Followed along every path, a few maps that know each other are gigabytes.
-        return _Rebuilder(once=True).rebuild(value)
+        return _Rebuilder(has_secrets=has_secrets, most=_MOST_CONTAINERS).rebuild(value)
 
 
 def portable_text(value: str) -> str:
@@ -52,6 +61,8 @@ def key_text(key: Any) -> str:
     """Return the key of an object that a key of a mapping becomes."""
     if isinstance(key, str):
         return portable_text(key)
+    if isinstance(key, int) and not isinstance(key, bool | enum.Enum):
+        return str(integer(key))
     with suppress(*NOT_ENCODABLE):
         (key,) = msgspec.to_builtins({key: None}, str_keys=True)
     return _shown(key)
@@ -61,21 +72,23 @@ class _Rebuilder:
     """Rebuilds one value.
 
     Args:
-        once: Write each container where it comes first, and `[...]` or `{...}` wherever it comes
-            again; otherwise only one that is inside of itself is an error.
+        has_secrets: See `portable`.
+        most: How many containers are written, after which `[...]` and `{...}` stand for them, as
+            for one that is inside of itself; None for all, and for an error where one is.
     """
 
-    def __init__(self, *, once: bool) -> None:
-        self._once = once
-        self._depth = 0
-        # They are held, so that an id cannot come to mean another one.
-        self._met: dict[int, Any] = {}
+    def __init__(self, *, has_secrets: bool, most: int | None) -> None:
+        self._has_secrets = has_secrets
+        self._most = most
+        self._written = 0
+        # Those around the value that is being rebuilt, by their ids.
+        self._around: set[int] = set()
 
     def rebuild(self, value: Any) -> Any:
         """Return a value of what JSON has.
 
         Raises:
-            _HoldsItselfError: A container is inside of itself; not with `once`.
+            _HoldsItselfError: A container is inside of itself; not with `most`.
         """
         if value is None or isinstance(value, bool):
             return value
@@ -87,6 +100,8 @@ class _Rebuilder:
             return _float(value)
         if isinstance(value, bytes | bytearray | memoryview):
             return base64.b64encode(value).decode("ascii")
+        if isinstance(value, enum.Enum):  # a Flag is a collection, too
+            return self.rebuild(value.value)
         # Not every iterable: a generator would be used up, which is the application's to do, and
         # one that never ends would never let go of this thread.
         if isinstance(value, Collection):
@@ -94,30 +109,31 @@ class _Rebuilder:
         return self._object(value)
 
     def _container(self, value: Collection[Any]) -> Any:
-        if id(value) in self._met:
-            if not self._once:
+        if id(value) in self._around:
+            if self._most is None:
                 raise _HoldsItselfError
-            return _again(value)
-        if self._depth >= _MAX_DEPTH:
-            return _again(value) if self._once else _shown(value)
-        self._met[id(value)] = value
-        self._depth += 1
+            return _left_out(value)
+        if self._most is not None and self._written >= self._most:
+            return _left_out(value)
+        if len(self._around) >= _MAX_DEPTH:
+            is_shown = self._most is None and not self._has_secrets
+            return _shown(value) if is_shown else _left_out(value)
+        self._written += 1
+        self._around.add(id(value))
         try:
             if isinstance(value, Mapping):
                 return {key_text(key): self.rebuild(part) for key, part in value.items()}
             return [self.rebuild(part) for part in value]
         finally:
-            self._depth -= 1
-            if not self._once:
-                del self._met[id(value)]
+            self._around.remove(id(value))
 
     def _object(self, value: Any) -> Any:
         try:
             plain = msgspec.to_builtins(value, str_keys=True, enc_hook=self._unknown)
         except RecursionError:
             return f"<{type(value).__name__}>"
-        except NOT_ENCODABLE:
-            return _shown(value)
+        except NOT_ENCODABLE:  # for what is in it
+            return f"<{type(value).__name__}>" if self._has_secrets else _shown(value)
         return self.rebuild(plain)
 
     def _unknown(self, value: Any) -> Any:
@@ -126,7 +142,7 @@ class _Rebuilder:
         return self.rebuild(value) if is_known else _shown(value)
 
 
-def _again(value: Collection[Any]) -> str:
+def _left_out(value: Collection[Any]) -> str:
     return "{...}" if isinstance(value, Mapping) else "[...]"
 
 

@@ -115,7 +115,7 @@ class Redaction:
         if value is None or isinstance(value, str | int | float):
             return value
         # What has no keys now may have some in JSON, as a dataclass does.
-        return self._replaced(portable(value))
+        return self._replaced(portable(value, has_secrets=True))
 
     def _replaced(self, value: Any) -> Any:
         if isinstance(value, dict):

@@ -84,6 +84,9 @@ class AppendFile:
         except OSError as error:
             self._close()
             return Appended(0, error)
+        except BaseException:  # the lock goes with the descriptor
+            self._close()
+            raise
         return appended
 
     def flush(self) -> None:

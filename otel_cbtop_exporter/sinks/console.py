@@ -36,6 +36,7 @@ class ConsoleSink:
         self._stream = options.stream
         self.destination: str = options.stream
         self._lock = threading.Lock()
+        self._writer = 0  # the thread that holds the lock for a write
         self._closed = False
         self._descriptor = -1
         self._target: SharedStream | None = None
@@ -49,12 +50,16 @@ class ConsoleSink:
         if not records:
             return WriteResult()
         deadline = time.monotonic() + timeout_seconds
-        if not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
-            appended = Appended(0, TimeoutError(errno.ETIMEDOUT, "another thread is printing"))
+        # A signal handler that ends a span in the middle of a write would wait for itself.
+        is_mine = self._writer == threading.get_ident()
+        if is_mine or not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
+            appended = Appended(0, TimeoutError(errno.ETIMEDOUT, "another write is under way"))
         else:
             try:
+                self._writer = threading.get_ident()
                 appended = self._append(Records.of(records).text, len(records), deadline)
             finally:
+                self._writer = 0
                 self._lock.release()
         return write_result(records, appended, f"console.stream {self._stream}")
 

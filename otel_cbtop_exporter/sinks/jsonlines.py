@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from otel_cbtop_exporter.sinks.append_file import AppendFile
 from otel_cbtop_exporter.sinks.base import Encoded, Record, Records, WriteResult
 from otel_cbtop_exporter.sinks.lines import Appended, Target, encode_lines, write_result
 from otel_cbtop_exporter.sinks.rotation import RotatedFiles
-from otel_cbtop_exporter.sinks.shared_stream import SharedStream
+from otel_cbtop_exporter.sinks.shared_stream import NotAStreamError, SharedStream
 
 __all__ = ["JsonLinesSink"]
 
@@ -63,6 +64,7 @@ class JsonLinesSink:
         self._template = _absolute(options.path)
         self.destination = self._template
         self._lock = threading.Lock()
+        self._writer = 0  # the thread that holds the lock for a write
         self._closed = False
         self._path = ""
         self._target: Target | None = None
@@ -78,12 +80,16 @@ class JsonLinesSink:
         if not records:
             return WriteResult()
         deadline = time.monotonic() + timeout_seconds
-        if not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
-            busy = TimeoutError(errno.ETIMEDOUT, "another thread is writing")
+        # A signal handler that ends a span in the middle of a write would wait for itself.
+        is_mine = self._writer == threading.get_ident()
+        if is_mine or not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
+            busy = TimeoutError(errno.ETIMEDOUT, "another write is under way")
             return write_result(records, Appended(0, busy), self._subject())
         try:
+            self._writer = threading.get_ident()
             appended = self._append(Records.of(records).text, len(records), deadline)
         finally:
+            self._writer = 0
             self._lock.release()
         self._log.tell()
         return write_result(records, appended, self._subject())
@@ -117,6 +123,7 @@ class JsonLinesSink:
     def after_fork_in_child(self) -> None:
         """Begin anew; the parent's descriptors share its locks."""
         self._lock = threading.Lock()
+        self._writer = 0
         if self._target is not None:
             self._target.after_fork_in_child()
         self._rotated.after_fork_in_child()
@@ -134,7 +141,15 @@ class JsonLinesSink:
             return Appended(0, error)
         except ValueError:  # a path that no file system has
             return Appended(0, OSError(errno.EINVAL, "it is not a path"))
-        return self._target.append(payload, lines, deadline)
+        appended = self._target.append(payload, lines, deadline)
+        gone = isinstance(appended.error, NotAStreamError | FileNotFoundError)
+        if gone and isinstance(self._target, SharedStream):
+            try:
+                self._target = self._target_at(path)
+            except OSError as error:
+                return Appended(0, error)
+            return self._target.append(payload, lines, deadline)
+        return appended
 
     def _release(self, deadline: float) -> None:
         target, self._target = self._target, None
@@ -154,7 +169,11 @@ class JsonLinesSink:
     def _target_at(self, path: str) -> Target:
         own = _OWN_DESCRIPTOR.fullmatch(path)
         if own or path in _STANDARD:
-            return SharedStream(int(own[1]) if own else _STANDARD[path])
+            target = int(own[1]) if own else _STANDARD[path]
+            # Python had none to begin with: the number is of what the application opened first.
+            if path in _STANDARD and (sys.__stdout__, sys.__stderr__)[target - 1] is None:
+                raise OSError(errno.EBADF, "it is closed")
+            return SharedStream(target)
         with contextlib.suppress(FileNotFoundError):
             kind = os.lstat(path).st_mode
             if stat.S_ISFIFO(kind) or stat.S_ISCHR(kind):

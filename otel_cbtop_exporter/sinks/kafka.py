@@ -66,7 +66,8 @@ class KafkaSink:
 
     def __init__(self, options: KafkaConfig) -> None:
         self._options = options
-        # A property counts before our own option, as it does for the client.
+        # A property counts before our own option, as it does for the client; so does one in
+        # `config_file`, which may not be there yet.
         servers = options.config.get("bootstrap.servers") or options.bootstrap_servers or ""
         self.destination = ",".join(sorted(part.strip() for part in servers.split(","))) or str(
             options.config_file

@@ -30,6 +30,7 @@ _log = logging.getLogger("otel_cbtop_exporter.sinks.jsonlines")
 
 _WINDOWS = os.name == "nt"
 _TIME = "%Y%m%dT%H%M%S.%fZ"
+_LAST_YEAR = 9_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SUFFIX = {"gzip": ".gz", "zstd": ".zst"}
 _CHUNK_BYTES = 256 * 1024
@@ -153,7 +154,11 @@ class RotatedFiles:
             if self._stopping.is_set() or path in self._due:  # more came: delete before that
                 return
             if self._compression != "none" and "" in stamps[stamp]:
-                self._compress(f"{path}.{stamp}", _SUFFIX[self._compression])
+                try:
+                    self._compress(f"{path}.{stamp}", _SUFFIX[self._compression])
+                except OSError as error:  # a link, a folder: the others are no worse for it
+                    name = f"{path}.{stamp}"
+                    _log.warning("%s cannot be compressed: %s", name, error.strerror)
             else:
                 for suffix in stamps[stamp]:
                     if suffix.endswith(".tmp"):
@@ -230,9 +235,18 @@ def _listing(path: str) -> dict[str, set[str]]:
     stamps: defaultdict[str, set[str]] = defaultdict(set)
     with os.scandir(folder or ".") as entries:
         for entry in entries:
-            if match := pattern.fullmatch(entry.name):
+            match = pattern.fullmatch(entry.name)
+            if match and _is_time(match[1]):
                 stamps[match[1]].add(match[2])
     return stamps
+
+
+def _is_time(stamp: str) -> bool:
+    """Whether it is one that a rotation can follow; other files only look like ours."""
+    try:
+        return datetime.strptime(stamp, _TIME).year < _LAST_YEAR  # noqa: DTZ007  all are UTC
+    except ValueError:
+        return False
 
 
 def _compressor(compression: str) -> _Compressor:

@@ -1,7 +1,8 @@
 """Standard output, a pipe, a terminal, a FIFO or a socket that whole lines are written to.
 
 None of them can be rotated or cut back, and several processes may write to one of them. A
-pipe takes what fits, so a batch is written in parts under a lock: a `flock` on a descriptor
+pipe takes what fits, so a batch is written in parts, of whole lines where they are no longer than
+`PIPE_BUF`, which a pipe takes all or nothing of, and under a lock: a `flock` on a descriptor
 of our own (`/proc/self/fd/N` opened anew, which also makes it non-blocking without changing
 the application's), or where that cannot be had (a socket, another user's pipe) a POSIX lock.
 Where there is neither (macOS has no locks on pipes), each process's lines are whole, but
@@ -20,7 +21,7 @@ import time
 
 from otel_cbtop_exporter.sinks.lines import Appended, lock, unlock
 
-__all__ = ["SharedStream"]
+__all__ = ["NotAStreamError", "SharedStream"]
 
 # What a blocking descriptor takes at once when poll says that it takes anything.
 _PIPE_BUF = getattr(select, "PIPE_BUF", 512)
@@ -28,6 +29,16 @@ _PIPE_BUF = getattr(select, "PIPE_BUF", 512)
 # Where a descriptor can be opened anew; /dev/fd may be no more than a dup, whose lock is shared.
 _OWN_DESCRIPTORS = "/proc/self/fd"
 _WHOLE = (b"", 0)
+
+
+# A reader that was waited for in vain is not waited for as long again, until it reads; and the
+# end of a process does not wait for it.
+_STALLED_SECONDS = 0.1
+_CLOSE_SECONDS = 1.0
+
+
+class NotAStreamError(OSError):
+    """At the path of a FIFO or device there is something else by now."""
 
 
 class SharedStream:
@@ -48,6 +59,7 @@ class SharedStream:
     _by_process: bool
     _blocking: bool
     _torn: tuple[bytes, int]  # a line, and how many bytes of it are out
+    _stalled: bool  # whether nobody has read since a wait was over
 
     def __init__(self, target: int | str) -> None:
         self._target = target
@@ -81,7 +93,7 @@ class SharedStream:
     def close(self, deadline: float) -> None:
         """End a line that is out in part, if there is time, and close what is ours."""
         if self._torn[1]:
-            self._write(b"", 0, deadline)
+            self._write(b"", 0, min(deadline, time.monotonic() + _CLOSE_SECONDS))
         self._close()
 
     def after_fork_in_child(self) -> None:
@@ -95,6 +107,7 @@ class SharedStream:
         self._owned = set()
         self._by_process = False
         self._blocking = False
+        self._stalled = False
 
     def _current(self) -> os.stat_result:
         if isinstance(self._target, int):
@@ -114,11 +127,17 @@ class SharedStream:
                     raise OSError(errno.ENXIO, "no process reads it") from None
                 raise
             self._owned.add(self._descriptor)
+            kind = os.fstat(self._descriptor).st_mode
+            if not (stat.S_ISFIFO(kind) or stat.S_ISCHR(kind)):
+                self._close()
+                raise NotAStreamError(errno.EINVAL, "it is no FIFO any more")
         else:
             self._descriptor = self._locked = self._target
             self._by_process = self._blocking = True
             with contextlib.suppress(OSError):
-                self._locked = os.open(f"{_OWN_DESCRIPTORS}/{self._target}", flags)
+                is_file = stat.S_ISREG(os.fstat(self._target).st_mode)
+                mine = flags & ~os.O_WRONLY | os.O_RDWR if is_file else flags  # to read its end
+                self._locked = os.open(f"{_OWN_DESCRIPTORS}/{self._target}", mine)
                 self._owned.add(self._locked)
                 self._by_process = False
             # A file's offset belongs to the descriptor that the program prints to as well.
@@ -132,9 +151,10 @@ class SharedStream:
         # Either the batch that was kept comes again, or others come and the line goes first.
         first = 0 if payload.startswith(line) else 1
         data = line + payload if first else payload
+        if not written and self._ends_torn():
+            data, first = b"\n" + data, first + 1
         view = memoryview(data)
         waits = hasattr(select, "poll") and not stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-        step = _PIPE_BUF if waits and self._blocking else len(data)
         try:
             if not written:
                 if waits:
@@ -144,7 +164,8 @@ class SharedStream:
                 if waits:
                     self._wait(deadline)
                 with contextlib.suppress(BlockingIOError):
-                    written += os.write(self._descriptor, view[written : written + step])
+                    end = _whole_lines(data, written) if waits else len(data)
+                    written += os.write(self._descriptor, view[written:end])
         except OSError as error:
             failed = error
         else:
@@ -157,12 +178,21 @@ class SharedStream:
             self._torn = (data[whole : data.index(b"\n", whole) + 1], out_in_part)
         return Appended(max(data.count(b"\n", 0, whole) - first, 0), failed)
 
+    def _ends_torn(self) -> bool:
+        """Whether a killed process left half a line in the file."""
+        if self._locked == self._descriptor:
+            return False
+        size = os.fstat(self._locked).st_size
+        return size > 0 and os.pread(self._locked, 1, size - 1) != b"\n"
+
     def _wait(self, deadline: float) -> None:
         """Wait until something can be written, for a reader that is slow."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
-        remaining_ms = max(0.0, deadline - time.monotonic()) * 1_000
-        if not poll.poll(remaining_ms):
+        seconds = max(0.0, deadline - time.monotonic())
+        seconds = min(seconds, _STALLED_SECONDS) if self._stalled else seconds
+        self._stalled = not poll.poll(seconds * 1_000)
+        if self._stalled:
             raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
 
     def _close(self, *, may_unlock: bool = True) -> None:
@@ -172,6 +202,11 @@ class SharedStream:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         self._forget()
+
+
+def _whole_lines(data: bytes, start: int) -> int:
+    """Return an end up to which a pipe takes all or nothing, after a whole line if one fits."""
+    return data.rfind(b"\n", start, start + _PIPE_BUF) + 1 or start + _PIPE_BUF
 
 
 def _flush_prints(target: int | str) -> None:

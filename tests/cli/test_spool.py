@@ -102,6 +102,16 @@ def test_a_destination_that_cannot_be_read_hides_no_other(tmp_path, run, monkeyp
     assert exported.stdout == "1\n"
 
 
+def test_other_files_in_the_folder_are_not_ours(tmp_path, run):
+    """A database of the application is neither opened nor locked, and hides nothing."""
+    left = leave(tmp_path, b"1")
+    (tmp_path / "app.db").write_bytes(b"mine")
+    result = run("list", tmp_path)
+    assert result.exit_code == 0
+    assert [row.split()[0] for row in result.output.splitlines()[1:]] == [left.name]
+    assert not list(tmp_path.glob("app*.lock"))
+
+
 def test_a_destination_that_is_not_there_is_an_error(tmp_path, run):
     """A misspelt one would look like one that is empty."""
     left = leave(tmp_path, b"1")

@@ -316,9 +316,29 @@ def test_a_slow_server_s_refusals_are_searched_through(make_bench):
 
     bench = make_bench(*itertools.repeat(slow, 100))
     bench.append(batch)
-    bench.step()
+    bench.run()
     assert [rejection.record for rejection in bench.rejections] == batch[:1]
     assert bench.sink.delivered == batch[1:]
+
+
+def test_a_lane_of_refused_records_leaves_the_others_their_turn(make_bench):
+    """When its time is over it goes on later, from where it was."""
+    bad, good = records(500, lane="a"), records(1, lane="b", start=1_000)
+    answer = refused_for(bad)
+
+    def slow(written):
+        bench.clock.advance(1.0)
+        return answer(written)
+
+    bench = make_bench(*itertools.repeat(slow, 10_000))
+    began = bench.clock.monotonic()
+    bench.append(bad)
+    bench.append(good)
+    while not bench.sink.delivered:
+        bench.clock.advance(bench.step().wait_seconds or 0.0)
+    assert bench.clock.monotonic() - began < 40.0
+    bench.run(10_000)
+    assert [rejection.record for rejection in bench.rejections] == bad
 
 
 def test_once_abandoned_no_spool_is_touched(make_bench):

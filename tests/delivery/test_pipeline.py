@@ -360,7 +360,7 @@ def test_dead_backends_share_one_budget(make):
         pipeline.submit(events(1), 5.0)
     shares = []
     for pipeline in pipelines:
-        shares.append(pipeline_module._away_budget.share(pipeline_module._open_pipelines()))
+        shares.append(pipeline_module._away_budget.share(len(pipeline_module.open_pipelines())))
         pipeline.release(60.0)
     assert all(share > 0.5 for share in shares)
     assert pipeline_module._away_budget.share(1) < 0.5

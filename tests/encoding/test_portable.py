@@ -24,6 +24,16 @@ class Letter(enum.Enum):
     A = "x"
 
 
+class Flags(enum.Flag):
+    A = 1
+    B = 2
+
+
+class Three(int):
+    def __str__(self):
+        return "three"
+
+
 class Loud(str):
     __slots__ = ()
 
@@ -51,6 +61,8 @@ class Foreign:
     [
         (Color.RED, '"red"'),
         (Letter.A, '"x"'),
+        (Flags.A | Flags.B, "3"),
+        ({Three(3): 1}, '{"3":1}'),
         (Loud("quiet"), '"quiet"'),
         ({Color.RED: 1, Loud("quiet"): 2}, '{"red":1,"quiet":2}'),
         ({Letter.A: 1}, '{"x":1}'),
@@ -89,6 +101,29 @@ def test_what_an_object_holds_is_written_by_the_rules():
     login = Login("bo\ud800b", [float("nan"), b"\x00", {"k": float("inf")}])
     expected = '{"user":"bo\ufffdb","parts":["NaN","AA==",{"k":"Infinity"}]}'
     assert encode_value(login).decode() == expected
+
+
+def test_a_container_that_holds_itself_costs_no_other_value():
+    """What is there twice beside it is written twice, and what is empty stays so."""
+    row = {"sku": "A1"}
+    order = {"ordered": [row, row], "tags": [(), ()], "labels": ()}
+    order["self"] = order
+    assert json.loads(encode_value(order)) == {
+        "ordered": [row, row],
+        "tags": [[], []],
+        "labels": [],
+        "self": "{...}",
+    }
+
+
+def test_what_everybody_knows_ends():
+    """Each of fifteen knows the fourteen others, one list each: too many paths to follow."""
+    people = [{"name": number} for number in range(15)]
+    for one in people:
+        one["knows"] = [other for other in people if other is not one]
+    text = encode_value(people)
+    assert json.loads(text)[0]["name"] == 0
+    assert len(text) < 1_000_000
 
 
 def test_a_container_that_is_there_twice_is_written_twice():

@@ -71,6 +71,18 @@ def test_redaction_reaches_every_object_of_the_json(value, redacted):
     assert encode_value(event.attributes["value"]).decode() == redacted
 
 
+def test_redaction_shows_nothing_that_it_cannot_look_into():
+    """Neither what is nested too deep, nor an object of which one part has no JSON."""
+    deep = {"password": "s3cret"}
+    for _ in range(40):
+        deep = {"in": deep}
+    odd = Login("bob", {("no", "key"): "s3cret"})
+    (event,) = map_logs(log([deep, odd], {"deep": deep, "odd": odd}), redact=("pass*",))
+    assert event.fields["body"].endswith(',"<Login>"]')
+    for text in (event.fields["body"], encode_value(event.attributes).decode()):
+        assert "s3cret" not in text
+
+
 def test_redaction_of_a_map_that_holds_itself_ends():
     """It is written as it would be without redaction."""
     form = {"password": "x"}

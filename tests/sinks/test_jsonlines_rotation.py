@@ -226,6 +226,28 @@ def test_an_orphan_of_a_compression_goes(make_sink, tmp_path):
     assert names(tmp_path) == ["a"]
 
 
+@pytest.mark.parametrize("stamp", ["20261301T000000.000000Z", "99991231T235959.999999Z"])
+def test_a_file_that_is_named_like_ours_and_has_no_time_is_left_alone(make_sink, tmp_path, stamp):
+    """Nothing waits for a rotation that could not name its file."""
+    (tmp_path / f"a.{stamp}").write_bytes(b"not ours")
+    sink = make_sink(max_bytes=1_000, max_files=1, compression="none", time_ns=lambda: NOW_NS)
+    for _ in range(3):
+        write(sink)
+    assert (tmp_path / f"a.{stamp}").read_bytes() == b"not ours"
+    assert len(names(tmp_path)) >= 3
+
+
+def test_a_file_that_cannot_be_compressed_costs_the_others_nothing(make_sink, tmp_path, caplog):
+    """A folder of such a name is told, and the rest is compressed."""
+    (tmp_path / "a.20260101T000000.000000Z").mkdir()
+    sink = make_sink(max_bytes=1_000, time_ns=lambda: NOW_NS)
+    write(sink)
+    write(sink)
+    sink.close(120)
+    assert "a.20260101T000000.000000Z cannot be compressed" in caplog.text
+    assert any(name.endswith(".gz") for name in names(tmp_path))
+
+
 def test_two_sinks_do_not_compress_one_file_twice(make_sink, tmp_path, monkeypatch):
     """While one holds the unfinished file, another leaves it alone."""
     (tmp_path / STAMP).write_bytes(b"x" * 1_000)

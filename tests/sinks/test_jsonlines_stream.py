@@ -213,3 +213,78 @@ def test_a_redirected_descriptor_is_noticed(tmp_path):
     assert os.read(reader, 100) == b"first\n"
     assert (tmp_path / "new").read_bytes() == b"second\n"
     os.close(reader)
+
+
+def test_a_line_that_a_pipe_takes_at_once_is_never_out_in_part(fifo):
+    """So a writer that is killed, or idle after a timeout, neither tears a line nor keeps a lock."""
+    reader = fifo.open()
+    records = records_of(fifo.sink, numbered_events(3, size=1_500))
+    assert len(fifo.sink.write(records, 0.01).delivered) == 2  # a page
+    other = JsonLinesSink(JsonLinesConfig(path=fifo.sink.destination))
+    fifo.sink.after_fork_in_child()  # it says nothing any more, as if it were killed
+    assert read_all(reader) == b"".join(record.body + b"\n" for record in records[:2])
+    assert len(other.write(records, 0.5).delivered) == 2
+    other.close(0)
+
+
+def test_a_reader_that_stalled_is_not_waited_for_again_and_again(fifo):
+    """One export pays for it, and the end of the process does not."""
+    fifo.open()
+    long = records_of(fifo.sink, numbered_events(1, size=6_000))
+    began = time.monotonic()
+    assert fifo.sink.write(long, 1.0).error_type == "timeout"
+    for _ in range(5):
+        assert fifo.sink.write(long, 10.0).error_type == "timeout"
+    fifo.sink.close(30.0)
+    assert time.monotonic() - began < 5.0
+
+
+def test_a_file_behind_standard_output_that_ends_in_half_a_line(tmp_path):
+    """What a killed process left is a line of its own."""
+    (tmp_path / "out").write_bytes(b"before\ntorn")
+    quiet = PROGRAM.replace('print("printed", batch)', "pass")
+    with (tmp_path / "out").open("ab") as out:
+        subprocess.run([sys.executable, "-c", quiet, "-"], stdout=out, check=True)
+    before, torn, *lines = (tmp_path / "out").read_bytes().splitlines()
+    assert (before, torn) == (b"before", b"torn")
+    assert [line[:8] for line in lines] == [b'{"measur'] * 6
+
+
+def test_a_fifo_that_became_a_file_is_written_like_one(tmp_path):
+    """Others' lines in it stay."""
+    path = tmp_path / "a"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    sink = JsonLinesSink(JsonLinesConfig(path=str(path)))
+    records = records_of(sink, numbered_events(3))
+    assert len(sink.write(records, 1).delivered) == 3
+    os.close(reader)
+    path.unlink()
+    path.write_bytes(b"mine\n")
+    assert len(sink.write(records, 1).delivered) == 3
+    assert [line[:4] for line in path.read_bytes().splitlines()] == [b"mine"] + [b'{"me'] * 3
+    path.unlink()
+    assert len(sink.write(records, 1).delivered) == 3
+    assert len(path.read_bytes().splitlines()) == 3
+    sink.close(1)
+
+
+def test_a_closed_standard_output_is_not_another_file(tmp_path):
+    """Its number is that of whatever the application opened first."""
+    code = f"""
+import sys
+own = open({str(tmp_path / "own")!r}, "w")
+assert own.fileno() == 1, own.fileno()
+from otel_cbtop_exporter.config import JsonLinesConfig
+from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
+from tests.sinks.conformance import numbered_events, records_of
+sink = JsonLinesSink(JsonLinesConfig(path="-"))
+result = sink.write(records_of(sink, numbered_events(2)), 1)
+assert len(result.kept) == 2, result
+assert "it is closed" in result.error, result.error
+"""
+    subprocess.run(
+        ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, code],
+        check=True,
+    )
+    assert (tmp_path / "own").read_bytes() == b""

@@ -1,0 +1,94 @@
+"""The search for records that break their server, in a batch of which others would pass."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+from otel_cbtop_exporter.delivery.sender import Sent
+from otel_cbtop_exporter.sinks.base import Record, Records, Rejection
+
+__all__ = ["add", "broke_server", "not_in", "search"]
+
+# As many pieces as are tried in a search before it is the server, and not a record.
+_PIECES_BEFORE_GIVING_UP = 8
+# A record left alone is tried so often before it is blamed.
+_TRIES_ALONE = 2
+# A proxy or a restart answers 502, 503 or 504, whatever it is sent; these are about the data.
+_AWAY_STATUSES = ("502", "503", "504")
+
+
+def search(
+    records: Sequence[Record],
+    attempt: Callable[[Sequence[Record]], Sent],
+    is_over: Callable[[], bool],
+) -> Sent:
+    """Halve records until those that break the server are alone, if others pass.
+
+    Where none passes, it is the server that is broken, and all are kept. So is what has not been
+    tried when something is settled and the time is over.
+    """
+    total = Sent()
+    pieces = deque(_halves(records))
+    alone: list[Record] = []
+    broken = 0
+    while pieces and not ((total.delivered or total.rejected) and is_over()):
+        sent = attempt(pieces.popleft())
+        add(total, sent)
+        if not sent.kept:
+            continue
+        broken += 1
+        gives_up = not total.delivered and broken >= _PIECES_BEFORE_GIVING_UP
+        if gives_up or not broke_server(sent):
+            break
+        if len(sent.kept) == 1:
+            alone += sent.kept
+        else:
+            pieces.extend(_halves(sent.kept))
+    for record in alone:
+        if total.delivered and _breaks_alone(total, record, attempt):
+            total.rejected.append(Rejection(record, "server_error", total.error))
+    total.kept = not_in(records, total)
+    return total
+
+
+def not_in(records: Sequence[Record], sent: Sent) -> Records:
+    """Return the records that were neither delivered nor rejected, in order."""
+    # By value: of equal records one is as good as the other.
+    gone = Counter([*sent.delivered, *(rejection.record for rejection in sent.rejected)])
+    return Records.of([record for record in records if not _take(gone, record)])
+
+
+def _take(counts: Counter[Record], record: Record) -> bool:
+    """Say whether a record is there, and take it out once."""
+    counts[record] -= 1
+    return counts[record] >= 0
+
+
+def _breaks_alone(total: Sent, record: Record, attempt: Callable[[Sequence[Record]], Sent]) -> bool:
+    for _ in range(_TRIES_ALONE):
+        sent = attempt([record])
+        add(total, sent)
+        if not sent.kept or not broke_server(sent):
+            return False
+    return True
+
+
+def add(total: Sent, sent: Sent) -> None:
+    """Add what came of one attempt, but for what was kept."""
+    total.delivered = Records.joined([total.delivered, sent.delivered])
+    total.rejected += sent.rejected
+    total.retry_after_seconds = sent.retry_after_seconds
+    if sent.error_type:
+        total.error, total.error_type = sent.error, sent.error_type
+
+
+def broke_server(sent: Sent) -> bool:
+    """Whether the server failed over what it was sent, and not as a whole."""
+    status = sent.error_type
+    return len(status) == 3 and status.startswith("5") and status not in _AWAY_STATUSES
+
+
+def _halves(records: Sequence[Record]) -> list[Sequence[Record]]:
+    middle = len(records) // 2
+    return [half for half in (records[:middle], records[middle:]) if half]

@@ -1,0 +1,28 @@
+"""Everything of a process at once, for whoever has no exporter at hand."""
+
+from __future__ import annotations
+
+import time
+
+from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, open_pipelines
+
+__all__ = ["force_flush"]
+
+
+def force_flush(timeout_seconds: float = 10.0) -> bool:
+    """Try to deliver what every exporter and streamer of this process has accepted.
+
+    For whoever has no exporter at hand: a provider's own `force_flush` empties the SDK's queues
+    into the exporters, and goes no further.
+
+    Args:
+        timeout_seconds: For all of them together.
+
+    Returns:
+        False if some of it still waits.
+    """
+    deadline = time.monotonic() + min(timeout_seconds, LONGEST_WAIT_SECONDS)
+    flushed = [
+        pipeline.force_flush(max(0.0, deadline - time.monotonic())) for pipeline in open_pipelines()
+    ]
+    return all(flushed)
