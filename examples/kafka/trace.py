@@ -8,6 +8,7 @@ partition is read, once, from its beginning to what is its end now.
 """
 
 import argparse
+import sys
 from datetime import datetime, timezone
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -20,8 +21,9 @@ def read(consumer, topics):
     ends = {}
     for topic in topics:
         metadata = consumer.list_topics(topic, timeout=10).topics[topic]
-        if metadata.error is not None:
-            raise SystemExit(f"topic {topic}: {metadata.error.str()}")
+        if metadata.error is not None:  # not every application has all three signals
+            print(f"topic {topic}: {metadata.error.str()}", file=sys.stderr)
+            continue
         for number in metadata.partitions:
             first, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
             if first < end:
@@ -42,9 +44,10 @@ def events_of(trace_id, messages):
     seen = set()
     for message in messages:
         # A cheap look at the bytes first: most messages are of other traces.
-        if trace_id.encode() not in message.value() or message.value() in seen:
+        value = message.value() or b""
+        if trace_id.encode() not in value or value in seen:
             continue
-        seen.add(message.value())  # delivery is at least once, so a message may be there twice
+        seen.add(value)  # delivery is at least once, so a message may be there twice
         try:
             event = decode_event(message.value())
         except EventError as error:
@@ -80,13 +83,14 @@ def described(event):
     if event.signal == "span":
         took_ms = fields.get("duration_ns", 0) / 1e6
         failed = "  ERROR" if fields["error"] else ""
-        return f"{tags['service.name']}: {tags['span.name']}  {took_ms:.1f} ms{failed}"
+        name = f"{tags.get('service.name', '')}: {tags.get('span.name', '')}"
+        return f"{name}  {took_ms:.1f} ms{failed}"
     if event.signal == "log":
         return f"{tags.get('severity_text', '')}: {fields.get('body', '')}"
     if event.signal == "span_event":
         return tags.get("exception.type") or tags.get("event.name", "")
     if event.signal == "span_link":
-        return f"to {fields['linked_trace_id']}"
+        return f"to {fields.get('linked_trace_id', '?')}"
     name = tags.get("metric.name", event.measurement)
     return f"{name}: {fields.get('value', fields.get('max'))}"
 
@@ -105,8 +109,11 @@ def main():
             "auto.offset.reset": "earliest",
         }
     )
+    topics = [topic.strip() for topic in options.topics.split(",")]
     try:
-        show(events_of(options.trace_id, read(consumer, options.topics.split(","))))
+        show(events_of(options.trace_id.lower(), read(consumer, topics)))
+    except KafkaException as error:
+        raise SystemExit(f"{options.bootstrap_servers}: {error.args[0].str()}") from None
     finally:
         consumer.close()
 

@@ -167,7 +167,7 @@ class Lanes:
 
     def _claim_from(self, spool: Spool, now: float) -> tuple[Claim | None, float | None]:
         soonest: float | None = None
-        for name in spool.lanes():
+        for name in sorted(spool.lanes(), key=self._turn):
             lane = self._lanes.setdefault(name, _Lane())
             if lane.not_before > now:
                 soonest = min(lane.not_before, soonest or lane.not_before)
@@ -176,6 +176,12 @@ class Lanes:
             if claim is not None:
                 return claim, None
         return None, soonest
+
+    def _turn(self, name: str) -> tuple[bool, float]:
+        # A try may take longer than the wait after it, so what was refused comes last, and of that
+        # what was tried longest ago comes first. Of the others the oldest: the sort is stable.
+        lane = self._lanes.get(name)
+        return (False, 0.0) if lane is None else (lane.failures > 0, lane.not_before)
 
     def _claim(self, spool: Spool, name: str, lane: _Lane) -> Claim | None:
         events, size = self._sender.max_batch_events, self._sender.max_batch_bytes

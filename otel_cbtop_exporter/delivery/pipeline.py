@@ -69,7 +69,7 @@ class Pipeline:
         )
         component = f"cbtop_{sink.name}_exporter"
         self._metrics = SdkMetrics(component, self._inflight) if config.internal_metrics else None
-        self._holders = 1
+        self.holders = 1
         self._closed = False
         self._begin()
         with _registry_lock:
@@ -156,12 +156,13 @@ class Pipeline:
         """
         deadline = self._clock.monotonic() + timeout_seconds
         with _registry_lock:
-            self._holders -= 1
-            last = self._holders == 0
+            self.holders -= 1
+            last = self.holders == 0
             if last:
                 for key in [key for key, shared in _shared.items() if shared is self]:
                     del _shared[key]
-            stall_seconds = _away_budget.share(len(open_pipelines()))
+            # By holders: the first one of a pipeline must not spend what the others wait with.
+            stall_seconds = _away_budget.share(1 + sum(p.holders for p in open_pipelines()))
         if last:
             with self._condition:
                 self._closed = True
@@ -196,7 +197,7 @@ class Pipeline:
 
     def hold(self) -> None:
         """Count one holder more; `acquire` calls it, under the registry's lock."""
-        self._holders += 1
+        self.holders += 1
 
     def after_fork_in_child(self) -> None:
         """Begin anew, with nothing of the parent's."""

@@ -57,6 +57,7 @@ def _influxdb(config: ExporterConfig) -> Callable[[], Sink]:
 def _kafka(config: ExporterConfig) -> Callable[[], Sink]:
     _require_extra("kafka", "confluent_kafka")
     given = config.kafka.bootstrap_servers or config.kafka.config.get("bootstrap.servers")
+    given = given or config.kafka.config.get("metadata.broker.list")  # librdkafka's other name
     if not given and not config.kafka.config_file:
         raise _missing("kafka", "bootstrap_servers")
 

@@ -55,7 +55,7 @@ class KafkaSink:
         options: Of the group `kafka`.
 
     Raises:
-        ConfigError: A header is not Unicode.
+        ConfigError: A header or a property is not Unicode.
         SinkError: A schema registry is asked for, and its client is not installed.
     """
 
@@ -66,16 +66,13 @@ class KafkaSink:
 
     def __init__(self, options: KafkaConfig) -> None:
         self._options = options
-        # A property counts before our own option, as it does for the client; so does one in
-        # `config_file`, which may not be there yet.
+        # A property counts before our own option, as it does for the client. So does one in the
+        # file, which may not be there yet: its path stands for what it says.
         servers = options.config.get("bootstrap.servers") or options.bootstrap_servers or ""
-        self.destination = ",".join(sorted(part.strip() for part in servers.split(","))) or str(
-            options.config_file
-        )
-        try:
-            "".join([*options.headers, *options.headers.values()]).encode()
-        except UnicodeEncodeError:  # such a name ends the process, inside of confluent-kafka
-            raise ConfigError("kafka.headers holds text that is not Unicode") from None
+        brokers = ",".join(sorted(part.strip() for part in servers.split(",")))
+        self.destination = " ".join(filter(None, [brokers, options.config_file]))
+        _check_unicode("headers", options.headers)
+        _check_unicode("config", options.config)
         self._maker = RecordMaker(options)
         if options.schema_registry_url and importlib.util.find_spec("authlib") is None:
             raise SinkError(
@@ -204,6 +201,13 @@ class KafkaSink:
         client, self._client = self._client, None
         if client is not None:
             client.close(max(0.0, deadline - time.monotonic()))
+
+
+def _check_unicode(option: str, texts: Mapping[str, str]) -> None:
+    try:
+        "".join([*texts, *texts.values()]).encode()
+    except UnicodeEncodeError:  # such a name ends the process, inside of confluent-kafka
+        raise ConfigError(f"kafka.{option} holds text that is not Unicode") from None
 
 
 def _kept(records: Sequence[Record], error: str, error_type: str) -> WriteResult:

@@ -37,6 +37,7 @@ _MEANING = {
         "topic {topic} does not exist: create it, or let the broker create topics"
     ),
     "_UNKNOWN_TOPIC": "topic {topic} does not exist: create it, or let the broker create topics",
+    "TOPIC_EXCEPTION": "the broker takes no records for {topic}: it is its own, or no topic's name",
     "MSG_SIZE_TOO_LARGE": (
         "a record is larger than the broker takes: raise max.message.bytes of topic {topic}"
     ),

@@ -90,6 +90,10 @@ class KafkaClient:
             )
         except KafkaException as error:
             raise SinkError(explain(error.args[0].name(), error.args[0].str(), "")) from None
+        # Of confluent-kafka itself, for a property that is no text there, such as a callback.
+        except (TypeError, ValueError, AttributeError) as error:
+            word = type(error).__name__
+            raise SinkError(f"kafka.config holds a property that is no text ({word})") from None
         self._server = threading.Thread(target=self._serve, name="otel-cbtop-kafka", daemon=True)
         try:
             self._server.start()
@@ -153,6 +157,8 @@ class KafkaClient:
                 errors.setdefault(value, []).append(error.args[0])
                 self.is_fatal = self.is_fatal or error.args[0].name() == "_FATAL"
                 handed_over += 1
+                if error.args[0].name() != "MSG_SIZE_TOO_LARGE":
+                    break  # a topic that appears now must not have what is behind it first
         unknown_from = handed_over if self._wait(wait_until, deadline) else 0
         missing: dict[int, KafkaError | None] = dict.fromkeys(range(unknown_from, len(records)))
         if errors:

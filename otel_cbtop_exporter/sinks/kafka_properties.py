@@ -19,8 +19,9 @@ _OURS = {
     # How large a record may be is for the broker to say. A request over its
     # socket.request.max.bytes (100 MiB) would cost the connection instead of a report.
     "message.max.bytes": "16777216",
-    # A topic that does not exist is an answer after a second instead of 30.
-    "topic.metadata.propagation.max.ms": "1000",
+    # A topic that does not exist is an answer after a quarter of a second instead of 30: other
+    # topics, and the end of the process, wait for it meanwhile.
+    "topic.metadata.propagation.max.ms": "250",
     "reconnect.backoff.max.ms": "2000",
     "statistics.interval.ms": "30000",
 }
@@ -33,13 +34,19 @@ def read_properties(options: KafkaConfig) -> dict[str, str]:
     """Return librdkafka's properties: ours, then the options', then the file's.
 
     Raises:
-        SinkError: `config_file` cannot be read.
+        SinkError: `config_file` cannot be read or holds what is no property, a property is one that
+            this sink has no use for, or there is no broker.
     """
     given = dict(options.config)
-    for line in _lines(options.config_file):
+    for number, line in enumerate(_lines(options.config_file), 1):
         name, separator, text = line.strip().partition("=")
-        if separator and not name.startswith("#"):
-            given[name.strip()] = text.strip()
+        if not name or name.startswith("#"):
+            continue
+        if not separator:  # ignored, `security.protocol: SASL_SSL` would be no security
+            raise SinkError(f"kafka.config_file: line {number} is no name=value")
+        given[name.strip()] = text.strip()
+    if "transactional.id" in given:
+        raise SinkError("kafka: transactional.id is not supported, records are sent one by one")
     properties: dict[str, str] = {
         **_OURS,
         "acks": options.acks,
@@ -51,6 +58,8 @@ def read_properties(options: KafkaConfig) -> dict[str, str]:
     if options.bootstrap_servers:
         properties["bootstrap.servers"] = options.bootstrap_servers
     properties.update(given)
+    if not any(properties.get(name) for name in ("bootstrap.servers", "metadata.broker.list")):
+        raise SinkError("kafka.bootstrap_servers is not set, and no property names a broker")
     acks = given.get("request.required.acks", properties["acks"])
     # librdkafka refuses to start with idempotence and fewer acknowledgements.
     return {"enable.idempotence": str(acks in ("all", "-1")).lower(), **properties}
@@ -60,7 +69,7 @@ def _lines(path: str | None) -> list[str]:
     if path is None:
         return []
     try:
-        return Path(path).read_text("utf-8").splitlines()
+        return Path(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise SinkError(f"kafka.config_file {path} cannot be read: {why}") from None

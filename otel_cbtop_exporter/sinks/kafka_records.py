@@ -32,7 +32,9 @@ _HAS_TRACE_KEY = {"span", "span_event", "span_link", "log"}
 _LONGEST_TOPIC = 249
 _MISSING = "unknown"
 
-_TRACE_ID = re.compile(r"[0-9a-f]{32}")
+# An id of zeros is none.
+_TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
+_SPAN_ID = re.compile(r"(?!0{16})[0-9a-f]{16}")
 
 
 class RecordMaker:
@@ -80,11 +82,12 @@ class RecordMaker:
             ("schema_version", b"%d" % event.schema_version),
             ("content-type", b"application/json"),
         )
-        span_id = event.fields.get("span_id")
-        if not span_id or not _TRACE_ID.fullmatch(event.correlation_id or ""):
+        span_id = str(event.fields.get("span_id", ""))
+        trace_id = event.correlation_id or ""
+        if not (_TRACE_ID.fullmatch(trace_id) and _SPAN_ID.fullmatch(span_id)):
             return headers
         # https://www.w3.org/TR/trace-context/#traceparent-header; what is exported was sampled.
-        return (*headers, ("traceparent", f"00-{event.correlation_id}-{span_id}-01".encode()))
+        return (*headers, ("traceparent", f"00-{trace_id}-{span_id}-01".encode()))
 
 
 def _keys(part: Part) -> list[bytes | None]:
@@ -136,7 +139,7 @@ def _topics(template: str) -> dict[str | None, str] | Callable[[Event], str]:
 def _filled(template: str, kind: str, tags: Mapping[str, str]) -> str:
     def part(match: re.Match[str]) -> str:
         name = match.group(1)
-        text = kind if name == "signal" else tags.get(name, _MISSING)
+        text = kind if name == "signal" else tags.get(name) or _MISSING
         return NOT_IN_TOPIC.sub("_", text)
 
     topic = TOPIC_TAG.sub(part, template)[:_LONGEST_TOPIC]

@@ -321,6 +321,25 @@ def test_a_slow_server_s_refusals_are_searched_through(make_bench):
     assert bench.sink.delivered == batch[1:]
 
 
+def test_lanes_whose_tries_take_longer_than_their_waits_leave_the_others_their_turn(make_bench):
+    """By the time the second one has failed the first may be tried again, and so on for ever."""
+    missing = {f"missing{number}": away for number in range(5)}
+
+    def slow(written):
+        lane = written[0].lane
+        bench.clock.advance(1.0 if lane in missing else 0.0)
+        return missing.get(lane, lambda batch: WriteResult(delivered=batch))(written)
+
+    bench = make_bench(*itertools.repeat(slow, 10_000))
+    for name in missing:
+        bench.append(records(1, lane=name))
+    for number in range(20):
+        bench.append(records(1, lane="good", start=number))
+        for _ in range(3):
+            bench.clock.advance(min(bench.step().wait_seconds or 0.0, 0.1))
+    assert len(bench.sink.delivered) >= 18
+
+
 def test_a_lane_of_refused_records_leaves_the_others_their_turn(make_bench):
     """When its time is over it goes on later, from where it was."""
     bad, good = records(500, lane="a"), records(1, lane="b", start=1_000)

@@ -368,6 +368,27 @@ def test_dead_backends_share_one_budget(make):
         assert pipeline.health().events_dropped == {"shutdown": 1}
 
 
+def test_the_first_of_several_holders_does_not_spend_what_the_others_wait_with():
+    """Three exporters share a pipeline, and the topic of the first one is missing."""
+
+    def answer(batch):
+        return away(batch) if batch[0].lane == "missing" else WriteResult(delivered=batch)
+
+    sink = RecordingSink(*[answer] * 100_000, lane=lambda event: event.tags["lane"])
+    config = ExporterConfig(sink="none")
+    holders = [pipeline_module.acquire("three holders", lambda: sink, config) for _ in range(3)]
+    pipeline_module._away_budget.renew()
+    waits = []
+    for lane, pipeline in zip(("missing", "good", "good"), holders, strict=True):
+        pipeline.submit([event_from_sample("m", 1, {"lane": lane})], 5.0)
+        began = time.monotonic()
+        pipeline.release(30.0)
+        waits.append(time.monotonic() - began)
+    assert sum(waits) < 3.0
+    assert waits[0] < 1.5
+    assert len(sink.delivered) == 2
+
+
 def test_shutdown_ends_the_retries_of_a_direct_send(make):
     """A batch that waits to be tried again on another thread is given up at the shutdown."""
     pipeline = make(RecordingSink(*[busy(30.0)] * 10, local=True), retry={"max_retries": 9})

@@ -7,10 +7,11 @@ import pytest
 
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.encoding.event_json import encode_event
-from otel_cbtop_exporter.errors import ConfigError
+from otel_cbtop_exporter.errors import ConfigError, SinkError
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.kafka import KafkaSink
 from otel_cbtop_exporter.sinks.kafka_causes import _MEANING
+from otel_cbtop_exporter.sinks.kafka_properties import read_properties
 from otel_cbtop_exporter.tag_set import TagSet
 from tests.sinks.kafka_data import TAGS, java_partition, murmur2, span, trace_id
 
@@ -88,6 +89,52 @@ def test_a_template_that_cannot_be_a_topic_is_refused(template):
     """A wrong template is an error at construction that names the option."""
     with pytest.raises(ConfigError, match=r"kafka\.topic"):
         KafkaSink(KafkaConfig(bootstrap_servers="b", topic=template))
+
+
+@pytest.mark.parametrize("tags", [{}, {"tenant": ""}])
+def test_a_tag_that_is_empty_in_a_topic_is_unknown(tags):
+    """No topic has an empty name."""
+    assert record(event("log", tags=tags), topic="{tenant}").lane == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("trace_id", "span_id"),
+    [
+        ("a" * 32, 7),
+        ("a" * 32, True),
+        ("a" * 32, "x y\n"),
+        ("0" * 32, "b" * 16),
+        ("a" * 32, "0" * 16),
+    ],
+)
+def test_ids_that_w3c_does_not_know_make_no_traceparent(trace_id, span_id):
+    """A hand-made event may hold anything."""
+    hand_made = Event("m", {}, {"span_id": span_id}, 1, correlation_id=trace_id)
+    assert "traceparent" not in dict(record(hand_made, event_headers=True).headers)
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ("a=b\nsecurity.protocol: SASL_SSL\n", "line 2 is no name=value"),
+        ("bootstrap.servers=b:1\ntransactional.id=x\n", "transactional.id"),
+        ("# nothing\n\n", "kafka.bootstrap_servers is not set"),
+    ],
+)
+def test_a_file_of_properties_that_cannot_be_meant_is_an_error(tmp_path, lines, why):
+    """Ignored, it would be no security, or a broker that does not answer."""
+    file = tmp_path / "kafka.properties"
+    file.write_text(lines)
+    with pytest.raises(SinkError, match=re.escape(why)):
+        read_properties(KafkaConfig(config_file=str(file)))
+    file.write_text("\ufeffbootstrap.servers=b:1")
+    assert read_properties(KafkaConfig(config_file=str(file)))["bootstrap.servers"] == "b:1"
+
+
+def test_a_property_that_is_not_unicode_is_refused():
+    """confluent-kafka would end the process."""
+    with pytest.raises(ConfigError, match=r"kafka\.config holds text that is not Unicode"):
+        KafkaSink(KafkaConfig(bootstrap_servers="b", config={"\udc80": "x"}))
 
 
 @pytest.mark.parametrize("headers", [{"\udc80": "x"}, {"x": "\udc80"}])
@@ -176,6 +223,8 @@ def test_the_destination_tells_clusters_apart_without_a_secret():
     assert destination(bootstrap_servers="b:1, a:2", config=password) == "a:2,b:1"
     assert destination(config={"bootstrap.servers": "c:3"} | password) == "c:3"
     assert destination(bootstrap_servers="b:1", config={"bootstrap.servers": "c:3"}) == "c:3"
+    both = destination(bootstrap_servers="b:1", config_file="/etc/kafka.properties")
+    assert both == "b:1 /etc/kafka.properties"
     assert destination(config_file="/etc/kafka.properties") == "/etc/kafka.properties"
 
 
