@@ -9,7 +9,7 @@ OpenTelemetry has it in the environment. Secrets are masked in every repr.
 from __future__ import annotations
 
 import glob
-import os
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -77,14 +77,12 @@ _Names = tuple[str, ...]
 
 
 def _absolute(group: str, path: str) -> str:
-    whole = os.path.expanduser(path)  # noqa: PTH111  pathlib raises where there is no such home
-    if whole.startswith("~"):
-        raise ConfigError(f"{group}.path is {path!r}: there is no such home folder")
     try:
-        # Not `abspath`, which takes `..` for the folder before a link.
-        return os.path.join(os.getcwd(), whole)  # noqa: PTH109, PTH118
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        raise ConfigError(f"{group}.path is {path!r}: there is no such home folder") from None
     except OSError:  # there is no working directory; whoever uses the path will say so
-        return whole
+        return path
 
 
 class RetryConfig(Options, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = [
+    "MAX_INTEGER_BITS",
     "SCHEMA_VERSION",
     "Buckets",
     "Event",
@@ -32,7 +33,8 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 
-_MAX_INTEGER_BITS = 14_000
+# About 4,200 digits. Python refuses to write more than 4,300 in decimal.
+MAX_INTEGER_BITS = 14_000
 
 FieldValue = int | float | str | bool
 Signal = Literal["metric", "exemplar", "span", "span_event", "span_link", "log"]
@@ -178,7 +180,7 @@ def event_from_sample(
         raise EventError(f"correlation_id of {metric!r} must be a text, got {correlation_id!r}")
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise EventError(f"value of {metric!r} must be a finite number, got {value!r}")
-    if isinstance(value, int) and value.bit_length() > _MAX_INTEGER_BITS:
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
         raise EventError(f"value of {metric!r} has over 4,200 digits, which nobody can write")
     if timestamp_ns is not None and type(timestamp_ns) is not int:
         # A float of nanoseconds has lost a hundred of them, and no sink takes one.

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -79,8 +79,9 @@ class SignalDelivery:
     def __init__(
         self, signal: SignalName, sink: Sink | str | Sequence[str] | None, options: dict[str, Any]
     ) -> None:
-        # A name, names, or what is none of a sink's business and will be blamed.
-        ready: Sink | None = sink if hasattr(sink, "write") else None  # type: ignore[assignment]
+        # What cannot be written to is a name, names, or will be blamed.
+        is_name = sink is None or isinstance(sink, str | Sequence) or not hasattr(sink, "write")
+        ready = None if is_name else cast("Sink", sink)
         given = options if ready is not None else {**options, "sink": sink}
         build(ExporterConfig, merged({}, given))  # blames the arguments alone
         self.config = build(ExporterConfig, merged(options_from_environment(signal), given))
@@ -225,8 +226,7 @@ def _taken_apart(batch: Sequence[_T], pieces: Pieces[_T]) -> tuple[Sequence[Sequ
         return smaller, "" if smaller else pieces.name_of(batch)
     # What could not be mapped may not let itself be taken apart either.
     except Exception:  # noqa: BLE001
-        items = list(batch)
-        return ([[item] for item in items] if len(items) > 1 else []), "an item"
+        return _ITEMS.of(batch), _ITEMS.name_of(batch)
 
 
 class _Losses:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import msgspec
 
@@ -206,8 +205,7 @@ class Lanes:
 
         if _is_suspicious(lane):
             turn_ends = self._clock.monotonic() + timeout_seconds
-            is_over = partial(self._is_later_than, turn_ends)
-            sent = search(claim.records, attempt, is_over)
+            sent = search(claim.records, attempt, lambda: self._clock.monotonic() >= turn_ends)
         else:
             sent = attempt(claim.records)
         with self._using_spools:
@@ -225,9 +223,6 @@ class Lanes:
         else:
             del self._lanes[claim.lane]  # there may be a lane for each value of a tag
         return settled
-
-    def _is_later_than(self, moment: float) -> bool:
-        return self._clock.monotonic() >= moment
 
     def _settle_what_is_known(self, claim: Claim, so_far: Sequence[Sent]) -> None:
         total = Sent()

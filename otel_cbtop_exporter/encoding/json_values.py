@@ -8,7 +8,8 @@
 - what msgspec knows is written as it writes it: a dataclass as an object, a time by ISO 8601, a
   member of an Enum as its value;
 - any other object becomes its `str()`;
-- a container inside of itself becomes `[...]` or `{...}`.
+- a container inside of itself becomes `[...]` or `{...}`;
+- beside what has no JSON, a container that is nested more than 32 deep becomes its `str()`.
 """
 
 from __future__ import annotations

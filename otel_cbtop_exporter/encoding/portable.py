@@ -15,10 +15,9 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["NOT_ENCODABLE", "integer", "key_text", "portable", "portable_text"]
+from otel_cbtop_exporter.events import MAX_INTEGER_BITS
 
-# About 4,200 digits. Python refuses to write more than 4,300 in decimal.
-_MAX_INTEGER_BITS = 14_000
+__all__ = ["NOT_ENCODABLE", "integer", "key_text", "portable", "portable_text"]
 
 # Nested deeper, a value is shown by its repr.
 _MAX_DEPTH = 32
@@ -54,7 +53,7 @@ def portable_text(value: str) -> str:
 
 def integer(value: int) -> int | str:
     """Return a plain integer; hexadecimal digits if Python does not write it in decimal."""
-    return int(value) if value.bit_length() <= _MAX_INTEGER_BITS else hex(value)
+    return int(value) if value.bit_length() <= MAX_INTEGER_BITS else hex(value)
 
 
 def key_text(key: Any) -> str:

@@ -57,7 +57,6 @@ class SharedStream:
     _locked: int  # held while writing
     _owned: set[int]  # opened here
     _by_process: bool
-    _blocking: bool
     _torn: tuple[bytes, int]  # a line, and how many bytes of it are out
     _stalled: bool  # whether nobody has read since a wait was over
 
@@ -106,7 +105,6 @@ class SharedStream:
         self._descriptor = self._locked = -1
         self._owned = set()
         self._by_process = False
-        self._blocking = False
         self._stalled = False
 
     def _current(self) -> os.stat_result:
@@ -133,7 +131,7 @@ class SharedStream:
                 raise NotAStreamError(errno.EINVAL, "it is no FIFO any more")
         else:
             self._descriptor = self._locked = self._target
-            self._by_process = self._blocking = True
+            self._by_process = True
             with contextlib.suppress(OSError):
                 is_file = stat.S_ISREG(os.fstat(self._target).st_mode)
                 mine = flags & ~os.O_WRONLY | os.O_RDWR if is_file else flags  # to read its end
@@ -143,7 +141,6 @@ class SharedStream:
             # A file's offset belongs to the descriptor that the program prints to as well.
             if not self._by_process and not stat.S_ISREG(os.fstat(self._target).st_mode):
                 self._descriptor = self._locked
-                self._blocking = False
         self._status = self._current()
 
     def _write(self, payload: bytes, lines: int, deadline: float) -> Appended:

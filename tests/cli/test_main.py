@@ -28,7 +28,7 @@ def test_without_its_extra_the_command_says_what_to_install():
         assert "Traceback" not in result.stderr
 
 
-def summarized(file, redirection="", **environ):
+def tailed(file, redirection="", **environ):
     command = Path(sys.executable).with_name("otel-cbtop")
     return subprocess.run(
         ["sh", "-c", f'"$0" tail "$1" {redirection}', command, file],
@@ -43,7 +43,7 @@ def test_where_nothing_can_be_written_that_is_said(tmp_path):
     """A full disk, or no standard output at all, is one line and not a traceback."""
     file = written.write(tmp_path / "e.jsonl", log("hi"))
     for redirection, why in ((">/dev/full", "No space left on device"), (">&-", "is closed")):
-        result = summarized(file, redirection)
+        result = tailed(file, redirection)
         assert result.returncode == 1
         assert "Traceback" not in result.stderr
         assert why in result.stderr
@@ -52,7 +52,7 @@ def test_where_nothing_can_be_written_that_is_said(tmp_path):
 def test_a_terminal_without_the_letters_shows_their_codes(tmp_path):
     """Nothing is an error that is somebody's log line."""
     file = written.write(tmp_path / "e.jsonl", log("h\xe9 \U0001f600"))
-    result = summarized(file, PYTHONIOENCODING="ascii")
+    result = tailed(file, PYTHONIOENCODING="ascii")
     assert (result.returncode, result.stderr) == (0, "")
     assert "h\\xe9 \\U0001f600" in result.stdout
 

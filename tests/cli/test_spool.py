@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner
 
 from otel_cbtop_exporter.cli.app import app
-from otel_cbtop_exporter.delivery import spool_left
 from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS
 from otel_cbtop_exporter.sinks.base import Record
 from tests.delivery.spools import make_folder
@@ -83,23 +82,36 @@ def test_what_is_set_aside_is_named(tmp_path, run):
     ]
 
 
-def test_a_destination_that_cannot_be_read_hides_no_other(tmp_path, run, monkeypatch):
+LOCKED = """
+import os, shutil, tempfile
+from pathlib import Path
+from click.testing import CliRunner
+from otel_cbtop_exporter.cli.app import app
+from tests.cli.test_spool import leave
+if os.geteuid() == 0:  # nothing is locked for root
+    os.setgroups([])
+    os.setgid(65_534)
+    os.setuid(65_534)
+path = Path(tempfile.mkdtemp())
+leave(path, b"1")
+locked = leave(path, b"2", destination="locked")
+locked.chmod(0)
+try:
+    listed = CliRunner().invoke(app, ["spool", "list", str(path)])
+    exported = CliRunner().invoke(app, ["spool", "export", str(path)])
+finally:
+    locked.chmod(0o700)
+    shutil.rmtree(path)
+assert (listed.exit_code, exported.exit_code) == (1, 1), (listed.output, exported.output)
+assert f"{locked.name}: [Errno 13] Permission denied" in listed.output, listed.output
+assert f"{locked.name} cannot be read: " in exported.stderr, exported.stderr
+assert exported.stdout == "1\\n", exported.stdout
+"""
+
+
+def test_a_destination_that_cannot_be_read_hides_no_other():
     """It is told, with status 1, and the others are listed and exported."""
-    leave(tmp_path, b"1")
-    locked = leave(tmp_path, b"2", destination="locked")
-    names = spool_left.owner_names
-
-    def owner_names(folder):
-        if folder == locked:
-            raise PermissionError(13, "Permission denied")
-        return names(folder)
-
-    monkeypatch.setattr(spool_left, "owner_names", owner_names)
-    listed, exported = run("list", tmp_path), run("export", tmp_path)
-    assert (listed.exit_code, exported.exit_code) == (1, 1)
-    assert f"{locked.name}: [Errno 13] Permission denied" in listed.output
-    assert f"{locked.name} cannot be read: " in exported.stderr
-    assert exported.stdout == "1\n"
+    subprocess.run([sys.executable, "-c", LOCKED], check=True, timeout=60)
 
 
 def test_other_files_in_the_folder_are_not_ours(tmp_path, run):

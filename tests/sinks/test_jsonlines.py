@@ -8,14 +8,12 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import pytest
 
 from otel_cbtop_exporter.config import JsonLinesConfig
 from otel_cbtop_exporter.errors import ConfigError
 from otel_cbtop_exporter.events import Event, decode_event
-from otel_cbtop_exporter.sinks.append_file import AppendFile
 from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
 from tests.sinks.conformance import assert_partition, numbered_events, records_of
 
@@ -301,24 +299,3 @@ def test_one_process_writes_where_there_is_nothing_of_posix(tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(path)], check=True)
     assert path.stat().st_size <= 300
     assert list(tmp_path.glob("a.jsonl.*Z.gz"))
-
-
-def test_a_signal_handler_in_the_middle_of_a_write_does_not_wait_for_it(tmp_path, monkeypatch):
-    """It would wait for its own thread; what it has is kept, and the write goes on."""
-    sink = JsonLinesSink(JsonLinesConfig(path=str(tmp_path / "a")))
-    records = records_of(sink, numbered_events(2))
-    inner = []
-
-    def interrupted(target, payload, lines, deadline):
-        if not inner:
-            began = time.monotonic()
-            inner.append(sink.write(records[:1], 10.0))
-            assert time.monotonic() - began < 5.0
-        return append(target, payload, lines, deadline)
-
-    append = AppendFile.append
-    monkeypatch.setattr(AppendFile, "append", interrupted)
-    assert len(sink.write(records, 10.0).delivered) == 2
-    assert list(inner[0].kept) == records[:1]
-    assert len(sink.write(records[:1], 10.0).delivered) == 1
-    sink.close(1)

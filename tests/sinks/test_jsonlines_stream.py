@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -288,3 +289,26 @@ assert "it is closed" in result.error, result.error
         check=True,
     )
     assert (tmp_path / "own").read_bytes() == b""
+
+
+def test_a_signal_handler_in_the_middle_of_a_write_does_not_wait_for_it(fifo):
+    """It would wait for its own thread; what it has is kept, and the write goes on."""
+    reader = fifo.open()
+    records = records_of(fifo.sink, numbered_events(4, size=1_500))
+    inner = []
+
+    def interrupt(_number, _frame):
+        began = time.monotonic()
+        inner.append((fifo.sink.write(records[:1], 10.0), time.monotonic() - began))
+        assert read_all(reader)  # so that the write that was interrupted can go on
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        assert len(fifo.sink.write(records, 10.0).delivered) == 4  # two of them when there is room
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    ((result, seconds),) = inner
+    assert list(result.kept) == records[:1]
+    assert seconds < 5.0

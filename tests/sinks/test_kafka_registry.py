@@ -124,7 +124,7 @@ def test_a_registry_that_is_away(broker, sink_for, url):  # noqa: F811
     assert "hush-hush" not in result.error
 
 
-def test_options_of_the_client_are_texts_but_for_its_numbers(broker, sink_for):  # noqa: F811
+def test_options_of_the_client_are_texts_but_for_its_numbers(broker, sink_for):  # noqa: F811  the fixture
     """A token may be made of digits, and a timeout have a fraction."""
     token = {
         "bearer.auth.credentials.source": "STATIC_TOKEN",
@@ -140,9 +140,9 @@ def test_options_of_the_client_are_texts_but_for_its_numbers(broker, sink_for): 
 
 
 @pytest.mark.parametrize("text", ["many", "nan", "²"])
-def test_a_number_of_the_client_that_is_none(broker, sink_for, text):  # noqa: F811
+def test_a_number_of_the_client_that_is_none(sink_for, text):
     """Records are kept, and the error names the option and its value."""
-    sink = sink_for(broker.new_topic(), schema_registry_config={"max.retries": text})
+    sink = sink_for("any", schema_registry_config={"max.retries": text})
     records = encoded(sink, spans(5))
     result = sink.write(records, 10)
     assert result.kept == records
