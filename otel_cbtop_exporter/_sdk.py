@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from opentelemetry import context as otel_context
-from opentelemetry._logs import LogRecord
+from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.attributes import BoundedAttributes
 
 # Logs live under an underscore for as long as OpenTelemetry calls them experimental.
@@ -28,6 +28,7 @@ from opentelemetry.trace.status import Status, StatusCode
 
 __all__ = [
     "NONE_DROPPED",
+    "SEVERITY_NAMES",
     "LogParts",
     "LogRecordExportResult",
     "LogRecordExporter",
@@ -66,6 +67,9 @@ class SpanParts(NamedTuple):
 
 
 NONE_DROPPED = (0, 0, 0)
+
+SEVERITY_NAMES = {one.value: one.name for one in SeverityNumber if one.value}
+"""What the data model calls a severity that its source gave no name."""
 
 
 class LogParts(NamedTuple):

@@ -9,16 +9,20 @@ OpenTelemetry has it in the environment. Secrets are masked in every repr.
 from __future__ import annotations
 
 import glob
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
 from otel_cbtop_exporter.errors import ConfigError
-from otel_cbtop_exporter.options import AtLeastOne, NotNegative, Options, WaitMs
+from otel_cbtop_exporter.options import (
+    AtLeastOne,
+    NotNegative,
+    Options,
+    WaitMs,
+    absolute_path,
+)
 from otel_cbtop_exporter.sink_options import (
-    NOT_IN_TOPIC,
     TOPIC_TAG,
     ConsoleConfig,
     InfluxDBConfig,
@@ -29,8 +33,6 @@ from otel_cbtop_exporter.sink_options import (
 __all__ = [
     "DEFAULT_RESOURCE_TAGS",
     "DEFAULT_SPAN_TAGS",
-    "NOT_IN_TOPIC",
-    "TOPIC_TAG",
     "ConsoleConfig",
     "ExporterConfig",
     "InfluxDBConfig",
@@ -45,7 +47,9 @@ DEFAULT_RESOURCE_TAGS = (
     "service.*",
     "deployment.environment*",
     "host.name",
+    "k8s.cluster.name",
     "k8s.namespace.name",
+    "k8s.deployment.name",
     "k8s.pod.name",
     "k8s.node.name",
     "container.id",
@@ -60,29 +64,24 @@ DEFAULT_SPAN_TAGS = (
     "http.route",
     "http.response.status_code",
     "http.status_code",
+    "rpc.system.name",
     "rpc.system",
     "rpc.service",
     "rpc.method",
+    "rpc.response.status_code",
     "db.system.name",
     "db.system",
     "db.operation.name",
+    "db.operation",
     "db.collection.name",
     "messaging.system",
     "messaging.operation.type",
+    "messaging.operation",
     "messaging.destination.name",
     "error.type",
 )
 
 _Names = tuple[str, ...]
-
-
-def _absolute(group: str, path: str) -> str:
-    try:
-        return str(Path(path).expanduser().absolute())
-    except RuntimeError:
-        raise ConfigError(f"{group}.path is {path!r}: there is no such home folder") from None
-    except OSError:  # there is no working directory; whoever uses the path will say so
-        return path
 
 
 class RetryConfig(Options, frozen=True, kw_only=True):
@@ -142,15 +141,15 @@ class SpoolConfig(Options, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.path is not None:
-            # Now: a daemon changes its working directory, and forks.
-            msgspec.structs.force_setattr(self, "path", _absolute(self.group, self.path))
+            msgspec.structs.force_setattr(self, "path", absolute_path("spool.path", self.path))
 
 
 class MappingConfig(Options, frozen=True, kw_only=True):
     """How SDK data becomes events.
 
     Attributes:
-        resource_tags: Glob patterns of the resource attributes that become tags.
+        resource_tags: Glob patterns of the resource attributes that become tags; others are left
+            out, and `*` takes all.
         span_tags: Span attributes that become tags.
         exemplars: Which metrics' exemplars are exported.
         redact: Glob patterns of attribute keys whose values become `[redacted]`.
@@ -202,10 +201,6 @@ class ExporterConfig(Options, frozen=True, kw_only=True):
     kafka: KafkaConfig = msgspec.field(default_factory=KafkaConfig)
 
     def __post_init__(self) -> None:
-        if isinstance(self.sink, str):
-            msgspec.structs.force_setattr(
-                self, "sink", tuple(name.strip() for name in self.sink.split(",") if name.strip())
-            )
         super().__post_init__()
         if not self.sink or (len(self.sink) > 1 and "none" in self.sink):
             raise ConfigError(

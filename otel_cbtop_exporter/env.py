@@ -96,6 +96,20 @@ def options_from_environment(
     return options
 
 
+def configuration(signal: SignalName | None, given: Mapping[str, Any]) -> ExporterConfig:
+    """Return what holds: what was given in code or in a declarative file, over the environment.
+
+    Args:
+        signal: As in `options_from_environment`.
+        given: Nested option names and values.
+
+    Raises:
+        ConfigError: Something that was given is unknown, or its value is not allowed.
+    """
+    build(ExporterConfig, merged({}, given))  # alone, so that no variable is blamed for it
+    return build(ExporterConfig, merged(options_from_environment(signal), given))
+
+
 def declarative_file() -> str:
     """Return the file that configures the SDK, and not the variables; "" if there is none."""
     return os.environ.get("OTEL_CONFIG_FILE", "").strip()

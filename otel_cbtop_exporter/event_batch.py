@@ -29,7 +29,7 @@ from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 
 __all__ = ["EventRun", "Events", "Part", "Tables"]
 
-# A table costs more than so many events by themselves: kinds that take turns make no tables.
+# A table of fewer events costs more than it saves: where kinds take turns there are none.
 _FEW = 8
 
 _TEXTS = ID_FIELDS | TEXT_FIELDS

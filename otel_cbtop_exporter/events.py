@@ -20,7 +20,9 @@ from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = [
     "MAX_INTEGER_BITS",
+    "OF_A_TRACE",
     "SCHEMA_VERSION",
+    "SIGNAL_NAMES",
     "Buckets",
     "Event",
     "FieldValue",
@@ -38,6 +40,20 @@ MAX_INTEGER_BITS = 14_000
 
 FieldValue = int | float | str | bool
 Signal = Literal["metric", "exemplar", "span", "span_event", "span_link", "log"]
+
+SIGNAL_NAMES: dict[Signal | None, str] = {
+    "span": "spans",
+    "span_event": "spans",
+    "span_link": "spans",
+    "log": "logs",
+    "metric": "metrics",
+    "exemplar": "metrics",
+    None: "metrics",  # made by hand: a measurement like any other
+}
+"""What `{signal}` in the name of a bucket or a topic becomes."""
+
+OF_A_TRACE: frozenset[Signal | None] = frozenset({"span", "span_event", "span_link", "log"})
+"""The events that are looked up by trace id; the others belong to a series."""
 
 
 class Buckets(msgspec.Struct, frozen=True):
@@ -140,7 +156,10 @@ def decode_event(line: bytes | str) -> Event:
             )
         event = _decoder.decode(line)
     except msgspec.DecodeError as error:
-        raise EventError(f"not an event of schema version {SCHEMA_VERSION}: {error}") from error
+        where = _wrong_key(line, str(error))
+        raise EventError(
+            f"not an event of schema version {SCHEMA_VERSION}: {error}{where}"
+        ) from error
     except UnicodeDecodeError as error:
         raise EventError(f"not an event: the line is not UTF-8: {error}") from error
     except RecursionError:
@@ -148,6 +167,16 @@ def decode_event(line: bytes | str) -> Event:
     if not event.fields:
         raise EventError("not an event: `fields` is empty, at least one was expected")
     return event
+
+
+def _wrong_key(line: bytes | str, error: str) -> str:
+    """Return which key of `tags` or `fields` is meant, which msgspec writes as `[...]`; or ""."""
+    for group, types in (("tags", str), ("fields", FieldValue)):
+        if f"`$.{group}[...]`" in error:
+            pairs = msgspec.json.decode(line)[group].items()
+            wrong = [key for key, value in pairs if not isinstance(value, types)]
+            return f", key {wrong[0]!r}" if wrong else ""
+    return ""
 
 
 def event_from_sample(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opentelemetry.sdk import metrics as sdk_metrics
@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics.export import (
     MetricExportResult,
     MetricsData,
 )
-from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
+from opentelemetry.sdk.metrics.view import Aggregation, ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
@@ -126,25 +126,31 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
 
     Args:
         sink: As with `CbtopSpanExporter`.
-        **options: As with `CbtopSpanExporter`; `temporality_preference` and
-            `default_histogram_aggregation` are for this signal.
+        preferred_temporality: By class of instrument, over what `temporality_preference` says.
+        preferred_aggregation: The same, over `default_histogram_aggregation`.
+        **options: As with `CbtopSpanExporter`.
 
     Raises:
         ConfigError: As with `CbtopSpanExporter`.
     """
 
-    def __init__(self, *, sink: Sink | str | Sequence[str] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        sink: Sink | str | Sequence[str] | None = None,
+        preferred_temporality: Mapping[type, AggregationTemporality] | None = None,
+        preferred_aggregation: Mapping[type, Aggregation] | None = None,
+        **options: Any,
+    ) -> None:
         self._delivery = SignalDelivery("metrics", sink, options)
         config = self._delivery.config
-        delta = _DELTA_INSTRUMENTS[config.temporality_preference]
-        is_exponential = config.default_histogram_aggregation.startswith("base2_exponential")
+        temporality = dict.fromkeys(_DELTA_INSTRUMENTS[config.temporality_preference], _DELTA)
+        aggregation: dict[type, Aggregation] = {}
+        if config.default_histogram_aggregation.startswith("base2_exponential"):
+            aggregation[sdk_metrics.Histogram] = ExponentialBucketHistogramAggregation()
         super().__init__(
-            preferred_temporality=dict.fromkeys(delta, _DELTA),
-            preferred_aggregation=(
-                {sdk_metrics.Histogram: ExponentialBucketHistogramAggregation()}
-                if is_exponential
-                else {}
-            ),
+            preferred_temporality=temporality | dict(preferred_temporality or {}),
+            preferred_aggregation=aggregation | dict(preferred_aggregation or {}),
         )
         mapping = config.mapping
         self._mapper = MetricMapper(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
-from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, open_pipelines
+from otel_cbtop_exporter.delivery.pipeline import flush_all, open_pipelines
 
 __all__ = ["force_flush"]
 
@@ -21,8 +19,4 @@ def force_flush(timeout_seconds: float = 10.0) -> bool:
     Returns:
         False if some of it still waits.
     """
-    deadline = time.monotonic() + min(timeout_seconds, LONGEST_WAIT_SECONDS)
-    flushed = [
-        pipeline.force_flush(max(0.0, deadline - time.monotonic())) for pipeline in open_pipelines()
-    ]
-    return all(flushed)
+    return flush_all(open_pipelines(), timeout_seconds)

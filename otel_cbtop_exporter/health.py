@@ -114,12 +114,12 @@ class HealthCounters:
         if self._metrics is not None:
             self._metrics.exported(Tally.of(records))
 
-    def took(self, seconds: float, error_type: str) -> None:
+    def write_took(self, seconds: float, error_type: str) -> None:
         """Note how long one write took; `error_type` is "" if it delivered everything."""
         if self._metrics is not None:
             self._metrics.operation(seconds, error_type)
 
-    def failed(self, error: str, *, connected: bool) -> None:
+    def write_failed(self, error: str, *, connected: bool) -> None:
         """Count a write that did not deliver everything.
 
         Args:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
@@ -22,6 +23,7 @@ __all__ = [
     "NotNegative",
     "Options",
     "WaitMs",
+    "absolute_path",
     "build",
     "is_group",
     "is_secret",
@@ -65,7 +67,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                     msgspec.structs.force_setattr(self, name, build(hint, value))
                 continue
             try:
-                checked = msgspec.convert(value, hint)
+                checked = msgspec.convert(_as_text(hint, value), hint)
             except msgspec.ValidationError as error:
                 raise _wrong(self.group, name, hint, value, error) from None
             msgspec.structs.force_setattr(self, name, checked)
@@ -168,6 +170,56 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def absolute_path(option: str, path: str) -> str:
+    """Fix a path before the application, such as a daemon, changes its working directory.
+
+    Args:
+        option: Which option the path is of.
+        path: May begin with `~` or `~user`.
+
+    Raises:
+        ConfigError: There is no such home folder.
+    """
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        raise ConfigError(f"{option} is {path!r}: there is no such home folder") from None
+    except OSError:  # there is no working directory; whoever uses the path will say so
+        return path
+
+
+def _as_text(hint: Any, value: Any) -> Any:
+    """Return a number or a boolean of Python or YAML as the text that an option has for it.
+
+    A text in the place of a list is one that is separated by commas, as in the environment.
+    """
+    bare = _bare(hint)
+    if typing.get_origin(bare) is tuple:
+        return split_names(value) if isinstance(value, str) else value
+    if _holds_mapping(hint) and isinstance(value, Mapping):
+        return {key: _plain_text(part) for key, part in value.items()}
+    # A text of a form, such as an octal mode, need not be the number that it looks like.
+    is_free = bare is str and not any(meta.pattern for meta in _metas(hint))
+    if (is_free or _choices(hint)) and not isinstance(value, bool):
+        return _plain_text(value)
+    return value
+
+
+def _plain_text(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _metas(hint: Any) -> Iterator[Meta]:
+    """Yield what Annotated says of a type and its parts."""
+    for arg in typing.get_args(hint):
+        if isinstance(arg, Meta):
+            yield arg
+        else:
+            yield from _metas(arg)
+
+
 def _bare(hint: Any) -> Any:
     """Strip Annotated and `| None`."""
     while typing.get_origin(hint) is Annotated:
@@ -189,9 +241,7 @@ def is_group(hint: Any) -> bool:
 
 def is_secret(hint: Any) -> bool:
     """Say whether an option's value must never be shown."""
-    if typing.get_origin(hint) is Annotated and SECRET in typing.get_args(hint):
-        return True
-    return any(is_secret(arg) for arg in typing.get_args(hint))
+    return SECRET in _metas(hint)
 
 
 def shown(hint: Any, value: Any) -> str:
@@ -223,9 +273,9 @@ def _expectation(hint: Any, error: msgspec.ValidationError) -> str:
 def _wrong(
     group: str, name: str, hint: Any, value: Any, error: msgspec.ValidationError
 ) -> ConfigError:
-    return ConfigError(
-        f"{_dotted(group, name)} is {shown(hint, value)}: {_expectation(hint, error)}"
-    )
+    is_no_text = _bare(hint) is str and not isinstance(value, str)
+    expected = "expected a text, in quotes" if is_no_text else _expectation(hint, error)
+    return ConfigError(f"{_dotted(group, name)} is {shown(hint, value)}: {expected}")
 
 
 def _dotted(group: str, name: str) -> str:

@@ -17,12 +17,11 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from otel_cbtop_exporter.config import ExporterConfig
-from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline, acquire
-from otel_cbtop_exporter.env import SignalName, options_from_environment
+from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline, acquire, flush_all
+from otel_cbtop_exporter.env import SignalName, configuration
 from otel_cbtop_exporter.errors import CbtopError, ConfigError
 from otel_cbtop_exporter.event_batch import Events
 from otel_cbtop_exporter.health import HealthCounters, SinkHealth, combined
-from otel_cbtop_exporter.options import build, merged
 from otel_cbtop_exporter.own_log import RateLimitedLog, counted
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks import sink_factory
@@ -79,12 +78,11 @@ class SignalDelivery:
     def __init__(
         self, signal: SignalName, sink: Sink | str | Sequence[str] | None, options: dict[str, Any]
     ) -> None:
-        # What cannot be written to is a name, names, or will be blamed.
+        # Whatever has no `write` is taken for a name or names; `build` blames what is neither.
         is_name = sink is None or isinstance(sink, str | Sequence) or not hasattr(sink, "write")
         ready = None if is_name else cast("Sink", sink)
         given = options if ready is not None else {**options, "sink": sink}
-        build(ExporterConfig, merged({}, given))  # blames the arguments alone
-        self.config = build(ExporterConfig, merged(options_from_environment(signal), given))
+        self.config = configuration(signal, given)
         self._signal = signal
         self._metrics = SdkMetrics(_COMPONENTS[signal]) if self.config.internal_metrics else None
         self._losses = _Losses(self._metrics)
@@ -191,12 +189,7 @@ class SignalDelivery:
 
     def force_flush(self, timeout_millis: float) -> bool:
         """Push out what was accepted, within the time."""
-        deadline = time.monotonic() + min(timeout_millis / 1000, LONGEST_WAIT_SECONDS)
-        flushed = [
-            pipeline.force_flush(max(0.0, deadline - time.monotonic()))
-            for pipeline in self._pipelines
-        ]
-        return all(flushed)
+        return flush_all(self._pipelines, timeout_millis / 1000)
 
     def shutdown(self, timeout_millis: float) -> None:
         """Release the pipelines, within the time; quiet the second time."""

@@ -20,11 +20,10 @@ from otel_cbtop_exporter.config import ExporterConfig, RetryConfig, SpoolConfig
 from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline
 from otel_cbtop_exporter.encoding.event_json import encode_event
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
-from otel_cbtop_exporter.env import options_from_environment
+from otel_cbtop_exporter.env import configuration
 from otel_cbtop_exporter.errors import ConfigError, EventError
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.health import SinkHealth
-from otel_cbtop_exporter.options import build, merged
 from otel_cbtop_exporter.sinks import sink_factory
 from otel_cbtop_exporter.sinks.base import Sink
 
@@ -119,8 +118,7 @@ class EventStreamer:
         given = {**options, "retry": retry, "spool": spool}
         if isinstance(sink, str):
             given["sink"] = sink
-        build(ExporterConfig, merged({}, given))  # blames the arguments alone
-        config = build(ExporterConfig, merged(options_from_environment(None), given))
+        config = configuration(None, given)
         make_sink = _sink_named(config) if isinstance(sink, str) else lambda: sink
         self._timeout_seconds = config.timeout_ms / 1_000
         self._batch_size = batch_size

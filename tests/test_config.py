@@ -24,7 +24,9 @@ from otel_cbtop_exporter.options import build, merged, parse_text
         ({"timeout_ms": "soon"}, "timeout_ms is 'soon'.*`int`"),
         ({"timeout_ms": 0}, "timeout_ms is 0.*>= 1"),
         ({"spool": {"max_bytes": 4096}}, r"spool.max_bytes is 4096: expected `int` >= 1048576"),
-        ({"kafka": {"acks": 1}}, "kafka.acks is 1: expected one of all, 1, 0"),
+        ({"kafka": {"acks": 2}}, "kafka.acks is 2: expected one of all, 1, 0"),
+        ({"jsonlines": {"mode": 0o640}}, "jsonlines.mode is 416: expected a text, in quotes"),
+        ({"influxdb": {"org": ["a"]}}, r"influxdb.org is \['a'\]: expected a text, in quotes"),
         (
             {"kafka": {"bootstrapservers": "a"}},
             "no option kafka.bootstrapservers; did you mean kafka.bootstrap_servers",
@@ -56,6 +58,24 @@ def test_null_in_a_declarative_file_is_the_default():
     assert config == ExporterConfig()
 
 
+def test_numbers_booleans_and_lists_may_be_as_python_and_yaml_have_them():
+    """What can mean but one thing is taken, as the environment takes it."""
+    config = build(
+        ExporterConfig,
+        {
+            "sink": "kafka, console",
+            "mapping": {"redact": "user.*,password"},
+            "influxdb": {"token": 123456, "headers": {"X-Tenant": 7}},
+            "kafka": {"acks": 1, "config": {"linger.ms": 5, "enable.idempotence": False}},
+        },
+    )
+    assert config.sink == ("kafka", "console")
+    assert config.mapping.redact == ("user.*", "password")
+    assert (config.influxdb.token, config.influxdb.headers) == ("123456", {"X-Tenant": "7"})
+    assert config.kafka.acks == "1"
+    assert config.kafka.config == {"linger.ms": "5", "enable.idempotence": "false"}
+
+
 def test_a_resource_attribute_in_a_topic_is_a_tag():
     """What a topic is made of is on every event, for Kafka alone, and is no pattern."""
     kafka = {"topic": "{team}.{a*}.{signal}"}
@@ -81,7 +101,7 @@ def test_an_error_does_not_show_a_secret():
     assert "influxdb.token" in str(caught.value)
     assert "s3cret" not in str(caught.value)
     with pytest.raises(ConfigError) as caught:
-        KafkaConfig(config={"sasl.password": 12345678})
+        KafkaConfig(config={"sasl.password": [12345678]})
     assert "12345678" not in str(caught.value)
 
 

@@ -22,7 +22,10 @@ from opentelemetry.sdk.metrics.export import (
     ResourceMetrics,
     ScopeMetrics,
 )
-from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
+from opentelemetry.sdk.metrics.view import (
+    ExponentialBucketHistogramAggregation,
+    LastValueAggregation,
+)
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import (
     BatchSpanProcessor,
@@ -389,6 +392,21 @@ def test_the_temporality_preference_by_argument_and_environment(monkeypatch, pre
         assert {k for k, v in chosen.items() if v is AggregationTemporality.DELTA} == delta
         assert UpDownCounter not in chosen
         exporter.shutdown()
+
+
+def test_preferences_by_class_of_instrument_win():
+    """The arguments that the SDK's and OTLP's metric exporters take."""
+    last = LastValueAggregation()
+    exporter = CbtopMetricExporter(
+        sink="none",
+        preferred_temporality={Counter: AggregationTemporality.CUMULATIVE},
+        preferred_aggregation={Histogram: last},
+        default_histogram_aggregation="base2_exponential_bucket_histogram",
+    )
+    assert exporter._preferred_temporality[Counter] is AggregationTemporality.CUMULATIVE
+    assert exporter._preferred_temporality[Histogram] is AggregationTemporality.DELTA
+    assert exporter._preferred_aggregation == {Histogram: last}
+    exporter.shutdown()
 
 
 def test_delta_is_the_default_and_reaches_the_sdk():

@@ -19,8 +19,8 @@ def test_every_outcome_is_counted():
     counters.written(records(3), 111)
     counters.written(records(2), 222)
     counters.rejected("invalid", Tally(4))
-    counters.dropped("overflow", Tally(5))
-    counters.dropped("overflow", Tally(6))
+    counters.dropped("spool_full", Tally(5))
+    counters.dropped("spool_full", Tally(6))
     counters.dropped("shutdown", Tally(7))
     counters.values_lost("tag_cut", 1)
     counters.values_lost("tag_cut", 2)
@@ -30,7 +30,7 @@ def test_every_outcome_is_counted():
         last_write_ns=222,
         events_written=5,
         events_rejected=4,
-        events_dropped={"overflow": 11, "shutdown": 7},
+        events_dropped={"spool_full": 11, "shutdown": 7},
         values_lost={"tag_cut": 3},
         events_spooled=8,
         spool_bytes=9,
@@ -63,11 +63,11 @@ def test_connected_says_how_the_last_write_ended():
     """A failure that did not reach the destination disconnects; the next success connects."""
     counters = HealthCounters()
     counters.written(records(1), 1)
-    counters.failed("away", connected=False)
+    counters.write_failed("away", connected=False)
     assert not counters.snapshot().connected
     counters.written(records(1), 2)
     assert counters.snapshot().connected
-    counters.failed("422", connected=True)
+    counters.write_failed("422", connected=True)
     assert counters.snapshot().connected
     assert counters.snapshot().write_errors == 2
 
@@ -75,8 +75,8 @@ def test_connected_says_how_the_last_write_ended():
 def test_the_last_error_is_kept_and_bounded():
     """last_error is the latest one, at most 300 characters of it."""
     counters = HealthCounters()
-    counters.failed("first", connected=False)
-    counters.failed("x" * 1_000, connected=False)
+    counters.write_failed("first", connected=False)
+    counters.write_failed("x" * 1_000, connected=False)
     counters.written(records(1), 1)
     assert counters.snapshot().last_error == "x" * 300
 
@@ -84,10 +84,10 @@ def test_the_last_error_is_kept_and_bounded():
 def test_a_snapshot_does_not_change():
     """What health() returned stays as it was while counting goes on."""
     counters = HealthCounters()
-    counters.dropped("overflow", Tally(1))
+    counters.dropped("spool_full", Tally(1))
     before = counters.snapshot()
-    counters.dropped("overflow", Tally(1))
-    assert before.events_dropped == {"overflow": 1}
+    counters.dropped("spool_full", Tally(1))
+    assert before.events_dropped == {"spool_full": 1}
 
 
 def test_counters_are_exact_under_threads():
@@ -98,8 +98,8 @@ def test_counters_are_exact_under_threads():
         for _ in range(2_000):
             counters.written(records(1), 1)
             counters.rejected("invalid", Tally(1))
-            counters.dropped("overflow", Tally(1))
-            counters.failed("x", connected=False)
+            counters.dropped("spool_full", Tally(1))
+            counters.write_failed("x", connected=False)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -108,7 +108,7 @@ def test_counters_are_exact_under_threads():
         thread.join()
     health = counters.snapshot()
     assert health.events_written == health.events_rejected == health.write_errors == 16_000
-    assert health.events_dropped == {"overflow": 16_000}
+    assert health.events_dropped == {"spool_full": 16_000}
 
 
 def test_sinks_together_are_as_well_as_the_worst():

@@ -62,7 +62,9 @@ def show_config(signal: SignalName | None) -> None:
         logger.propagate = True
     messages = list(dict.fromkeys(complaints.messages))
     if file := declarative_file():
-        messages.append(f"warning: OTEL_CONFIG_FILE is {file}: what that says holds, and not this")
+        messages.append(
+            f"warning: OTEL_CONFIG_FILE is {file}: what it says holds, and this where it is silent"
+        )
     try:
         config = build(ExporterConfig, given)
     except ConfigError as error:  # each value is right, but not beside another

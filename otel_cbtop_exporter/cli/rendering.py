@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from fnmatch import fnmatchcase
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from otel_cbtop_exporter.config import DEFAULT_RESOURCE_TAGS
 from otel_cbtop_exporter.events import Event
 
-__all__ = ["described", "duration_text", "event_line", "make_console", "printable", "time_text"]
+__all__ = [
+    "described",
+    "duration_text",
+    "event_line",
+    "make_console",
+    "make_table",
+    "printable",
+    "time_text",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _WIDTH_WITHOUT_TERMINAL = 120
@@ -29,6 +38,16 @@ def make_console() -> Console:
     """Return the console of a command; wide enough for `grep` where there is no terminal."""
     width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
     return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def make_table(*left: str, right: Sequence[str]) -> Table:
+    """Return a table without lines: columns of text, and right of them columns of numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def printable(value: object) -> str:

@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 import click
-from rich.table import Table
 
-from otel_cbtop_exporter.cli.rendering import make_console, printable, time_text
+from otel_cbtop_exporter.cli.rendering import make_console, make_table, printable, time_text
 from otel_cbtop_exporter.delivery.spool_left import HeldFile, SpoolFile, hold, look
 from otel_cbtop_exporter.delivery.spool_rows import SpoolError
 from otel_cbtop_exporter.own_log import counted
@@ -38,11 +37,7 @@ def list_files(folder: Path) -> None:
     changed. What is there besides, set aside because it is damaged or refused for good, is named.
     """
     console = make_console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("destination", "file", "process"):
-        table.add_column(column, overflow="fold")
-    for column in ("events", "bytes", "oldest"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = make_table("destination", "file", "process", right=("events", "bytes", "oldest"))
     files = look(folder)
     for file in files:
         table.add_row(*_row(file))

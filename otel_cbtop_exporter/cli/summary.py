@@ -8,10 +8,15 @@ from collections.abc import Sequence
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from otel_cbtop_exporter.cli.event_files import read_events, whole_files
-from otel_cbtop_exporter.cli.rendering import duration_text, make_console, printable, time_text
+from otel_cbtop_exporter.cli.rendering import (
+    duration_text,
+    make_console,
+    make_table,
+    printable,
+    time_text,
+)
 from otel_cbtop_exporter.cli.trace import print_trace
 from otel_cbtop_exporter.events import Event
 
@@ -121,7 +126,7 @@ def _print_head(console: Console, counted: Summary, *, files: int, wrong: int) -
 
 
 def _print_measurements(console: Console, counted: Summary, *, show_all: bool) -> None:
-    table = _table("signal", "measurement", right=("events",))
+    table = make_table("signal", "measurement", right=("events",))
     by_signal: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
     for (signal, measurement), events in counted.measurements.most_common():
         by_signal[signal].append((measurement, events))
@@ -140,7 +145,7 @@ def _print_measurements(console: Console, counted: Summary, *, show_all: bool) -
 
 
 def _print_routes(console: Console, counted: Summary) -> None:
-    table = _table("slowest routes", right=("requests", "errors", "p50", "p95", "max"))
+    table = make_table("slowest routes", right=("requests", "errors", "p50", "p95", "max"))
     slowest = sorted(counted.durations.items(), key=lambda item: -_quantile(item[1], 0.95))
     for route, durations in slowest[:_MOST_ROUTES]:
         quantiles = (_quantile(durations, q) for q in (0.5, 0.95, 1.0))
@@ -156,15 +161,6 @@ def _print_routes(console: Console, counted: Summary) -> None:
 
 def _s(number: int) -> str:
     return "" if number == 1 else "s"
-
-
-def _table(*left: str, right: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in left:
-        table.add_column(name, overflow="fold")
-    for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _quantile(values: list[float], q: float) -> float:

@@ -55,6 +55,7 @@ class Backlog:
             sink.destination,
             on_dropped=outcomes.drop,
             on_notice=outcomes.notice,
+            clock=clock,
         )
         self._left: SpoolStats | None = None
         self._adopted_before = False
@@ -66,10 +67,10 @@ class Backlog:
                 retry=config.retry,
                 clock=clock,
                 jitter=jitter,
+                write_timeout_seconds=config.timeout_ms / 1_000,
                 reject=outcomes.reject,
             ),
             name=f"cbtop-{sink.name}",
-            write_timeout_seconds=config.timeout_ms / 1_000,
             clock=clock,
             log=outcomes.log,
         )

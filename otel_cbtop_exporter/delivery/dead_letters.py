@@ -7,7 +7,6 @@ and what is counted and logged of it (`outcomes.py`).
 from __future__ import annotations
 
 import base64
-import errno
 import os
 import time
 from collections.abc import Sequence
@@ -16,12 +15,8 @@ from pathlib import Path
 import msgspec
 
 from otel_cbtop_exporter.delivery.spool_checks import make_private_file, make_shared_folder
+from otel_cbtop_exporter.file_lock import lock
 from otel_cbtop_exporter.sinks.base import Rejection
-
-try:
-    import fcntl
-except ImportError:  # Windows: one process, one file
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["FILE_NAME", "DeadLetter", "DeadLetters"]
 
@@ -32,7 +27,6 @@ _MAX_BYTES = 16 * 1024 * 1024
 # A neighbour appends within milliseconds; one that was stopped in the middle never lets go, and
 # blocking here would stop delivery, or the thread of the application that calls `export()`.
 _LOCK_SECONDS = 2.0
-_LOCK_PAUSE_SECONDS = 0.001
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -79,7 +73,7 @@ class DeadLetters:
     """
 
     def __init__(self, path: Path, *, max_bytes: int = _MAX_BYTES) -> None:
-        self._path = path.expanduser().absolute()
+        self._path = path
         self._older = self._path.with_name(self._path.name + ".1")
         self._max_bytes = max_bytes
 
@@ -116,7 +110,7 @@ class DeadLetters:
             except FileNotFoundError:  # moved by another process just now
                 continue
             try:
-                _lock(descriptor)
+                lock(descriptor, time.monotonic() + _LOCK_SECONDS)
                 opened = os.fstat(descriptor)
                 if os.path.samestat(opened, self._path.lstat()):
                     if opened.st_size == 0 or opened.st_size + size <= self._max_bytes:
@@ -157,22 +151,6 @@ def _text(data: bytes) -> tuple[str | None, str | None]:
         return data.decode(), None
     except UnicodeDecodeError:
         return None, base64.b64encode(data).decode()
-
-
-def _lock(descriptor: int) -> None:
-    """Lock the file against other processes, without waiting for one that is stopped."""
-    if fcntl is None:
-        return
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # noqa: PERF203  as good as never the first time
-            if time.monotonic() >= deadline:
-                raise TimeoutError(errno.ETIMEDOUT, "another process holds its lock") from None
-            time.sleep(_LOCK_PAUSE_SECONDS)
-        else:
-            return
 
 
 def _write_whole(descriptor: int, data: bytes) -> None:

@@ -44,7 +44,6 @@ class Drain:
     Args:
         lanes: Decides and sends.
         name: Of the thread.
-        write_timeout_seconds: The longest that one write may take.
         clock: Time.
         log: Told of errors that nobody foresaw.
     """
@@ -54,13 +53,11 @@ class Drain:
         lanes: Lanes,
         *,
         name: str,
-        write_timeout_seconds: float,
         clock: Clock,
         log: RateLimitedLog,
     ) -> None:
         self._lanes = lanes
         self._name = name
-        self._write_timeout_seconds = write_timeout_seconds
         self._clock = clock
         self._log = log
         # It guards everything below, and is never held over a write or a call of the spool.
@@ -177,7 +174,7 @@ class Drain:
         wait_seconds: float | None
         try:
             with self._stepping, suppress_instrumentation():
-                step = self._lanes.step(self._write_timeout_seconds, deadline)
+                step = self._lanes.step(deadline)
             settled, wait_seconds = step.settled, step.wait_seconds
         # The edge of the thread: whatever happens, what waits must be tried again.
         except Exception as error:  # noqa: BLE001

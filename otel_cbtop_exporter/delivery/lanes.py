@@ -23,8 +23,8 @@ __all__ = ["Lanes", "Step"]
 
 # A batch that broke its server so often in a row is searched for the records that do it.
 _SUSPICIOUS_TRIES = 3
-# In a search at least two of the spool's rows are taken, however large they are: a batch whose
-# every record breaks the server is known by others that pass.
+# A search claims more than the largest row of the spool holds, so two rows or more where there are
+# some: a record is blamed only if others of the claim pass.
 _SEARCH_EVENTS = 4_000
 _SEARCH_BYTES = 2 * 1024 * 1024
 # How often dead neighbours are looked for, while there is work anyway.
@@ -67,6 +67,8 @@ class Lanes:
         retry: Bounds of the backoff; the number of tries has none.
         clock: Time.
         jitter: Returns a number in [0, 1).
+        write_timeout_seconds: The longest that a write may take; and after so long no other one
+            of a step begins, if something is settled by then.
         reject: Told of what is refused for good, and why, before it leaves the spool.
     """
 
@@ -79,6 +81,7 @@ class Lanes:
         retry: RetryConfig,
         clock: Clock,
         jitter: Callable[[], float],
+        write_timeout_seconds: float,
         reject: Callable[[Sequence[Rejection], str], None],
     ) -> None:
         self._spools = spools
@@ -87,6 +90,7 @@ class Lanes:
         self._retry = retry
         self._clock = clock
         self._jitter = jitter
+        self._write_timeout_seconds = write_timeout_seconds
         self._reject = reject
         self._lanes: dict[str, _Lane] = {}
         self._adopt_at = clock.monotonic()
@@ -119,12 +123,10 @@ class Lanes:
             lane.not_before = 0.0
             lane.failures = min(lane.failures, 1)  # one is kept: it still begins with a probe
 
-    def step(self, timeout_seconds: float, deadline: float = math.inf) -> Step:
+    def step(self, deadline: float = math.inf) -> Step:
         """Try one batch of the first lane that may be tried.
 
         Args:
-            timeout_seconds: The longest that a write may take; and after so long no other one
-                begins, if something is settled by then.
             deadline: On the clock's `monotonic`, for all writes of the step together.
 
         Raises:
@@ -135,7 +137,7 @@ class Lanes:
         with self._using_spools:
             claim, soonest = (None, None) if self._abandoned else self._next_claim(now)
         if claim is not None:
-            return Step(self._send(claim, timeout_seconds, deadline), 0.0)
+            return Step(self._send(claim, deadline), 0.0)
         if soonest is None and self._more_to_adopt and not self._abandoned:
             self._adopt_at = now
             return Step(settled=False, wait_seconds=0.0)
@@ -191,7 +193,7 @@ class Lanes:
             events = 1
         return spool.claim(name, events, size)
 
-    def _send(self, claim: Claim, timeout_seconds: float, deadline: float) -> bool:
+    def _send(self, claim: Claim, deadline: float) -> bool:
         lane = self._lanes[claim.lane]
         so_far: list[Sent] = []
         self._under_way = claim, so_far
@@ -200,11 +202,14 @@ class Lanes:
             so_far.append(Sent())
             # Each write has its time, or a slow server's refusals would never be searched through.
             return self._sender.attempt(
-                records, deadline, write_seconds=timeout_seconds, sent=so_far[-1]
+                records,
+                deadline,
+                write_seconds=self._write_timeout_seconds,
+                sent=so_far[-1],
             )
 
         if _is_suspicious(lane):
-            turn_ends = self._clock.monotonic() + timeout_seconds
+            turn_ends = self._clock.monotonic() + self._write_timeout_seconds
             sent = search(claim.records, attempt, lambda: self._clock.monotonic() >= turn_ends)
         else:
             sent = attempt(claim.records)
@@ -231,7 +236,7 @@ class Lanes:
         kept = not_in(claim.records, total)
         if len(kept) < len(claim.records):
             if total.rejected:
-                self._reject(total.rejected, total.error)
+                self._reject(total.rejected, total.why_rejected)
             claim.spool.settle(claim, kept)
 
     def _back_off(self, lane: _Lane, sent: Sent) -> None:

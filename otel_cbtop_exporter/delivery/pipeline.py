@@ -7,11 +7,11 @@ records are tried (`sender.py`), where they wait and who sends them then (`backl
 from __future__ import annotations
 
 import math
-import os
 import random
 import threading
+import time
 import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,6 +26,7 @@ from otel_cbtop_exporter.delivery.outcomes import Outcomes
 from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK, Clock
 from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.fork_lock import ForkLock
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks.base import Record, Sink
@@ -35,7 +36,7 @@ from otel_cbtop_exporter.tally import Tally
 if TYPE_CHECKING:
     from otel_cbtop_exporter.delivery.backlog import Backlog
 
-__all__ = ["LONGEST_WAIT_SECONDS", "Pipeline", "acquire", "open_pipelines"]
+__all__ = ["LONGEST_WAIT_SECONDS", "Pipeline", "acquire", "flush_all", "open_pipelines"]
 
 
 LONGEST_WAIT_SECONDS = 86_400.0
@@ -195,10 +196,6 @@ class Pipeline:
         """Whether the last holder has released it."""
         return self._closed
 
-    def hold(self) -> None:
-        """Count one holder more; `acquire` calls it, under the registry's lock."""
-        self.holders += 1
-
     def after_fork_in_child(self) -> None:
         """Begin anew, with nothing of the parent's."""
         self._begin()
@@ -218,7 +215,7 @@ class Pipeline:
             self._outcomes.drop(word, Tally.of(events), f"encoding raised {word}")
             return [], False
         if encoded.rejected:
-            self._outcomes.reject(encoded.rejected)
+            self._outcomes.reject(encoded.rejected, encoded.why_rejected)
         self._outcomes.lose_values(encoded.values_lost)
         return encoded.records, True
 
@@ -256,9 +253,6 @@ def _taken_apart(events: Sequence[Event]) -> Sequence[Event]:
         return ()
 
 
-# It guards everything below and the holders of every pipeline; never held over anything slow.
-# Reentrant: whoever acquires a pipeline makes it under the lock.
-_registry_lock = threading.RLock()
 _shared: dict[Hashable, Pipeline] = {}
 _live: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 _away_budget = AwayBudget()
@@ -268,6 +262,13 @@ def open_pipelines() -> list[Pipeline]:
     """Return the pipelines of this process that are not closed."""
     with _registry_lock:
         return [pipeline for pipeline in _live if not pipeline.closed]
+
+
+def flush_all(pipelines: Iterable[Pipeline], timeout_seconds: float) -> bool:
+    """Flush one pipeline after the other, within the time; False if something still waits."""
+    deadline = time.monotonic() + min(timeout_seconds, LONGEST_WAIT_SECONDS)
+    flushed = [one.force_flush(max(0.0, deadline - time.monotonic())) for one in pipelines]
+    return all(flushed)
 
 
 def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig) -> Pipeline:
@@ -284,34 +285,19 @@ def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig
     with _registry_lock:
         pipeline = _shared.get(key)
         if pipeline is not None:
-            pipeline.hold()
+            pipeline.holders += 1
             return pipeline
         pipeline = _shared[key] = Pipeline(make_sink(), config)
         return pipeline
 
 
-def _before_fork() -> None:
-    # So that no holder is half counted; pipelines themselves begin anew in the child, so
-    # their locks may be in any state. The spool's hook, which waits for SQLite, runs later.
-    _registry_lock.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    _registry_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    # A new lock, not a release: a server that forks in C runs this hook alone.
-    global _registry_lock  # noqa: PLW0603 -- once in each forked child, before any thread of it
-    _registry_lock = threading.RLock()
+def _in_child() -> None:
     _away_budget.renew()
     for pipeline in list(_live):
         pipeline.after_fork_in_child()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
+# It guards what is above and the holders of every pipeline, so that a child finds none half
+# counted; never held over anything slow. Reentrant: `acquire` makes a pipeline under it. It is made
+# after the spool's, so a fork takes it first.
+_registry_lock = ForkLock(in_child=_in_child)

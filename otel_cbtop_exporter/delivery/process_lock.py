@@ -8,12 +8,12 @@ included, and a fork waits for the lock and closes every file first.
 
 from __future__ import annotations
 
-import os
-import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+from otel_cbtop_exporter.fork_lock import ForkLock
 
 __all__ = ["ForkAware", "process_lock", "watch_forks"]
 
@@ -30,8 +30,6 @@ class ForkAware(Protocol):
         ...
 
 
-# Reentrant: a signal handler may end a span on a thread that is inside a transaction.
-_lock = threading.RLock()
 _watched: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
@@ -49,27 +47,14 @@ def watch_forks(thing: ForkAware) -> None:
 
 
 def _before_fork() -> None:
-    _lock.acquire()
     for thing in list(_watched):
         thing.before_fork()
 
 
-def _after_fork_in_parent() -> None:
-    _lock.release()
-
-
-def _after_fork_in_child() -> None:
-    # A new lock, not a release: a server that forks in C (uWSGI) runs this hook alone, and
-    # the old lock may then be held by a thread that the child does not have.
-    global _lock  # noqa: PLW0603 -- replaced once in each forked child, before any thread of it
-    _lock = threading.RLock()
+def _in_child() -> None:
     for thing in list(_watched):
         thing.after_fork_in_child()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
+# Reentrant: a signal handler may end a span on a thread that is inside a transaction.
+_lock = ForkLock(before=_before_fork, in_child=_in_child)

@@ -10,7 +10,7 @@ from otel_cbtop_exporter.sinks.base import Record, Records, Rejection
 
 __all__ = ["add", "broke_server", "not_in", "search"]
 
-# As many pieces as are tried in a search before it is the server, and not a record.
+# After so many pieces that failed, and none that passed, it is the server and not a record.
 _PIECES_BEFORE_GIVING_UP = 8
 # A record left alone is tried so often before it is blamed.
 _TRIES_ALONE = 2

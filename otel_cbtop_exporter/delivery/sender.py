@@ -182,7 +182,7 @@ class Sender:
                 sent.error = result.error or result.error_type
                 sent.error_type = result.error_type
                 refused = bool(result.split_reason or result.delivered or result.rejected)
-                self._counters.failed(sent.error, connected=refused)
+                self._counters.write_failed(sent.error, connected=refused)
             if not result.kept:
                 continue
             if result.split_reason:
@@ -218,7 +218,7 @@ class Sender:
             )
         began = self._clock.monotonic()
         result = self._write_within(batch, timeout_seconds)
-        self._counters.took(self._clock.monotonic() - began, result.error_type)
+        self._counters.write_took(self._clock.monotonic() - began, result.error_type)
         return result
 
     def _write_within(self, batch: Records, timeout_seconds: float) -> WriteResult:

@@ -8,8 +8,8 @@ and what happens when the disk says no (`spool_folder.py`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -86,7 +86,7 @@ class Spool:
     def append_rows(self, rows: Sequence[Row], now_ns: int) -> None:
         """Take rows of records, as `append` does."""
         if rows:
-            with self._held():
+            with self._reports.held_back():
                 self._store.insert(rows, self.max_bytes, self._too_old(now_ns))
 
     def spools(self) -> Sequence[Spool]:
@@ -99,7 +99,7 @@ class Spool:
         Raises:
             SpoolError: The place cannot be read.
         """
-        with self._held():
+        with self._reports.held_back():
             return [] if self._store.is_known_empty() else self._store.run(queries.lanes)
 
     def claim(self, lane: str, max_events: int, max_bytes: int) -> Claim | None:
@@ -122,7 +122,7 @@ class Spool:
             with suppress(SpoolError):  # what is too old may still be sent
                 self.evict(self.max_bytes, self._time_ns())
         while True:
-            with self._held():
+            with self._reports.held_back():
                 if self._store.is_known_empty():
                     return None
                 rows = self._store.claim(lane, max_events, max_bytes)
@@ -132,7 +132,7 @@ class Spool:
             readable = {row_id: records for row_id, records in unpacked.items() if records}
             if len(readable) < len(rows):
                 unreadable = dict.fromkeys(unpacked.keys() - readable.keys())
-                with self._held():
+                with self._reports.held_back():
                     self._reports.drop("damaged", self._store.change(lane, unreadable))
             if readable:
                 return Claim(lane, readable, Records.joined(readable.values()), self)
@@ -152,13 +152,13 @@ class Spool:
             ValueError: `kept` holds a record that the claim does not.
         """
         left = claim.rows_left(kept)
-        with self._held():
+        with self._reports.held_back():
             self._store.change(claim.lane, left)
             self._store.ledger.end_claim(claim.lane)
 
     def forget_claims(self) -> None:
         """Let what was claimed be handed out, or moved, like all the rest."""
-        with self._held():
+        with self._reports.held_back():
             self._store.ledger.forget_claims()
 
     def evict(self, max_bytes: int, now_ns: int) -> None:
@@ -171,7 +171,7 @@ class Spool:
         Raises:
             SpoolError: The place does not allow it now.
         """
-        with self._held():
+        with self._reports.held_back():
             if self._store.ledger.waiting.events:
                 self._store.insert((), max_bytes, self._too_old(now_ns))
 
@@ -189,7 +189,7 @@ class Spool:
         Raises:
             SpoolError: One of the two does not allow it; nothing is lost.
         """
-        with self._held():
+        with self._reports.held_back():
             rows, whole = self._store.unclaimed(max_bytes)
             target.append_rows([row.packed() for row in rows.values()], now_ns)
             self._store.remove(rows)
@@ -201,13 +201,13 @@ class Spool:
         Raises:
             SpoolError: The place cannot be read.
         """
-        with self._held():
+        with self._reports.held_back():
             self._store.run(queries.count)
 
     def stats(self) -> SpoolStats:
         """Return what is waiting; a file that was not used yet counts as empty."""
         oldest_ns = None
-        with self._held():
+        with self._reports.held_back():
             ledger = self._store.ledger
             if ledger.waiting.events:
                 with suppress(SpoolError):  # whoever claims or appends next is told
@@ -216,7 +216,7 @@ class Spool:
 
     def was_removed(self) -> bool:
         """Whether somebody removed the open file, so that it dies with this process."""
-        with self._held():
+        with self._reports.held_back():
             return self._store.database.was_removed()
 
     def close(self) -> SpoolStats:
@@ -228,7 +228,7 @@ class Spool:
         Returns:
             What is left for whoever opens it again.
         """
-        with self._held():
+        with self._reports.held_back():
             left = self.stats()
             if self.path is None or self._store.database.was_removed():
                 self._reports.drop("shutdown", left.waiting)
@@ -242,17 +242,8 @@ class Spool:
         Raises:
             OSError: The folder does not allow it.
         """
-        with self._held():
+        with self._reports.held_back():
             self._store.delete()
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Hold the lock, and say afterwards what there is to say."""
-        try:
-            with process_lock():
-                yield
-        finally:
-            self._reports.tell()
 
     def _leave_soon(self, rows: Sequence[Row]) -> bool:
         """Whether so little waits that rows need not be packed for the time being."""

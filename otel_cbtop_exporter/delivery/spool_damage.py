@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from otel_cbtop_exporter.delivery import spool_queries as queries
-from otel_cbtop_exporter.delivery.spool_database import Database
+from otel_cbtop_exporter.delivery.spool_database import Database, remove_files
 from otel_cbtop_exporter.delivery.spool_rows import Row
 
 __all__ = ["rebuild"]
@@ -61,8 +61,7 @@ def _remove_older(folder: Path) -> None:
     """Keep a failing disk from filling up with what it has damaged."""
     found = (p for p in folder.glob("*.damaged-*") if not p.name.endswith(("-wal", "-shm")))
     for one in sorted(found, key=lambda p: p.name.rpartition("-")[2])[:-_KEPT_ASIDE]:
-        for suffix in ("-wal", "-shm", ""):
-            one.with_name(one.name + suffix).unlink(missing_ok=True)
+        remove_files(one)
 
 
 def _salvage(path: Path) -> Generator[tuple[int, Row], None, None]:

@@ -17,7 +17,7 @@ from otel_cbtop_exporter.delivery.process_lock import watch_forks
 from otel_cbtop_exporter.delivery.spool_checks import make_private_file
 from otel_cbtop_exporter.delivery.spool_rows import SpoolError, migrate
 
-__all__ = ["DamagedError", "Database"]
+__all__ = ["DamagedError", "Database", "remove_files"]
 
 _T = TypeVar("_T")
 
@@ -122,9 +122,7 @@ class Database:
         """
         self.close()
         if self.path is not None:
-            # The database last: a WAL that outlived it would be played into a later one.
-            for suffix in ("-wal", "-shm", ""):
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            remove_files(self.path)
 
     def before_fork(self) -> None:
         """Close the file, so that the child inherits no open one."""
@@ -165,6 +163,17 @@ class Database:
                 self._connection.execute("SELECT id FROM batches LIMIT 1").fetchone()
             except sqlite3.Error:
                 self.close()
+
+
+def remove_files(path: Path) -> None:
+    """Remove a database and what SQLite keeps beside it; nobody may have it open.
+
+    Raises:
+        OSError: The folder does not allow it.
+    """
+    # The database last: a WAL that outlived it would be played into a later one.
+    for suffix in ("-wal", "-shm", ""):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

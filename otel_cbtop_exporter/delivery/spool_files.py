@@ -156,7 +156,7 @@ class SpoolFiles:
     def _adopt(self, name: str) -> bool:
         if len(self._adopted) >= _MOST_ADOPTED:
             return False
-        owner = Owner.take_dead(self._folder, name)
+        owner = Owner.try_take(self._folder, name)
         if owner is None:
             return False
         held = _Held(owner, self._spool(owner))

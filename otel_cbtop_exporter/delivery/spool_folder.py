@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from otel_cbtop_exporter.config import SpoolConfig
-from otel_cbtop_exporter.delivery.process_lock import process_lock, watch_forks
+from otel_cbtop_exporter.delivery.process_lock import watch_forks
+from otel_cbtop_exporter.delivery.retry import Clock
 from otel_cbtop_exporter.delivery.spool import (
     DEFAULT_MEMORY_BYTES,
     Spool,
@@ -54,6 +54,7 @@ def make_spool(
     *,
     on_dropped: Callable[[str, Tally], None],
     on_notice: Callable[[str, str], None],
+    clock: Clock,
 ) -> Spool | SpoolFolder:
     """Make the spool that a configuration asks for; touches neither disk nor memory yet.
 
@@ -63,6 +64,7 @@ def make_spool(
         destination: Of the sink.
         on_dropped: See `Spool`.
         on_notice: See `Spool`.
+        clock: Time.
     """
     if config.path is None:
         return Spool(
@@ -70,6 +72,7 @@ def make_spool(
             max_age_ms=config.max_age_ms,
             on_dropped=on_dropped,
             on_notice=on_notice,
+            time_ns=clock.time_ns,
         )
     return SpoolFolder(
         Path(config.path),
@@ -80,6 +83,8 @@ def make_spool(
         synchronous=config.synchronous,
         on_dropped=on_dropped,
         on_notice=on_notice,
+        monotonic=clock.monotonic,
+        time_ns=clock.time_ns,
     )
 
 
@@ -126,14 +131,13 @@ class SpoolFolder:
         monotonic: Callable[[], float] = time.monotonic,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        # Absolute now: the application may change its working directory.
-        self._root = path.expanduser().absolute()
+        self._root = path
         self.folder = destination_folder(self._root, sink_name, destination)
         self._monotonic = monotonic
         self._time_ns = time_ns
         self._reports = Reports(on_dropped, on_notice)
 
-        def make_spool(file: Path | None, limit: int) -> Spool:
+        def spool_at(file: Path | None, limit: int) -> Spool:
             return Spool(
                 file,
                 max_bytes=limit,
@@ -144,8 +148,8 @@ class SpoolFolder:
                 time_ns=time_ns,
             )
 
-        self._memory = make_spool(None, min(max_bytes, DEFAULT_MEMORY_BYTES))
-        self._files = SpoolFiles(self.folder, max_bytes, make_spool, self._reports)
+        self._memory = spool_at(None, min(max_bytes, DEFAULT_MEMORY_BYTES))
+        self._files = SpoolFiles(self.folder, max_bytes, spool_at, self._reports)
         self._begin()
         watch_forks(self)
 
@@ -160,7 +164,7 @@ class SpoolFolder:
             SpoolError: Neither disk nor memory can take them.
         """
         rows = pack(records, now_ns)
-        with self._held():
+        with self._reports.held_back():
             if not self._append_to_disk(rows, now_ns):
                 self._memory.append_rows(rows, now_ns)
 
@@ -170,7 +174,7 @@ class SpoolFolder:
         Those of dead processes come first. One that cannot be read now is there: whoever reads it
         is told, and comes again.
         """
-        with self._held():
+        with self._reports.held_back():
             self._share(self._time_ns())
             self._files.drop_empty()
             places = self._files.spools()
@@ -188,7 +192,7 @@ class SpoolFolder:
         Returns:
             How many spools were taken over; a few at a time, the oldest first.
         """
-        with self._held():
+        with self._reports.held_back():
             try:
                 return self._files.adopt()
             except OSError as error:
@@ -205,7 +209,7 @@ class SpoolFolder:
 
     def stats(self) -> SpoolStats:
         """Return what is waiting in all spools that this process has."""
-        with self._held():
+        with self._reports.held_back():
             return sum_of([spool.stats() for spool in [*self._files.spools(), self._memory]])
 
     def close(self) -> SpoolStats:
@@ -214,7 +218,7 @@ class SpoolFolder:
         Returns:
             What is left on disk.
         """
-        with self._held():
+        with self._reports.held_back():
             self._memory.forget_claims()  # nobody settles them any more
             if self._memory.stats().events_spooled:
                 self._back_to_disk(self._memory.max_bytes, self._time_ns())
@@ -236,15 +240,6 @@ class SpoolFolder:
         self._on_disk = True
         self._ask_disk_at = 0.0
         self._share_at = 0.0
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Hold the lock, and say afterwards what there is to say."""
-        try:
-            with process_lock():
-                yield
-        finally:
-            self._reports.tell()
 
     def _append_to_disk(self, rows: Sequence[Row], now_ns: int) -> bool:
         if not self._on_disk and (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from otel_cbtop_exporter.delivery import spool_queries as queries
 from otel_cbtop_exporter.delivery.spool_rows import Row
@@ -32,11 +32,10 @@ class Ledger:
         # By lane the rows of the newest claim: what is in them, and their stored bytes.
         self._claimed: dict[str, dict[int, tuple[Tally, int]]] = {}
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Count rows that are in the database now."""
-        for row in rows:
-            self.waiting += row.tally
-            self.stored_bytes += row.stored_bytes
+    def add(self, row: Row) -> None:
+        """Count a row that is in the database now."""
+        self.waiting += row.tally
+        self.stored_bytes += row.stored_bytes
 
     def subtract(self, tally: Tally, stored_bytes: int) -> None:
         """Count what is gone from the database."""
@@ -81,7 +80,7 @@ class Ledger:
             self.subtract(tally, stored_bytes)
             self.owed[row_id] = row
             if row is not None:
-                self.add([row])
+                self.add(row)
                 gone -= row.tally
         return gone
 

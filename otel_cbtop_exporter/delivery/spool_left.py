@@ -1,7 +1,7 @@
 """What waits in a spool's folder, for people to look at, and to take out by hand.
 
-Every file is read only. What dead processes left is read while its owner file is held here, so
-that nobody empties it meanwhile; of what a live process holds there is nothing but a count.
+Looking changes nothing, and keeps nobody from his work. To take out what a dead process left, its
+owner file is held, so that nobody empties the file meanwhile.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from urllib.parse import quote
 import msgspec
 
 from otel_cbtop_exporter.delivery import spool_queries as queries
-from otel_cbtop_exporter.delivery.spool_database import Database
-from otel_cbtop_exporter.delivery.spool_owner import Owner, owner_names
+from otel_cbtop_exporter.delivery.spool_database import remove_files
+from otel_cbtop_exporter.delivery.spool_owner import Owner, is_alive, owner_names
 from otel_cbtop_exporter.delivery.spool_rows import SpoolError, unpack
 from otel_cbtop_exporter.sinks.base import Records
 
@@ -102,7 +102,7 @@ class HeldFile:
         Raises:
             OSError: The folder does not allow it.
         """
-        Database(self._path, "normal", lambda _: None).delete()
+        remove_files(self._path)
         self.removed = True
 
 
@@ -114,7 +114,7 @@ def hold(folder: Path, name: str) -> Iterator[HeldFile]:
         SpoolError: A process holds it.
         OSError: It is not ours.
     """
-    owner = Owner.take_dead(folder, name)
+    owner = Owner.try_take(folder, name)
     if owner is None:
         raise SpoolError("a process holds it")
     held = HeldFile(_path(folder, name))
@@ -125,11 +125,7 @@ def hold(folder: Path, name: str) -> Iterator[HeldFile]:
 
 
 def _look_at(folder: Path, name: str) -> SpoolFile:
-    try:
-        owner = Owner.take_dead(folder, name)
-    except OSError as error:
-        return SpoolFile(folder, name, alive=False, problem=str(error))
-    alive = owner is None
+    alive = is_alive(folder, name)
     try:
         with closing(_open(_path(folder, name))) as connection:
             waiting, spool_bytes = queries.count(connection)
@@ -145,9 +141,6 @@ def _look_at(folder: Path, name: str) -> SpoolFile:
     except sqlite3.Error as error:
         # A live process may have removed it just now, because it is empty.
         return SpoolFile(folder, name, alive=alive, problem="" if alive else str(error))
-    finally:
-        if owner is not None:
-            owner.release(remove=False)
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -25,7 +25,7 @@ _SUFFIX = ".lock"
 
 
 class Owner:
-    """A held owner file; made by `take_new` and `take_dead` only.
+    """A held owner file; made by `take_new` and `try_take` only.
 
     Attributes:
         name: What the spool's file is called, without its ending; the oldest sort first.
@@ -45,17 +45,17 @@ class Owner:
         """
         while True:
             name = f"{time.time_ns()}-{os.getpid()}-{secrets.token_hex(4)}"
-            owner = cls.take_dead(folder, name)
+            owner = cls.try_take(folder, name)
             # None: somebody who looks for dead owners was between our open and our lock.
             if owner is not None:
                 return owner
 
     @classmethod
-    def take_dead(cls, folder: Path, name: str) -> Owner | None:
-        """Take over from an owner that is no more.
+    def try_take(cls, folder: Path, name: str) -> Owner | None:
+        """Lock an owner file, which is made if it is missing.
 
         Returns:
-            None if it lives, or if another process was faster.
+            None if a process holds it, or if another one was faster.
 
         Raises:
             OSError: The folder does not allow it, or the system has no `flock`.

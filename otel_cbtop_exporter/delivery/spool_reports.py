@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from otel_cbtop_exporter.delivery.process_lock import process_lock
 from otel_cbtop_exporter.tally import Tally
@@ -37,8 +38,16 @@ class Reports:
         """Say something; each cause is limited to once a minute by whoever logs it."""
         self._notices.append((cause, message))
 
-    def tell(self) -> None:
-        """Pass on what was collected; call it without the lock."""
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Hold the process lock inside of the block, and tell behind it what there is to tell."""
+        try:
+            with process_lock():
+                yield
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
         if not self._dropped and not self._notices:
             return
         with process_lock():

@@ -75,7 +75,7 @@ class RowStore:
         for row_id, row in zip(row_ids, rows, strict=True):
             keeps = not row.body or self.is_recent(row.body_bytes, max_bytes)
             self._recent.put(row_id, row.records if keeps else None)
-            self.ledger.add([row])
+            self.ledger.add(row)
         for gone in leaving:
             self._recent.put(gone.row_id, None)
             self.ledger.subtract(gone.tally, gone.stored_bytes)

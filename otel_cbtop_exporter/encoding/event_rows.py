@@ -70,10 +70,10 @@ def rows_of(table: EventTable) -> list[_Row] | list[_Point]:
 
 
 def _points(table: EventTable, metric: MetricInfo) -> list[_Point]:
-    kept = table.tag_sets.rendered
-    tags_json = kept.get("json")
+    cache = table.tag_sets.rendered
+    tags_json = cache.get("json")
     if tags_json is None:
-        tags_json = kept["json"] = [tags.json for tags in table.tag_sets]
+        tags_json = cache["json"] = [tags.json for tags in table.tag_sets]
     times_ns = table.times_ns
     end = f'"signal":"{table.signal}","metric":{_metric_json(metric)}'
     rests: Iterable[msgspec.Raw]

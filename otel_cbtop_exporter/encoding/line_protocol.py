@@ -31,13 +31,11 @@ from otel_cbtop_exporter.encoding.line_protocol_text import string_text
 from otel_cbtop_exporter.encoding.unique_points import CollectedPoints, UniquePoints
 from otel_cbtop_exporter.event_batch import EventRun, Events, Part
 from otel_cbtop_exporter.event_table import EventTable
-from otel_cbtop_exporter.events import Event, MetricInfo
+from otel_cbtop_exporter.events import OF_A_TRACE, Event, MetricInfo
 from otel_cbtop_exporter.on_demand import Lines
 from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["LineProtocolEncoder", "Refusal", "Rendered"]
-
-_BY_TRACE = frozenset({"span", "span_event", "span_link", "log"})
 
 _MAX_TIME_NS = 9_223_372_036_854_775_806
 
@@ -125,7 +123,7 @@ class LineProtocolEncoder:
         slot = slot_of(table.measurement)
         slots: Iterable[Any] = repeat(slot)
         prefixes: Iterable[str] = repeat("")
-        if self._trace_digits and trace_ids and table.signal in _BY_TRACE:
+        if self._trace_digits and trace_ids and table.signal in OF_A_TRACE:
             prefixes = [(trace_id or "")[: self._trace_digits] for trace_id in trace_ids]
             slots = [(slot, prefix) if prefix else slot for prefix in prefixes]
         heads = heads_of(table, slots, prefixes)
@@ -155,12 +153,12 @@ class LineProtocolEncoder:
         """Render a table; None if something in it is not as usual, and nothing was done."""
         times_ns = table.times_ns
         slot = point_slot(table.measurement)
-        kept = table.tag_sets.rendered
-        heads = kept.get(slot) or heads_of(table, repeat(slot), repeat(""))
+        cache = table.tag_sets.rendered
+        heads = cache.get(slot) or heads_of(table, repeat(slot), repeat(""))
         one_time = times_ns.count(times_ns[0]) == len(times_ns)  # as in every collection
         if heads is None or not one_time or not _can_be_kept(times_ns[:1]):
             return None
-        kept[slot] = heads
+        cache[slot] = heads
         text = render_points(table, heads, metric)
         with self._lock:
             if not self._collected.take_all(heads, times_ns[0]):
@@ -222,14 +220,15 @@ class LineProtocolEncoder:
                     refused[len(times_ns)] = Refusal(
                         "duplicate_point",
                         f"metric {event.measurement!r} has a second point of the same attributes "
-                        "and time: two instruments or views write under this name; rename one, "
+                        "and time: two instruments or views write under this name, or attributes "
+                        "differ in nothing that tags show, such as 200 and '200'; rename one, "
                         "or tell them apart by an attribute",
                     )
                 times_ns.append(time_ns)
         return times_ns
 
     def _head_of(self, event: Event) -> Head:
-        digits = self._trace_digits if event.signal in _BY_TRACE else 0
+        digits = self._trace_digits if event.signal in OF_A_TRACE else 0
         return self._head(event.measurement, event.tags, event.correlation_id if digits else None)
 
     def _head(self, measurement: str, tags: Mapping[str, str], trace: str | None) -> Head:
@@ -269,9 +268,9 @@ def _point_head(event: Event, head: Head) -> bytes:
     """Return a head as the points of a table have it; one object for a series."""
     if type(event.tags) is not TagSet or head.values_cut is not None:
         return head.text.encode()
-    kept = event.tags.rendered
+    cache = event.tags.rendered
     slot = point_slot(event.measurement)
-    point_head: bytes = kept.get(slot) or kept.setdefault(slot, head.text.encode())
+    point_head: bytes = cache.get(slot) or cache.setdefault(slot, head.text.encode())
     return point_head
 
 

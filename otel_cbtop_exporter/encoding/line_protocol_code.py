@@ -95,7 +95,8 @@ def render_columns(keys: tuple[str, ...], added: tuple[bool | None, ...]) -> Ren
         else:
             value += _ADDED_CODE[name]
             if there[name] is None:
-                # It brings its comma: behind it, until there is a field before.
+                # An optional field brings its comma: behind it, until a field that is always there
+                # has come, and before it from then on.
                 piece = f",{value}" if before else f"{value},"
                 optional.append(f"        {name} = f{piece!r} if {_VARIABLE[name]} else ''")
                 template += f"{{{name}}}"

@@ -78,8 +78,8 @@ class UniquePoints:
             passed.append(pair)
             free_ns = known[pair] or free_ns + 1
             pair = hash((series, free_ns)) & _PAIR_BITS
-        # Asked for again and again, a time outlives what it was moved to: its hint leads past
-        # more equal times than there is room for.
+        # A pair that is asked for is kept anew, with a hint to what is free behind it: so events of
+        # one time find their places also where there are more of them than pairs are remembered.
         self._keep({**dict.fromkeys(passed, free_ns + 1), pair: None}, free_ns)
         return free_ns
 

@@ -23,7 +23,7 @@ from otel_cbtop_exporter.events import FieldValue
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = [
-    "Kept",
+    "CacheBudget",
     "Loss",
     "Redaction",
     "ScopeCache",
@@ -110,6 +110,21 @@ class Redaction:
             for key, value in attributes.items()
         }
 
+    def apply_apart(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Redact as `apply` does, and keep apart what tells one series from another.
+
+        What stands for a value has digits that are the same for the same value, and mean nothing
+        outside of this process.
+        """
+        return {
+            key: _stand_in(value) if self._matches(key) else self.inside(value)
+            for key, value in attributes.items()
+        }
+
+    def value(self, key: str, value: Any) -> Any:
+        """Return the one value of a key as `apply` would; None stays None."""
+        return REDACTED if value is not None and self._matches(key) else self.inside(value)
+
     def inside(self, value: Any) -> Any:
         """Return a value with what matches replaced in every object of its JSON."""
         if value is None or isinstance(value, str | int | float):
@@ -134,43 +149,54 @@ class Redaction:
         return verdict
 
 
-class Kept:
-    """How many tag sets a mapper keeps, in all of its caches together.
+# Python's hash of a text depends on it, so nobody can try out which value it was.
+_SALT = os.urandom(16).hex()
+
+
+def _stand_in(value: Any) -> str:
+    return f"[redacted:{hash(_SALT + tag_text(value)) & 0xFFFFFFFF:08x}]"
+
+
+class CacheBudget:
+    """How many tag sets a mapper may keep, in all of its caches together.
 
     Args:
-        most: How many it may keep.
+        limit: How many.
+
+    Attributes:
+        used: How many it has.
     """
 
-    __slots__ = ("most", "tag_sets")
+    __slots__ = ("limit", "used")
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.tag_sets = 0
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
 
     @property
-    def is_too_much(self) -> bool:
+    def is_full(self) -> bool:
         """Whether there are as many as there may be."""
-        return self.tag_sets >= self.most
+        return self.used >= self.limit
 
 
 class TagCache(dict[_K, _V]):
     """Tag sets by what they were made of; forgets everything when there are too many.
 
     Args:
-        kept: Of the mapper.
+        budget: Of the mapper.
     """
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, budget: CacheBudget) -> None:
         super().__init__()
-        self._kept = kept
+        self._budget = budget
 
     def keep(self, key: _K, value: _V) -> _V:
         """Remember and return a tag set, or what has one."""
-        if self._kept.is_too_much:
-            self._kept.tag_sets -= len(self)
+        if self._budget.is_full:
+            self._budget.used -= len(self)
             self.clear()
         self[key] = value
-        self._kept.tag_sets += 1
+        self._budget.used += 1
         return value
 
 
@@ -188,12 +214,12 @@ class ScopeCache(Generic[_S]):
         self,
         resource_tags: Sequence[str],
         redaction: Redaction,
-        make: Callable[[Mapping[str, str], Mapping[str, str], Kept], _S],
+        make: Callable[[Mapping[str, str], Mapping[str, str], CacheBudget], _S],
     ) -> None:
         self._match = _any_of(resource_tags)
         self._redaction = redaction
         self._make = make
-        self._kept = Kept(MAX_CACHED_TAG_SETS)
+        self._budget = CacheBudget(MAX_CACHED_TAG_SETS)
         self._known: dict[
             tuple[int, int, int], tuple[Resource, InstrumentationScope | None, _S]
         ] = {}
@@ -204,21 +230,22 @@ class ScopeCache(Generic[_S]):
         key = (id(resource), id(scope), os.getpid())
         known = self._known.get(key)
         # The entry holds both objects, so that an id cannot come to mean another one.
-        if self._kept.is_too_much or len(self._known) >= _MAX_SCOPES:
+        if self._budget.is_full or len(self._known) >= _MAX_SCOPES:
             self._known.clear()
-            self._kept = Kept(self._kept.most)
+            self._budget = CacheBudget(self._budget.limit)
         elif known is not None and known[0] is resource and known[1] is scope:
             return known[2]
-        made = self._make(self._resource_tags(resource), self._scope_tags(scope), self._kept)
+        made = self._make(self._resource_tags(resource), self._scope_tags(scope), self._budget)
         self._known[key] = (resource, scope, made)
         return made
 
     def make_room(self, items: int) -> None:
-        """Let the caches hold what a batch has that comes again whole, as metrics do.
+        """Let the caches hold twice what a batch has.
 
-        A cache that is too small for it would have forgotten each item when it comes again.
+        Every series of metrics comes again in the next collection, and a cache that is too small
+        for all of them would have forgotten each one by then.
         """
-        self._kept.most = max(MAX_CACHED_TAG_SETS, 2 * items)
+        self._budget.limit = max(MAX_CACHED_TAG_SETS, 2 * items)
 
     def _resource_tags(self, resource: Resource) -> dict[str, str]:
         """Return the resource's tags.

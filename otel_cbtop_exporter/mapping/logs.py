@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from otel_cbtop_exporter._sdk import ReadableLogRecord, read_logs
+from otel_cbtop_exporter._sdk import SEVERITY_NAMES, ReadableLogRecord, read_logs
 from otel_cbtop_exporter.encoding.json_values import encode_value
 from otel_cbtop_exporter.event_batch import Events, Tables
 from otel_cbtop_exporter.event_table import INT64_MAX
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event
 from otel_cbtop_exporter.mapping.attributes import (
-    Kept,
+    CacheBudget,
     Redaction,
     ScopeCache,
     TagCache,
@@ -68,7 +68,7 @@ class LogMapper:
             attributes, body = own_attributes, record.body
             if redaction is not None:
                 attributes = redaction.apply(own_attributes)
-                body = redaction.inside(body)
+                body = redaction.value("body", body)
             observed = record.observed_timestamp
             time_ns = record.timestamp or observed or 0
             severity = record.severity_number
@@ -83,6 +83,8 @@ class LogMapper:
             if "exception.type" in attributes and (given := attributes["exception.type"]):
                 exception_type = tag_text(given)
             severity_text, event_name = record.severity_text, record.event_name
+            if not severity_text and number:
+                severity_text = SEVERITY_NAMES.get(number)
             if (  # mostly as the record before
                 severity_text is not known_text
                 or event_name is not known_name
@@ -141,9 +143,11 @@ class LogMapper:
 class _Scope:
     """The tag sets of one resource and scope."""
 
-    def __init__(self, below: Mapping[str, str], above: Mapping[str, str], kept: Kept) -> None:
-        self._base = {**below, **above}
-        self._known: TagCache[_Key, TagSet] = TagCache(kept)
+    def __init__(
+        self, resource_tags: Mapping[str, str], scope_tags: Mapping[str, str], budget: CacheBudget
+    ) -> None:
+        self._base = {**resource_tags, **scope_tags}
+        self._known: TagCache[_Key, TagSet] = TagCache(budget)
 
     def tags(self, key: _Key) -> TagSet:
         """Return the tags of a severity, an event's name and an exception's type."""

@@ -23,7 +23,7 @@ from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event, FieldValue, MetricInfo
 from otel_cbtop_exporter.mapping.attributes import (
     MAX_CACHED_TAG_SETS,
-    Kept,
+    CacheBudget,
     Redaction,
     TagCache,
     tag_text,
@@ -65,9 +65,9 @@ class _TagShape(NamedTuple):
 class _TagShapes:
     """The tag shapes of one resource and scope."""
 
-    def __init__(self, below: Mapping[str, str], above: Mapping[str, str]) -> None:
-        self._below = below
-        self._above = above
+    def __init__(self, resource_tags: Mapping[str, str], scope_tags: Mapping[str, str]) -> None:
+        self._resource_tags = resource_tags
+        self._scope_tags = scope_tags
         self._shapes: dict[tuple[str, ...], _TagShape] = {}
 
     def of(self, keys: tuple[str, ...]) -> _TagShape:
@@ -78,12 +78,12 @@ class _TagShapes:
                 self._shapes.clear()
             # Keys may be members of an Enum, which are equal to their texts.
             named = {str.__str__(key): "" for key in keys if isinstance(key, str) and key}
-            known = {**self._below, **named, **self._above}
+            known = {**self._resource_tags, **named, **self._scope_tags}
             ordered = tuple(sorted(known))
             own = [
                 (position, key)
                 for position, key in enumerate(ordered)
-                if key in named and key not in self._above
+                if key in named and key not in self._scope_tags
             ]
             shape = _TagShape(TagKeys(ordered), [known[key] for key in ordered], own)
             self._shapes[keys] = shape
@@ -93,9 +93,11 @@ class _TagShapes:
 class MetricScope:
     """The metrics of one resource and scope."""
 
-    def __init__(self, below: Mapping[str, str], above: Mapping[str, str], kept: Kept) -> None:
-        self._tag_shapes = _TagShapes(below, above)
-        self._kept = kept
+    def __init__(
+        self, resource_tags: Mapping[str, str], scope_tags: Mapping[str, str], budget: CacheBudget
+    ) -> None:
+        self._tag_shapes = _TagShapes(resource_tags, scope_tags)
+        self._budget = budget
         self._metrics: dict[tuple[Any, ...], MetricSeries] = {}
 
     def series_of(self, metric: Metric) -> MetricSeries:
@@ -116,7 +118,7 @@ class MetricScope:
                 metric.description or None,
             )
             series = self._metrics[key] = MetricSeries(
-                metric.name, info, self._tag_shapes, self._kept
+                metric.name, info, self._tag_shapes, self._budget
             )
         return series
 
@@ -129,14 +131,14 @@ class MetricSeries:
         name: str,
         info: MetricInfo,
         tag_shapes: _TagShapes,
-        kept: Kept,
+        budget: CacheBudget,
     ) -> None:
         self.name = tag_text(name)
         self.info = info
         is_ours = self.name.rstrip("_") in _OUR_MEASUREMENTS
         self._measurement = self.name + "_" if is_ours else self.name
         self._tag_shapes = tag_shapes
-        self._tags: TagCache[int, tuple[Any, TagSet]] = TagCache(kept)
+        self._tags: TagCache[int, tuple[Any, TagSet]] = TagCache(budget)
         self._last: tuple[list[Any], TagColumn] = ([], TagColumn(()))
         self._bounds: tuple[Sequence[float], tuple[str, ...]] = ((), ("count", "le_inf"))
 
@@ -158,7 +160,7 @@ class MetricSeries:
             return known[1]
         shown = attribute_map(attributes)
         if redaction.active:
-            shown = redaction.apply(shown)
+            shown = redaction.apply_apart(shown)  # or points of several series were one
         shape = self._tag_shapes.of(tuple(shown))
         texts = shape.texts.copy()
         for position, key in shape.own:

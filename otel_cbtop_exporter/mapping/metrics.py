@@ -49,7 +49,8 @@ _by_time = attrgetter("time_unix_nano")
 class _Made(NamedTuple):
     """What becomes of a batch: data points, and behind them their exemplars.
 
-    What no event can carry is told when the batch is mapped: one that is not is mapped again.
+    Losses are told only once the whole batch is mapped: one in which something raises is mapped
+    again in pieces, and would tell them twice.
     """
 
     points: Tables

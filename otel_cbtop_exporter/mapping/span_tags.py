@@ -13,7 +13,12 @@ from typing import Any
 from opentelemetry.trace import SpanKind
 from opentelemetry.trace.status import StatusCode
 
-from otel_cbtop_exporter.mapping.attributes import MAX_CACHED_TAG_SETS, Kept, TagCache, tag_text
+from otel_cbtop_exporter.mapping.attributes import (
+    MAX_CACHED_TAG_SETS,
+    CacheBudget,
+    TagCache,
+    tag_text,
+)
 from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["Shape", "SpanScope"]
@@ -25,16 +30,16 @@ class SpanScope:
     def __init__(
         self,
         tag_keys: frozenset[str],
-        below: Mapping[str, str],
-        above: Mapping[str, str],
-        kept: Kept,
+        resource_tags: Mapping[str, str],
+        scope_tags: Mapping[str, str],
+        budget: CacheBudget,
     ) -> None:
         self._tag_keys = tag_keys
-        self._below = below
-        self._above = above
-        self._kept = kept
+        self._resource_tags = resource_tags
+        self._scope_tags = scope_tags
+        self._budget = budget
         self._shapes: dict[tuple[str, ...], Shape] = {}
-        self._others: TagCache[tuple[tuple[str, str], ...], TagSet] = TagCache(kept)
+        self._others: TagCache[tuple[tuple[str, str], ...], TagSet] = TagCache(budget)
 
     def shape(self, keys: tuple[str, ...], numbers: frozenset[int] = frozenset()) -> Shape:
         """Return what is known of attributes with these keys; it knows at least these numbers."""
@@ -43,7 +48,7 @@ class SpanScope:
             if len(self._shapes) >= MAX_CACHED_TAG_SETS // 64:
                 self._shapes.clear()
             tag_keys = tuple(key for key in keys if key in self._tag_keys)
-            shape = self._shapes[keys] = Shape(keys, tag_keys, numbers, TagCache(self._kept))
+            shape = self._shapes[keys] = Shape(keys, tag_keys, numbers, TagCache(self._budget))
         return shape
 
     def span_tags(
@@ -68,10 +73,10 @@ class SpanScope:
     def _span_tag_set(
         self, name: str, kind: SpanKind, status: StatusCode, attributes: Mapping[str, Any]
     ) -> TagSet:
-        tags = dict(self._below)
+        tags = dict(self._resource_tags)
         for key in self._tag_keys & attributes.keys():
             tags[key] = tag_text(attributes[key])
-        tags.update(self._above)
+        tags.update(self._scope_tags)
         tags["span.name"] = name
         tags["span.kind"] = kind.name
         if status is not StatusCode.UNSET:
@@ -82,7 +87,9 @@ class SpanScope:
         """Return the tags of a span event or link."""
         tags = self._others.get(own)
         if tags is None:
-            tags = self._others.keep(own, TagSet({**self._below, **self._above, **dict(own)}))
+            tags = self._others.keep(
+                own, TagSet({**self._resource_tags, **self._scope_tags, **dict(own)})
+            )
         return tags
 
 

@@ -6,7 +6,7 @@ mapping to non-OTLP formats.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 
 from opentelemetry.sdk.trace import Event as SpanEvent
@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import DEFAULT_TRACE_STATE, Link
 from opentelemetry.trace.status import StatusCode
 
-from otel_cbtop_exporter._sdk import NONE_DROPPED, attribute_map, read_spans
+from otel_cbtop_exporter._sdk import NONE_DROPPED, SpanParts, attribute_map, read_spans
 from otel_cbtop_exporter.event_batch import Events, Tables
 from otel_cbtop_exporter.event_table import INT64_MAX
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event
@@ -80,15 +80,14 @@ class SpanMapper:
             sdk_scope,
             status_code,
             message,
-            given,
+            attributes,
             span_events,
             links,
             dropped,
-        ) in read_spans(spans):
+        ) in read_spans(spans) if redaction is None else _read_redacted(spans, redaction):
             if resource is not known_resource or sdk_scope is not known_scope:
                 scope = self._scopes.of(resource, sdk_scope)
                 known_resource, known_scope, known_keys = resource, sdk_scope, None
-            attributes = given if redaction is None else redaction.apply(given)
             if context:
                 trace_id, span_id, _, _, trace_state, _ = context
                 if trace_id != known_trace_id:  # the spans of a trace often end together
@@ -164,6 +163,16 @@ class SpanMapper:
             if links:
                 _map_links(tables, scope, name, span_id, correlation_id, start_ns, links, redaction)
         return tables.events()
+
+
+def _read_redacted(spans: Sequence[ReadableSpan], redaction: Redaction) -> Iterator[SpanParts]:
+    """Yield what `read_spans` does, without what must not be seen of a span itself."""
+    for parts in map(SpanParts._make, read_spans(spans)):
+        yield parts._replace(
+            attributes=redaction.apply(parts.attributes),
+            # The SDK copies an exception's message into it.
+            status_message=redaction.value("status_message", parts.status_message or None),
+        )
 
 
 def _dropped_fields(dropped: tuple[int, int, int]) -> dict[str, int]:

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from otel_cbtop_exporter.config import JsonLinesConfig
+from otel_cbtop_exporter.file_lock import lock, unlock
 from otel_cbtop_exporter.own_log import HeldLog
-from otel_cbtop_exporter.sinks.lines import Appended, lock, unlock
+from otel_cbtop_exporter.sinks.lines import Appended
 from otel_cbtop_exporter.sinks.rotation import RotatedFiles
 
 __all__ = ["AppendFile"]

@@ -54,11 +54,13 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
         rejected: Events that it cannot carry at all.
         values_lost: How many values the records lack or have shortened, by a short stable
             reason.
+        why_rejected: One readable sentence on the first of them, without secrets and without data.
     """
 
     records: Sequence[Record]
     rejected: Sequence[Rejection] = ()
     values_lost: Mapping[str, int] = {}
+    why_rejected: str = ""
 
     @classmethod
     def without(
@@ -70,7 +72,7 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
         """Take out what the encoder refused.
 
         Args:
-            refused: Reason and detail, by the position among the records.
+            refused: Reason and a sentence without data, by the position among the records.
             records: One for each event.
             values_lost: See above.
         """
@@ -80,6 +82,7 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
             [record for position, record in enumerate(records) if position not in refused],
             [Rejection(records[position], *why) for position, why in refused.items()],
             values_lost,
+            next(iter(refused.values()))[1],
         )
 
 

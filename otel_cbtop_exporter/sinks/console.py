@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import errno
 import sys
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TextIO
 
 from otel_cbtop_exporter.config import ConsoleConfig
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.base import Encoded, Record, Records, WriteResult
-from otel_cbtop_exporter.sinks.lines import Appended, encode_lines, write_result
+from otel_cbtop_exporter.sinks.lines import Appended, Turn, encode_lines, write_result
 from otel_cbtop_exporter.sinks.shared_stream import SharedStream
 
 __all__ = ["ConsoleSink"]
@@ -35,8 +35,7 @@ class ConsoleSink:
     def __init__(self, options: ConsoleConfig) -> None:
         self._stream = options.stream
         self.destination: str = options.stream
-        self._lock = threading.Lock()
-        self._writer = 0  # the thread that holds the lock for a write
+        self._turn = Turn()
         self._closed = False
         self._descriptor = -1
         self._target: SharedStream | None = None
@@ -50,17 +49,11 @@ class ConsoleSink:
         if not records:
             return WriteResult()
         deadline = time.monotonic() + timeout_seconds
-        # A signal handler that ends a span in the middle of a write would wait for itself.
-        is_mine = self._writer == threading.get_ident()
-        if is_mine or not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
-            appended = Appended(0, TimeoutError(errno.ETIMEDOUT, "another write is under way"))
-        else:
-            try:
-                self._writer = threading.get_ident()
+        try:
+            with self._turn.taken(timeout_seconds):
                 appended = self._append(Records.of(records).text, len(records), deadline)
-            finally:
-                self._writer = 0
-                self._lock.release()
+        except TimeoutError as error:
+            appended = Appended(0, error)
         return write_result(records, appended, f"console.stream {self._stream}")
 
     def flush(self, timeout_seconds: float) -> bool:
@@ -72,15 +65,12 @@ class ConsoleSink:
         """Print no more; the stream stays open."""
         deadline = time.monotonic() + timeout_seconds
         self._closed = True
-        if self._lock.acquire(timeout=max(0.0, timeout_seconds)):
-            try:
-                self._release(deadline)
-            finally:
-                self._lock.release()
+        with suppress(TimeoutError), self._turn.taken(timeout_seconds):
+            self._release(deadline)
 
     def after_fork_in_child(self) -> None:
         """Begin anew; the parent's descriptor shares its lock."""
-        self._lock = threading.Lock()
+        self._turn = Turn()
         if self._target is not None:
             self._target.after_fork_in_child()
 

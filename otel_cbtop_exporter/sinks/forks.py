@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from otel_cbtop_exporter.fork_lock import ForkLock
+
 __all__ = ["forks_wait"]
 
-_importing = threading.RLock()
+_importing = ForkLock()
 
 
 @contextmanager
@@ -22,25 +22,3 @@ def forks_wait() -> Iterator[None]:
     """
     with _importing:
         yield
-
-
-def _before_fork() -> None:
-    _importing.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    _importing.release()
-
-
-def _after_fork_in_child() -> None:
-    # A new lock, not a release: a server that forks in C runs this hook alone.
-    global _importing  # noqa: PLW0603 -- once in each forked child, before any thread of it
-    _importing = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )

@@ -16,7 +16,7 @@ from otel_cbtop_exporter.config import InfluxDBConfig
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder, Refusal
 from otel_cbtop_exporter.errors import SinkError
 from otel_cbtop_exporter.event_batch import Events
-from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.events import SIGNAL_NAMES, Event
 from otel_cbtop_exporter.sinks.base import (
     Block,
     Encoded,
@@ -39,16 +39,6 @@ __all__ = ["InfluxDBSink"]
 
 # Not accepted, not allowed to write, or a bucket that it cannot see.
 _ABOUT_TOKENS = (401, 403, 404)
-
-_LANES = {
-    "span": "spans",
-    "span_event": "spans",
-    "span_link": "spans",
-    "log": "logs",
-    "metric": "metrics",
-    "exemplar": "metrics",
-    None: "metrics",
-}
 
 
 class InfluxDBSink:
@@ -77,7 +67,8 @@ class InfluxDBSink:
         org = f" org={options.org}" if options.org else ""
         self.destination = f"{self._address}{org}"
         self._lanes = {
-            signal: options.bucket.replace("{signal}", lane) for signal, lane in _LANES.items()
+            signal: options.bucket.replace("{signal}", name)
+            for signal, name in SIGNAL_NAMES.items()
         }
         self._encoder = LineProtocolEncoder(trace_id_tag_digits=options.trace_id_tag_digits)
         self._told = (0, 0)

@@ -13,18 +13,17 @@ import os
 import re
 import stat
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 
 from otel_cbtop_exporter.config import JsonLinesConfig
 from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.options import absolute_path
 from otel_cbtop_exporter.own_log import HeldLog
 from otel_cbtop_exporter.sinks.append_file import AppendFile
 from otel_cbtop_exporter.sinks.base import Encoded, Record, Records, WriteResult
-from otel_cbtop_exporter.sinks.lines import Appended, Target, encode_lines, write_result
+from otel_cbtop_exporter.sinks.lines import Appended, Target, Turn, encode_lines, write_result
 from otel_cbtop_exporter.sinks.rotation import RotatedFiles
 from otel_cbtop_exporter.sinks.shared_stream import NotAStreamError, SharedStream
 
@@ -44,6 +43,9 @@ class JsonLinesSink:
         options: Path, rotation, `fsync` and mode.
         time_ns: The wall clock: `{date}`, `{hour}` and rotation by age.
         monotonic: The clock of `fsync=interval`.
+
+    Raises:
+        ConfigError: The path begins with a home folder that does not exist.
     """
 
     name = "jsonlines"
@@ -61,10 +63,10 @@ class JsonLinesSink:
         self._options = options
         self._time_ns = time_ns
         self._monotonic = monotonic
-        self._template = _absolute(options.path)
+        path = options.path
+        self._template = path if path in _STANDARD else absolute_path("jsonlines.path", path)
         self.destination = self._template
-        self._lock = threading.Lock()
-        self._writer = 0  # the thread that holds the lock for a write
+        self._turn = Turn()
         self._closed = False
         self._path = ""
         self._target: Target | None = None
@@ -80,31 +82,22 @@ class JsonLinesSink:
         if not records:
             return WriteResult()
         deadline = time.monotonic() + timeout_seconds
-        # A signal handler that ends a span in the middle of a write would wait for itself.
-        is_mine = self._writer == threading.get_ident()
-        if is_mine or not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
-            busy = TimeoutError(errno.ETIMEDOUT, "another write is under way")
-            return write_result(records, Appended(0, busy), self._subject())
         try:
-            self._writer = threading.get_ident()
-            appended = self._append(Records.of(records).text, len(records), deadline)
-        finally:
-            self._writer = 0
-            self._lock.release()
+            with self._turn.taken(timeout_seconds):
+                appended = self._append(Records.of(records).text, len(records), deadline)
+        except TimeoutError as error:
+            appended = Appended(0, error)
         self._log.tell()
         return write_result(records, appended, self._subject())
 
     def flush(self, timeout_seconds: float) -> bool:
         """Sync what `fsync=interval` has not synced yet."""
-        if not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
-            return False
         try:
-            if self._target is not None:
-                self._target.flush()
-        except OSError:
+            with self._turn.taken(timeout_seconds):
+                if self._target is not None:
+                    self._target.flush()
+        except OSError:  # a TimeoutError too
             return False
-        finally:
-            self._lock.release()
         self._log.tell()
         return True
 
@@ -112,18 +105,14 @@ class JsonLinesSink:
         """Close the file and end the thread that compresses."""
         deadline = time.monotonic() + timeout_seconds
         self._closed = True
-        if self._lock.acquire(timeout=max(0.0, timeout_seconds)):
-            try:
-                self._release(deadline)
-            finally:
-                self._lock.release()
+        with contextlib.suppress(TimeoutError), self._turn.taken(timeout_seconds):
+            self._release(deadline)
         self._log.tell()
         self._rotated.close(deadline - time.monotonic())
 
     def after_fork_in_child(self) -> None:
         """Begin anew; the parent's descriptors share its locks."""
-        self._lock = threading.Lock()
-        self._writer = 0
+        self._turn = Turn()
         if self._target is not None:
             self._target.after_fork_in_child()
         self._rotated.after_fork_in_child()
@@ -189,13 +178,3 @@ class JsonLinesSink:
 
     def _subject(self) -> str:
         return f"jsonlines.path (OTEL_EXPORTER_CBTOP_JSONLINES_PATH) {self._options.path!r}"
-
-
-def _absolute(path: str) -> str:
-    """Fix a path before a daemon changes its working directory."""
-    if path in _STANDARD:
-        return path
-    try:
-        return str(Path(path).expanduser().absolute())
-    except (OSError, RuntimeError):  # no home, or no working directory: each write will say so
-        return path

@@ -9,25 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from otel_cbtop_exporter.config import NOT_IN_TOPIC, TOPIC_TAG, KafkaConfig
+from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.encoding.event_json import encode_events
 from otel_cbtop_exporter.event_batch import EventRun, Events, Part
-from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.events import OF_A_TRACE, SIGNAL_NAMES, Event
+from otel_cbtop_exporter.sink_options import NOT_IN_TOPIC, TOPIC_TAG
 from otel_cbtop_exporter.sinks.base import Block, Encoded, Record, Records
 from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["RecordMaker"]
-
-_KIND = {
-    "span": "spans",
-    "span_event": "spans",
-    "span_link": "spans",
-    "log": "logs",
-    "metric": "metrics",
-    "exemplar": "metrics",
-    None: "metrics",  # made by hand: a measurement like any other
-}
-_HAS_TRACE_KEY = {"span", "span_event", "span_link", "log"}
 
 _LONGEST_TOPIC = 249
 _MISSING = "unknown"
@@ -93,7 +83,7 @@ class RecordMaker:
 def _keys(part: Part) -> list[bytes | None]:
     if isinstance(part, EventRun):
         return [_key(event) for event in part]
-    if part.signal in _HAS_TRACE_KEY:
+    if part.signal in OF_A_TRACE:
         # Hex digits, by the table's promise.
         trace_ids = part.trace_ids or [None] * len(part)
         return [trace_id.encode() if trace_id else None for trace_id in trace_ids]
@@ -102,7 +92,7 @@ def _keys(part: Part) -> list[bytes | None]:
 
 def _key(event: Event) -> bytes | None:
     """Return what keeps a trace, or a series, in order within one partition."""
-    if event.signal in _HAS_TRACE_KEY:
+    if event.signal in OF_A_TRACE:
         return event.correlation_id.encode("utf-8", "replace") if event.correlation_id else None
     tags = event.tags
     return _series(event.measurement, tags if type(tags) is TagSet else TagSet(tags))
@@ -120,10 +110,10 @@ def _series(measurement: str, tags: TagSet) -> bytes:
 def _topics(template: str) -> dict[str | None, str] | Callable[[Event], str]:
     """Return the topic of each signal, or what says the topic of an event by its tags."""
     if set(TOPIC_TAG.findall(template)) <= {"signal"}:
-        return {signal: _filled(template, kind, {}) for signal, kind in _KIND.items()}
+        return {signal: _filled(template, kind, {}) for signal, kind in SIGNAL_NAMES.items()}
 
     def topic_of(event: Event) -> str:
-        kind = _KIND[event.signal]
+        kind = SIGNAL_NAMES[event.signal]
         tags = event.tags
         if type(tags) is not TagSet:
             return _filled(template, kind, tags)

@@ -1,4 +1,4 @@
-"""What sinks of JSON lines share: encoding, the lock between processes, and the answer.
+"""What sinks of JSON lines share: encoding, turns between threads, and the answer.
 
 Not here: where the lines go (`append_file.py` for files, `shared_stream.py` for the rest).
 """
@@ -6,8 +6,9 @@ Not here: where the lines go (`append_file.py` for files, `shared_stream.py` for
 from __future__ import annotations
 
 import errno
-import time
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import msgspec
@@ -18,26 +19,7 @@ from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.on_demand import Lines
 from otel_cbtop_exporter.sinks.base import Block, Encoded, Record, Records, WriteResult
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # every use asks for None first
-
-__all__ = ["Appended", "Target", "encode_lines", "lock", "unlock", "write_result"]
-
-# What a file system answers that has no locks at all, such as some FUSE and network ones, and
-# macOS for a pipe (EBADF; a descriptor that is really bad fails at the next call).
-_NO_LOCKS = {
-    errno.ENOLCK,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-    errno.EINVAL,
-    errno.EBADF,
-}
-
-_SHORTEST_WAIT_SECONDS = 0.0005
-_LONGEST_WAIT_SECONDS = 0.01
+__all__ = ["Appended", "Target", "Turn", "encode_lines", "write_result"]
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -70,6 +52,33 @@ class Target(Protocol):
     def after_fork_in_child(self) -> None:
         """Let go of the parent's descriptors without touching the parent's lock."""
         ...
+
+
+class Turn:
+    """Lets one thread of a sink at a time touch its target; make a new one after a fork."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread = 0
+
+    @contextmanager
+    def taken(self, timeout_seconds: float) -> Iterator[None]:
+        """Have the turn inside of the block.
+
+        Raises:
+            TimeoutError: Another thread has it for all of the time, or this thread has it
+                already: a signal handler would wait for the write that it interrupted.
+        """
+        thread = threading.get_ident()
+        is_mine = self._thread == thread
+        if is_mine or not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
+            raise TimeoutError(errno.ETIMEDOUT, "another write is under way")
+        try:
+            self._thread = thread
+            yield
+        finally:
+            self._thread = 0
+            self._lock.release()
 
 
 def encode_lines(events: Sequence[Event]) -> Encoded:
@@ -114,56 +123,3 @@ def _error_type(error: OSError) -> str:
     if type(error) is OSError and error.errno is not None:
         return errno.errorcode.get(error.errno, "OSError")
     return type(error).__name__
-
-
-def lock(descriptor: int, deadline: float, *, by_process: bool = False) -> bool:
-    """Lock a file against other processes.
-
-    Args:
-        descriptor: Opened by this process alone, unless `by_process`.
-        deadline: On the monotonic clock.
-        by_process: Use a POSIX lock, which belongs to the process and not to the open file,
-            so that it also tells processes apart that inherited one descriptor.
-
-    Returns:
-        Whether there is a lock; False where the platform or the file system has none.
-
-    Raises:
-        TimeoutError: Another process held it until the deadline.
-        OSError: The descriptor is not usable.
-    """
-    if fcntl is None:
-        return False
-    take = fcntl.lockf if by_process else fcntl.flock
-    wait_seconds = _SHORTEST_WAIT_SECONDS
-    while True:
-        try:
-            take(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # noqa: PERF203  as good as never the first time
-            # Asked again and again, because a blocking flock has no timeout: a neighbour that
-            # was stopped while it held the lock would stop this process for good.
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                raise TimeoutError(errno.ETIMEDOUT, "another process holds its lock") from None
-            time.sleep(min(wait_seconds, remaining))
-            wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return False
-            raise
-        else:
-            return True
-
-
-def unlock(descriptor: int, *, by_process: bool = False) -> None:
-    """Let the next process write; harmless where there was no lock.
-
-    Closing would do as well, if no forked child held a copy of the descriptor.
-    """
-    if fcntl is None:
-        return
-    try:
-        (fcntl.lockf if by_process else fcntl.flock)(descriptor, fcntl.LOCK_UN)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise

@@ -22,7 +22,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Literal, Protocol
 
-from otel_cbtop_exporter.sinks.lines import lock
+from otel_cbtop_exporter.file_lock import lock
 
 __all__ = ["RotatedFiles"]
 

@@ -19,7 +19,8 @@ import stat
 import sys
 import time
 
-from otel_cbtop_exporter.sinks.lines import Appended, lock, unlock
+from otel_cbtop_exporter.file_lock import lock, unlock
+from otel_cbtop_exporter.sinks.lines import Appended
 
 __all__ = ["NotAStreamError", "SharedStream"]
 

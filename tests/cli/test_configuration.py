@@ -63,11 +63,11 @@ def test_what_is_wrong_for_one_signal_is_said_without_asking_for_it(config):
 
 
 def test_a_declarative_file_is_told_to_hold_instead(config, monkeypatch):
-    """The SDK looks at no variable where there is one."""
+    """Options are the file's there, and the environment's where it says nothing."""
     monkeypatch.setenv("OTEL_CONFIG_FILE", "decl.yaml")
     result = config()
     assert result.exit_code == 1
-    assert "OTEL_CONFIG_FILE is decl.yaml: what that says holds" in result.output
+    assert "OTEL_CONFIG_FILE is decl.yaml: what it says holds" in result.output
 
 
 def test_the_schema_is_the_one_that_events_have():

@@ -58,11 +58,10 @@ class Bench:
             retry=retry,
             clock=clock,
             jitter=lambda: 0.5,
+            write_timeout_seconds=5.0,
             reject=lambda rejections, why: None,
         )
-        self.drain = Drain(
-            lanes, name="cbtop-test", write_timeout_seconds=5.0, clock=clock, log=log
-        )
+        self.drain = Drain(lanes, name="cbtop-test", clock=clock, log=log)
 
     def append(self, batch):
         self.spool.append(batch, time.time_ns())

@@ -45,6 +45,7 @@ class Bench:
             retry=RetryConfig(),
             clock=self.clock,
             jitter=lambda: 0.5,
+            write_timeout_seconds=10.0,
             reject=lambda rejections, _why: self.rejections.extend(rejections),
         )
 
@@ -58,7 +59,7 @@ class Bench:
         self.spools[spool].append(batch, self.clock.time_ns())
 
     def step(self):
-        return self.lanes.step(10.0)
+        return self.lanes.step()
 
     def run(self, steps=1_000):
         """Step until nothing waits, passing the time of every backoff."""
@@ -477,7 +478,7 @@ def test_a_search_ends_in_its_time(make_bench):
         bench.clock.advance(60.0)
     deadline = bench.clock.monotonic() + 2.5
     writes = len(bench.sink.writes)
-    bench.lanes.step(10.0, deadline)
+    bench.lanes.step(deadline)
     assert bench.clock.monotonic() - deadline < 1.0
     assert len(bench.sink.writes) == writes + 3
     bench.run()

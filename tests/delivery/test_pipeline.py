@@ -114,7 +114,8 @@ def test_what_cannot_be_encoded_is_counted_and_takes_nothing_along(make, caplog)
 
     def refuse_first(batch):
         records = encode(batch).records
-        return Encoded(records=records[1:], rejected=[Rejection(records[0], "no_field", "secret")])
+        rejected = [Rejection(records[0], "no_field", "secret")]
+        return Encoded(records=records[1:], rejected=rejected, why_rejected="'m' has no field")
 
     sink.encode = refuse_first
     pipeline = make(sink)
@@ -123,7 +124,7 @@ def test_what_cannot_be_encoded_is_counted_and_takes_nothing_along(make, caplog)
     health = pipeline.health()
     assert (health.events_rejected, health.events_written) == (2, 2)
     assert "secret" not in caplog.text
-    assert "no_field" in caplog.text
+    assert "1 event was rejected: no_field; 'm' has no field" in caplog.text
 
 
 def test_an_event_that_cannot_be_encoded_spares_its_neighbours(make):

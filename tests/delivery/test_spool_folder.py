@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from otel_cbtop_exporter.config import SpoolConfig
+from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK
 from otel_cbtop_exporter.delivery.spool import Spool
 from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder, make_spool
 from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS
@@ -72,7 +73,7 @@ def test_making_one_touches_nothing(path):
 
 def test_configuration_says_where_records_wait(tmp_path):
     """Without a path in memory, with one in that folder, absolute from the beginning."""
-    options = {"on_dropped": None, "on_notice": None}
+    options = {"on_dropped": None, "on_notice": None, "clock": SYSTEM_CLOCK}
     memory = make_spool(SpoolConfig(), "kafka", "x", **options)
     assert isinstance(memory, Spool)
     assert memory.max_bytes == 64 * 1024 * 1024

@@ -111,13 +111,15 @@ def main(options, base_ns, life):
                 attributes={"db.system.name": "postgresql"},
             )
             child.end(end_ns - 1_000_000)
-            level = SeverityNumber.ERROR if request.failed else SeverityNumber.INFO
+            level = SeverityNumber.INFO
+            if request.failed:
+                level = SeverityNumber.FATAL if number % 2 else SeverityNumber.ERROR
             logger.emit(
                 LogRecord(
                     timestamp=request.at_ns + 2_000_000,
                     context=context,
                     severity_number=level,
-                    severity_text=level.name,
+                    severity_text=level.name if number % 3 else None,
                     body=f"order {number} {'failed' if request.failed else 'taken'}",
                 )
             )

@@ -8,6 +8,7 @@ from enum import Enum
 from types import MappingProxyType
 
 import pytest
+from opentelemetry._logs import SeverityNumber
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 
@@ -127,6 +128,23 @@ def test_records_of_the_sdks_own_logger_are_mapped():
     assert event.fields["severity_number"] == 13
     assert event.tags["severity_text"] == "WARN"
     assert event.attributes["order"] == 7
+
+
+def test_a_severity_without_a_text_has_the_data_models_name():
+    """So that a query by the tag finds it; what the source calls it comes first."""
+    named, bare, unspecified = log("a"), log("b"), log("c")
+    named.log_record.severity_text, named.log_record.severity_number = "error", SeverityNumber.FATAL
+    bare.log_record.severity_text, bare.log_record.severity_number = None, SeverityNumber.ERROR2
+    unspecified.log_record.severity_text = None
+    unspecified.log_record.severity_number = SeverityNumber.UNSPECIFIED
+    events = map_logs(named, bare, unspecified)
+    assert [event.tags.get("severity_text") for event in events] == ["error", "ERROR2", None]
+
+
+def test_a_text_body_is_redacted_by_its_name():
+    """`body` is a key like any other; without a body there is nothing to hide."""
+    events = map_logs(log("card 4111"), log({"a": 1}), log(None), redact=("bod*",))
+    assert [event.fields.get("body") for event in events] == ["[redacted]", "[redacted]", None]
 
 
 def test_a_severity_that_is_a_bare_number():

@@ -1,6 +1,7 @@
 """What the golden files do not show of metrics: the SDK's own pipeline, losses, caches."""
 
 import math
+import re
 from dataclasses import replace
 from decimal import Decimal
 from enum import Enum
@@ -404,3 +405,16 @@ def test_times_and_counts_of_foreign_types_spoil_no_neighbour():
         lines = LineProtocolEncoder().encode(map_metrics(batch))
         assert not lines.refused
         assert there in lines.bodies[0]
+
+
+def test_redaction_keeps_series_apart():
+    """Or InfluxDB would keep one point of all: digits stand for the value, and do not show it."""
+    values = [{"user.id": user, "route": "/"} for user in ("ada", "bob", "eve")]
+    points = [number_point(n, attributes) for n, attributes in enumerate(values)]
+    first = map_metrics(metrics(sum_metric(*points)), redact=("user.*",))
+    again = map_metrics(metrics(sum_metric(*points)), redact=("user.*",))
+    texts = [event.tags["user.id"] for event in first]
+    assert all(re.fullmatch(r"\[redacted:[0-9a-f]{8}\]", text) for text in texts)
+    assert len(set(texts)) == 3
+    assert [event.tags["user.id"] for event in again] == texts
+    assert LineProtocolEncoder().encode(first).refused == {}

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanKind
+from opentelemetry.trace.status import Status, StatusCode
 
 from otel_cbtop_exporter import decode_event
 from otel_cbtop_exporter.config import DEFAULT_RESOURCE_TAGS, DEFAULT_SPAN_TAGS
@@ -158,6 +159,14 @@ def test_redaction_reaches_attributes_tags_events_links_and_nested_maps():
             "http.route": "[redacted]",
         }
     assert events[0].tags["http.route"] == "[redacted]"
+
+
+def test_redaction_reaches_the_status_message():
+    """The SDK copies an exception's message into it."""
+    failed = Status(StatusCode.ERROR, "ValueError: card 4111")
+    events = map_spans(span(status=failed), span(), redact=("status_*",))
+    texts = {event.fields["error"]: event.fields.get("status_message") for event in events}
+    assert texts == {0: None, 1: "[redacted]"}
 
 
 def test_redaction_reaches_resource_tags():

@@ -93,3 +93,41 @@ def test_closing_leaves_the_stream_open(capfd):
     sink.close(1)
     print("still here")
     assert capfd.readouterr().out.endswith("still here\n")
+
+
+@pytest.mark.parametrize(
+    "make_sink", ["ConsoleSink(ConsoleConfig())", "JsonLinesSink(JsonLinesConfig(path='-'))"]
+)
+def test_a_child_that_is_forked_during_a_write_writes(make_sink):
+    """The first thread of a child has the id of the one that is writing in the parent."""
+    program = f"""
+import os, threading
+from otel_cbtop_exporter import event_from_sample
+from otel_cbtop_exporter.config import ConsoleConfig, JsonLinesConfig
+from otel_cbtop_exporter.sinks.console import ConsoleSink
+from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
+
+sink = {make_sink}
+out, nobody_reads = os.dup(1), os.pipe()
+os.dup2(nobody_reads[1], 1)
+events = [event_from_sample("m", n) for n in range(5_000)]
+stuck = threading.Thread(target=sink.write, args=(sink.encode(events).records, 2.0))
+stuck.start()
+while not sink._turn._lock.locked():
+    pass
+pid = os.fork()
+if pid == 0:
+    os.dup2(out, 1)
+    sink.after_fork_in_child()
+    records = sink.encode(events[:1]).records
+    one = threading.Thread(target=sink.write, args=(records, 5.0))
+    one.start()
+    print("same thread id" if one.ident == stuck.ident else "another", flush=True)
+    one.join()
+    os._exit(0)
+os.waitpid(pid, 0)
+stuck.join()
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    assert sorted(line[:11] for line in lines.splitlines()) == ["same thread", '{"measureme']

@@ -237,7 +237,7 @@ def test_a_thread_that_waits_too_long_keeps_its_records(make_sink, tmp_path):
         fcntl.flock(neighbour, fcntl.LOCK_EX)
         slow = threading.Thread(target=lambda: answers.append(sink.write(records, 10)))
         slow.start()
-        while not sink._lock.locked():
+        while not sink._turn._lock.locked():
             pass
         assert list(sink.write(records, 0.01).kept) == records
     slow.join()

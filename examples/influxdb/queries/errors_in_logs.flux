@@ -4,7 +4,7 @@ start = -1h
 
 from(bucket: bucket)
     |> range(start: start)
-    |> filter(fn: (r) => r._measurement == "logs" and r.severity_text == "ERROR")
+    |> filter(fn: (r) => r._measurement == "logs" and r.severity_text =~ /^(?i)(error|critical|fatal)/)
     |> filter(fn: (r) => r._field == "body" or r._field == "correlation_id")
     |> pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")
     |> group()

@@ -1,0 +1,80 @@
+"""The lock between processes that append to one file."""
+
+from __future__ import annotations
+
+import errno
+import time
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # every use asks for None first
+
+__all__ = ["lock", "unlock"]
+
+# What a file system answers that has no locks at all, such as some FUSE and network ones, and
+# macOS for a pipe (EBADF; a descriptor that is really bad fails at the next call).
+_NO_LOCKS = {
+    errno.ENOLCK,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EINVAL,
+    errno.EBADF,
+}
+
+_SHORTEST_WAIT_SECONDS = 0.0005
+_LONGEST_WAIT_SECONDS = 0.01
+
+
+def lock(descriptor: int, deadline: float, *, by_process: bool = False) -> bool:
+    """Lock a file against other processes.
+
+    Args:
+        descriptor: Opened by this process alone, unless `by_process`.
+        deadline: On the monotonic clock.
+        by_process: Use a POSIX lock, which belongs to the process and not to the open file,
+            so that it also tells processes apart that inherited one descriptor.
+
+    Returns:
+        Whether there is a lock; False where the platform or the file system has none.
+
+    Raises:
+        TimeoutError: Another process held it until the deadline.
+        OSError: The descriptor is not usable.
+    """
+    if fcntl is None:
+        return False
+    take = fcntl.lockf if by_process else fcntl.flock
+    wait_seconds = _SHORTEST_WAIT_SECONDS
+    while True:
+        try:
+            take(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # noqa: PERF203  as good as never the first time
+            # Asked again and again, because a blocking flock has no timeout: a neighbour that
+            # was stopped while it held the lock would stop this process for good.
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds its lock") from None
+            time.sleep(min(wait_seconds, remaining))
+            wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return False
+            raise
+        else:
+            return True
+
+
+def unlock(descriptor: int, *, by_process: bool = False) -> None:
+    """Let the next process write; harmless where there was no lock.
+
+    Closing would do as well, if no forked child held a copy of the descriptor.
+    """
+    if fcntl is None:
+        return
+    try:
+        (fcntl.lockf if by_process else fcntl.flock)(descriptor, fcntl.LOCK_UN)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
