@@ -47,6 +47,13 @@ def test_every_link_leads_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
+def test_every_file_of_the_map_exists():
+    """Whoever takes the package over finds what the map says."""
+    named = re.findall(r"`([\w/]+\.(?:py|md))`", (ROOT / "docs/development.md").read_text())
+    assert len(named) > 30
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_every_command_of_the_readme_exists():
     """`otel-cbtop X` in the README is a command."""
     from otel_cbtop_exporter.cli.app import app
