@@ -14,7 +14,11 @@ def _nothing() -> None:
 
 
 class ForkLock:
-    """A reentrant lock that a fork takes first, and that is a new one in the child.
+    """Holds a reentrant lock that a fork takes first, and that is a new one in the child.
+
+    Use it as `with fork_lock.lock:`. Entering is C's then: in a context manager of Python's a
+    signal handler could raise after the lock was taken and before the block had begun, and nobody
+    would ever release it.
 
     Of several, a fork takes the one that was made last first: Python runs what is registered
     before a fork in the opposite order.
@@ -22,12 +26,15 @@ class ForkLock:
     Args:
         before: Called before a fork, with the lock held.
         in_child: Called in the child, with the new lock.
+
+    Attributes:
+        lock: The lock itself; never kept by anybody, because a fork replaces it.
     """
 
     def __init__(
         self, *, before: Callable[[], None] = _nothing, in_child: Callable[[], None] = _nothing
     ) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._do_before = before
         self._do_in_child = in_child
         if hasattr(os, "register_at_fork"):  # not on Windows
@@ -37,21 +44,15 @@ class ForkLock:
                 after_in_child=self._after_fork_in_child,
             )
 
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
     def _before_fork(self) -> None:
-        self._lock.acquire()
+        self.lock.acquire()
         self._do_before()
 
     def _after_fork_in_parent(self) -> None:
-        self._lock.release()
+        self.lock.release()
 
     def _after_fork_in_child(self) -> None:
         # A new lock, not a release: a server that forks in C (uWSGI) runs this hook alone, and
         # the old lock may then be held by a thread that the child does not have.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._do_in_child()

@@ -99,6 +99,8 @@ class HealthCounters:
         self._dropped: dict[str, int] = {}
         self._values_lost: dict[str, int] = {}
         self._last_error = ""
+        self.write_seconds = 0.0
+        """What the last write took that delivered everything."""
 
     @property
     def last_error(self) -> str:
@@ -116,6 +118,8 @@ class HealthCounters:
 
     def write_took(self, seconds: float, error_type: str) -> None:
         """Note how long one write took; `error_type` is "" if it delivered everything."""
+        if not error_type:
+            self.write_seconds = seconds
         if self._metrics is not None:
             self._metrics.operation(seconds, error_type)
 

@@ -7,6 +7,7 @@ application whose only handler is OpenTelemetry's shows it to nobody.
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
@@ -121,7 +122,9 @@ class _LastResort(logging.Handler):
         if fallback is None or record.levelno < fallback.level:
             return
         if not any(map(_is_seen, _handlers_of(record.name))):
-            fallback.handle(record)
+            named = copy.copy(record)  # among others' lines nobody would know whose it is
+            named.msg, named.args = f"{record.name}: {record.getMessage()}", None
+            fallback.handle(named)
 
 
 def counted(number: int, what: str = "event") -> str:

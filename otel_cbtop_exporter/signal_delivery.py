@@ -22,7 +22,7 @@ from otel_cbtop_exporter.env import SignalName, configuration
 from otel_cbtop_exporter.errors import CbtopError, ConfigError
 from otel_cbtop_exporter.event_batch import Events
 from otel_cbtop_exporter.health import HealthCounters, SinkHealth, combined
-from otel_cbtop_exporter.own_log import RateLimitedLog, counted
+from otel_cbtop_exporter.own_log import RateLimitedLog, counted, were
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks import sink_factory
 from otel_cbtop_exporter.sinks.base import Sink
@@ -133,10 +133,10 @@ class SignalDelivery:
         deadline = time.monotonic() + seconds
         events, ok = self._map(map_batch, batch, pieces or _ITEMS)
         if self._shut_down.locked():
-            self._lose("shutdown", events, "what came after shutdown was dropped")
+            self._lose("shutdown", events, "it came after shutdown")
             return False
         if not self._pipelines and self.config.sink != ("none",):
-            self._lose("no_sink", events, "there is no usable sink, events were dropped")
+            self._lose("no_sink", events, "there is no usable sink")
             return False
         for pipeline in self._pipelines:
             ok = pipeline.submit(events, max(0.0, deadline - time.monotonic())) and ok
@@ -171,10 +171,11 @@ class SignalDelivery:
         cause = f"{reason} field"
         losses.log.log(logging.WARNING, cause, f"a field of {what!r} left out: {reason}")
 
-    def _lose(self, reason: str, events: Events, message: str) -> None:
+    def _lose(self, reason: str, events: Events, why: str) -> None:
         losses = self._own_losses()
         losses.counters.dropped(reason, Tally.of(events))
-        losses.log.log(logging.ERROR, reason, message, events=len(events))
+        what = f"{were(len(events))} dropped: {why}"
+        losses.log.log(logging.ERROR, reason, what, events=len(events))
 
     def _reject(self, reason: str, tally: Tally, message: str) -> None:
         losses = self._own_losses()

@@ -108,11 +108,14 @@ class InfluxDBConfig(Options, frozen=True, kw_only=True):
         try:
             parts = urlsplit(self.url or "http://host")
             is_address = bool(parts.hostname) and parts.port != 0
+            # 1.x's users may have a login there, which would be left out without a word.
+            is_address = is_address and not (parts.query or parts.fragment)
         except ValueError:  # such as a port that is none, or half of an IPv6 address
             is_address = False
         if not is_address:
             raise ConfigError(
-                f"influxdb.url is {self.url!r}: expected an address like http://localhost:8086"
+                f"influxdb.url is {self.url!r}: expected an address like http://localhost:8086, "
+                "without a query"
             )
 
 
@@ -132,7 +135,8 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
             attributes, for example `{service.name}`, or other tags of the event.
         acks: Replicas that must have a record before it counts as delivered.
         compression: Of record batches.
-        linger_ms: How long librdkafka waits to fill a record batch.
+        linger_ms: How long librdkafka waits to fill a record batch within a write; the end of a
+            write waits for none.
         headers: Headers of every message.
         event_headers: Whether `schema_version`, `content-type` and, for spans, W3C
             `traceparent` become headers too.
@@ -141,7 +145,7 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
             read again when the broker refuses the login.
         schema_registry_url: Frame values for a Confluent Schema Registry.
         schema_registry_config: Any property of its client, for example
-            `basic.auth.user.info`.
+            `basic.auth.user.info`; and `auto.register.schemas`.
     """
 
     group: ClassVar[str] = "kafka"

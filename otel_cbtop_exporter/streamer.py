@@ -219,7 +219,11 @@ class EventStreamer:
         for _ in range(len(self._waiting)):
             with suppress(IndexError):  # another thread, or a signal handler, was faster
                 events.append(self._waiting.popleft())
-        return self._pipeline.submit(events, timeout_seconds)
+        try:
+            return self._pipeline.submit(events, timeout_seconds)
+        except BaseException:  # of a signal handler: what was accepted must not be lost by it
+            self._waiting.extendleft(reversed(events))
+            raise
 
 
 def _sink_named(config: ExporterConfig) -> Callable[[], Sink]:

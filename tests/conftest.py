@@ -25,6 +25,7 @@ def _loopback_only(monkeypatch):
     def guarded(self, address):
         if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
             "127.0.0.1",
+            "127.0.0.2",
             "::1",
             "localhost",
         ):

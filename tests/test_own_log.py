@@ -161,8 +161,8 @@ CbtopSpanExporter()
 @pytest.mark.parametrize(
     ("handlers", "begins"),
     [
-        ((), ""),
-        (("telemetry",), ""),
+        ((), "otel_cbtop_exporter: "),
+        (("telemetry",), "otel_cbtop_exporter: "),
         (("telemetry", "own"), "own: "),
         (("telemetry", "null"), None),
     ],

@@ -1,5 +1,6 @@
 """Hand-made events in batches, without OpenTelemetry."""
 
+import itertools
 import json
 import math
 import os
@@ -130,6 +131,26 @@ def test_many_threads_lose_nothing():
     for thread in range(8):
         arrived = [e["fields"]["value"] for e in sink.events if e["tags"]["thread"] == str(thread)]
         assert arrived == list(range(500))
+
+
+def test_an_exception_of_a_signal_handler_costs_no_event():
+    """Ctrl-C between taking a batch and handing it over: what was accepted comes at the end."""
+    sink = RecordingSink(local=True)
+    encode, calls = sink.encode, itertools.count()
+
+    def interrupted(events):
+        if next(calls) == 0:
+            raise KeyboardInterrupt
+        return encode(events)
+
+    sink.encode = interrupted
+    streamer = EventStreamer(sink, batch_size=3)
+    assert streamer.send(event_from_sample("m", 0))
+    assert streamer.send(event_from_sample("m", 1))
+    with pytest.raises(KeyboardInterrupt):
+        streamer.send(event_from_sample("m", 2))
+    streamer.shutdown()
+    assert [event["fields"]["value"] for event in sink.events] == [0, 1, 2]
 
 
 def test_a_signal_handler_may_send_and_shut_down():

@@ -49,7 +49,9 @@ def events_of(trace_id, messages):
             continue
         seen.add(value)  # delivery is at least once, so a message may be there twice
         try:
-            event = decode_event(message.value())
+            # Behind the schema's id, where a registry has one.
+            value = message.value()[5:] if message.value()[:1] == b"\0" else message.value()
+            event = decode_event(value)
         except EventError as error:
             print(f"{message.topic()}[{message.partition()}] at {message.offset()}: {error}")
             continue

@@ -18,10 +18,17 @@ class AwayBudget:
         self._lock = threading.Lock()
         self._left_seconds = _AWAY_BUDGET_SECONDS
 
-    def share(self, pipelines: int) -> float:
-        """Return the seconds that one of the open pipelines may wait without any progress."""
+    def share(self, waiting: int, write_seconds: float) -> float:
+        """Return the seconds that one of those who wait may wait without any progress.
+
+        Args:
+            waiting: How many wait, or will.
+            write_seconds: What the last write took that was answered: a backend that is slow is not
+                away for it.
+        """
         with self._lock:
-            return self._left_seconds / max(1, pipelines)
+            left = self._left_seconds
+            return max(left / max(1, waiting), min(left, 2 * write_seconds))
 
     def spend(self, seconds: float) -> None:
         """Take away time that was waited in vain."""

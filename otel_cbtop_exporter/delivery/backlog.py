@@ -59,17 +59,21 @@ class Backlog:
         )
         self._left: SpoolStats | None = None
         self._adopted_before = False
-        self._drain = Drain(
-            Lanes(
-                spools=self._store.spools,
-                adopt=self._adopt,
-                sender=sender,
-                retry=config.retry,
-                clock=clock,
-                jitter=jitter,
-                write_timeout_seconds=config.timeout_ms / 1_000,
-                reject=outcomes.reject,
+        self._lanes = Lanes(
+            spools=self._store.spools,
+            adopt=self._adopt,
+            sender=sender,
+            retry=config.retry,
+            clock=clock,
+            jitter=jitter,
+            # Not in the Sink protocol: a sink may have a longer time for one request.
+            write_timeout_seconds=max(
+                config.timeout_ms / 1_000, getattr(sink, "request_seconds", 0.0)
             ),
+            reject=outcomes.reject,
+        )
+        self._drain = Drain(
+            self._lanes,
             name=f"cbtop-{sink.name}",
             clock=clock,
             log=outcomes.log,
@@ -92,9 +96,13 @@ class Backlog:
             return False
         return True
 
-    def drain(self, deadline: float, stall_seconds: float) -> Drained:
+    def drain(self, deadline: float, stall_seconds: Callable[[], float]) -> Drained:
         """Wait until what was taken up to now has left; see `Drain.drain`."""
         return self._drain.drain(deadline, stall_seconds)
+
+    def has_refused(self) -> bool:
+        """Whether something that waits was refused when it was tried last."""
+        return self._lanes.has_refused()
 
     def stats(self) -> SpoolStats:
         """Return what waits; once closed, what was left on disk."""

@@ -26,7 +26,7 @@ _MAX_BYTES = 16 * 1024 * 1024
 
 # A neighbour appends within milliseconds; one that was stopped in the middle never lets go, and
 # blocking here would stop delivery, or the thread of the application that calls `export()`.
-_LOCK_SECONDS = 2.0
+_LOCK_SECONDS = 0.5
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -87,7 +87,7 @@ class DeadLetters:
 
         Raises:
             OSError: None of them was written; the file is as it was. Also where another
-                process holds its lock for two seconds.
+                process holds its lock for half a second.
         """
         lines = [_encoder.encode(_letter(one, sink_name, now_ns)) + b"\n" for one in rejections]
         if not lines:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections.abc import Callable
 
 import msgspec
 
@@ -65,6 +66,8 @@ class Drain:
         self._thread: threading.Thread | None = None
         self._appends = 0
         self._drained = 0  # the appends after which the spool was last seen empty
+        self._marks: list[int] = []  # for each caller of `drain` when its newest record came
+        self._passed_ns: int | None = None  # none of its marks before it waits any more
         self._progress_at = 0.0
         self._next_try: float | None = None  # None while it works, and while nothing waits
         self._idle = False
@@ -95,7 +98,7 @@ class Drain:
             self._thread = thread
             return True
 
-    def drain(self, deadline: float, stall_seconds: float) -> Drained:
+    def drain(self, deadline: float, stall_seconds: Callable[[], float]) -> Drained:
         """Wait until what was accepted up to now has left the spool.
 
         Every lane is tried at once, whatever it was waiting for. Where no thread can be
@@ -103,14 +106,37 @@ class Drain:
 
         Args:
             deadline: On the clock's `monotonic`; it is given up then.
-            stall_seconds: It is given up, too, after nothing has left for so long, or when
-                nothing would be tried any more within that time; when a place of the spool could
-                not be read twice; and at once with `stop`.
+            stall_seconds: It is given up, too, after nothing has left for what this says then, or
+                when nothing would be tried any more within that time; when a place of the spool
+                could not be read twice; and at once with `stop`.
         """
         with self._condition:
             wanted = self._appends
             if self._drained >= wanted:
                 return Drained(done=True, stalled_seconds=0.0)
+        try:
+            mark_ns = self._lanes.newest_ns()
+        except Exception:  # noqa: BLE001  the thread meets it too, and tells; this must not raise
+            mark_ns = None
+        with self._condition:
+            self._passed_ns = None
+            if mark_ns is not None:
+                self._marks.append(mark_ns)
+        try:
+            return self._wait(wanted, mark_ns, deadline, stall_seconds)
+        finally:
+            if mark_ns is not None:
+                with self._condition:
+                    self._marks.remove(mark_ns)
+
+    def _wait(
+        self,
+        wanted: int,
+        mark_ns: int | None,
+        deadline: float,
+        stall_seconds: Callable[[], float],
+    ) -> Drained:
+        with self._condition:
             began = self._progress_at = self._clock.monotonic()
             self._hurried = True
             self._unreadable = 0
@@ -120,8 +146,8 @@ class Drain:
         while True:
             with self._condition:
                 now = self._clock.monotonic()
-                end = min(deadline, self._progress_at + stall_seconds)
-                if self._drained >= wanted:
+                end = min(deadline, self._progress_at + stall_seconds())
+                if self._drained >= wanted or self._has_passed(mark_ns):
                     return Drained(done=True, stalled_seconds=0.0)
                 is_late = self._next_try is not None and self._next_try >= end
                 hopeless = is_late or self._unreadable > 1
@@ -146,10 +172,14 @@ class Drain:
             thread.join(max(0.0, min(_JOIN_SECONDS, deadline - self._clock.monotonic())))
         # Always: where no thread starts, another caller of `drain` may be doing its work.
         try:
-            self._lanes.abandon()
+            self._lanes.abandon(deadline)
         except SpoolError as error:  # what was delivered stays there, and may be sent again
             self._log.log(logging.WARNING, "abandon", f"{self._name}: {error}")
         return thread is None or not thread.is_alive()
+
+    def _has_passed(self, mark_ns: int | None) -> bool:
+        passed_ns = self._passed_ns
+        return mark_ns is not None and passed_ns is not None and mark_ns <= passed_ns
 
     def _run(self) -> None:
         while not self._stopping:
@@ -171,11 +201,14 @@ class Drain:
                 self._lanes.hurry()
                 self._hurried = False
         settled = unreadable = False
+        passed: list[int] = []
         wait_seconds: float | None
         try:
             with self._stepping, suppress_instrumentation():
                 step = self._lanes.step(deadline)
             settled, wait_seconds = step.settled, step.wait_seconds
+            # Where others append all the time the spool is hardly ever empty.
+            passed = [mark for mark in [*self._marks] if settled and self._lanes.has_passed(mark)]
         # The edge of the thread: whatever happens, what waits must be tried again.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__
@@ -188,6 +221,8 @@ class Drain:
             )
             wait_seconds = _PAUSE_SECONDS
         with self._condition:
+            if passed:
+                self._passed_ns = max(passed)
             now = self._clock.monotonic()
             if settled:
                 self._progress_at = now

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -50,11 +52,13 @@ class _Lane(msgspec.Struct):
         failures: Tries in a row that delivered nothing.
         server_errors: Those of them that say that a record broke the server.
         not_before: When it may be tried again, on the monotonic clock.
+        suspects: See `search`.
     """
 
     failures: int = 0
     server_errors: int = 0
     not_before: float = 0.0
+    suspects: Counter[Record] = msgspec.field(default_factory=Counter)
 
 
 class Lanes:
@@ -93,6 +97,8 @@ class Lanes:
         self._write_timeout_seconds = write_timeout_seconds
         self._reject = reject
         self._lanes: dict[str, _Lane] = {}
+        # What tries of refused lanes have taken more than the others' since.
+        self._refused_seconds = 0.0
         self._adopt_at = clock.monotonic()
         # Held over every use of the spools, and never over a write. Reentrant: a signal handler
         # may shut everything down on the thread that holds it.
@@ -101,20 +107,41 @@ class Lanes:
         self._under_way: tuple[Claim, list[Sent]] | None = None  # of a step's claim
         self._more_to_adopt = False
 
-    def abandon(self) -> None:
+    def abandon(self, deadline: float) -> None:
         """Leave the spools alone from now on, whatever a write that hangs may still answer.
 
         For whoever is about to close them: this waits for a use of them to end, not for a write,
         which is the last one. What the destination has answered for before is settled.
 
+        Args:
+            deadline: On the clock's `monotonic`; a use that lasts longer is left to itself.
+
         Raises:
             SpoolError: It cannot be settled.
         """
         self._sender.abandon()
-        with self._using_spools:
-            self._abandoned = True
-            if self._under_way is not None:
-                self._settle_what_is_known(*self._under_way)
+        seconds = max(0.0, deadline - self._clock.monotonic())
+        has_ended = self._using_spools.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+        self._abandoned = True
+        if has_ended:
+            try:
+                if self._under_way is not None:
+                    self._settle_what_is_known(*self._under_way)
+            finally:
+                self._using_spools.release()
+
+    def newest_ns(self) -> int | None:
+        """Return when the newest record that waits was appended; None if that cannot be said."""
+        with self._using_spools, suppress(SpoolError):
+            times_ns = [spool.newest_ns() for spool in self._spools()]
+            return max((time_ns for time_ns in times_ns if time_ns is not None), default=None)
+        return None
+
+    def has_passed(self, created_ns: int) -> bool:
+        """Say whether all that was appended up to a time has left the spools."""
+        with self._using_spools, suppress(SpoolError):
+            return not any(spool.has_older(created_ns) for spool in self._spools())
+        return False
 
     def hurry(self) -> None:
         """Let every lane be tried at once, with its backoff from the beginning."""
@@ -122,6 +149,12 @@ class Lanes:
         for lane in list(self._lanes.values()):
             lane.not_before = 0.0
             lane.failures = min(lane.failures, 1)  # one is kept: it still begins with a probe
+        # First what is taken as a rule: there may be no time for more.
+        self._refused_seconds = max(self._refused_seconds, self._write_timeout_seconds)
+
+    def has_refused(self) -> bool:
+        """Whether a lane that waits was refused when it was tried last."""
+        return any(lane.failures for lane in list(self._lanes.values()))
 
     def step(self, deadline: float = math.inf) -> Step:
         """Try one batch of the first lane that may be tried.
@@ -148,41 +181,48 @@ class Lanes:
         if now >= self._adopt_at:
             self._adopt_at = now + _ADOPT_SECONDS
             self._more_to_adopt = self._adopt()
+        places, unreadable = self._places()
         soonest: float | None = None
-        unreadable: SpoolError | None = None
-        for spool in self._spools():
-            try:
-                claim, not_before = self._claim_from(spool, now)
-            except SpoolError as error:  # a file on a bad disk must not hold up the others
-                unreadable = error
-                continue
-            if claim is not None:
-                return claim, None
-            if not_before is not None:
-                soonest = min(not_before, soonest or not_before)
-        if unreadable is not None:
-            raise unreadable
-        if soonest is None:  # nothing waits, also of a lane whose records were evicted
-            self._lanes.clear()
-        return None, soonest
-
-    def _claim_from(self, spool: Spool, now: float) -> tuple[Claim | None, float | None]:
-        soonest: float | None = None
-        for name in sorted(spool.lanes(), key=self._turn):
-            lane = self._lanes.setdefault(name, _Lane())
+        for name in sorted(places, key=self._turn):
+            lane = self._lanes[name]
             if lane.not_before > now:
                 soonest = min(lane.not_before, soonest or lane.not_before)
                 continue
-            claim = self._claim(spool, name, lane)
-            if claim is not None:
-                return claim, None
+            for spool in places[name]:
+                try:
+                    claim = self._claim(spool, name, lane)
+                # A file on a bad disk must not hold up the others.
+                except SpoolError as error:  # noqa: PERF203  as good as never
+                    unreadable = error
+                else:
+                    if claim is not None:
+                        return claim, None
+        if unreadable is not None:
+            raise unreadable
         return None, soonest
 
+    def _places(self) -> tuple[dict[str, list[Spool]], SpoolError | None]:
+        """Return for each lane the spools that have some of it, in order; and what went wrong."""
+        places: dict[str, list[Spool]] = {}
+        unreadable: SpoolError | None = None
+        for spool in self._spools():
+            try:
+                for name in spool.lanes():
+                    places.setdefault(name, []).append(spool)
+            except SpoolError as error:  # noqa: PERF203  as above
+                unreadable = error
+        # Lanes of which nothing waits are forgotten: there may be one for each value of a tag.
+        self._lanes = {name: self._lanes.get(name) or _Lane() for name in places}
+        return places, unreadable
+
     def _turn(self, name: str) -> tuple[bool, float]:
-        # A try may take longer than the wait after it, so what was refused comes last, and of that
-        # what was tried longest ago comes first. Of the others the oldest: the sort is stable.
-        lane = self._lanes.get(name)
-        return (False, 0.0) if lane is None else (lane.failures > 0, lane.not_before)
+        # What was refused has half of the time, whatever a try takes, and no more while there is
+        # something else; of it what was tried longest ago comes first. Of the others the oldest:
+        # the sort is stable.
+        lane = self._lanes[name]
+        is_refused = lane.failures > 0
+        is_behind = is_refused == (self._refused_seconds > 0)
+        return is_behind, lane.not_before if is_refused else 0.0
 
     def _claim(self, spool: Spool, name: str, lane: _Lane) -> Claim | None:
         events, size = self._sender.max_batch_events, self._sender.max_batch_bytes
@@ -195,6 +235,7 @@ class Lanes:
 
     def _send(self, claim: Claim, deadline: float) -> bool:
         lane = self._lanes[claim.lane]
+        was_refused, began = lane.failures > 0, self._clock.monotonic()
         so_far: list[Sent] = []
         self._under_way = claim, so_far
 
@@ -209,10 +250,18 @@ class Lanes:
             )
 
         if _is_suspicious(lane):
-            turn_ends = self._clock.monotonic() + self._write_timeout_seconds
-            sent = search(claim.records, attempt, lambda: self._clock.monotonic() >= turn_ends)
+            turn_ends = began + self._write_timeout_seconds
+
+            def is_over() -> bool:
+                return self._clock.monotonic() >= turn_ends
+
+            sent = search(claim.records, attempt, is_over, lane.suspects)
         else:
             sent = attempt(claim.records)
+        taken_seconds = self._clock.monotonic() - began
+        if not was_refused:
+            taken_seconds = -taken_seconds
+        self._refused_seconds = max(0.0, self._refused_seconds + taken_seconds)
         with self._using_spools:
             if self._abandoned:
                 return False
@@ -226,18 +275,18 @@ class Lanes:
         if sent.kept:
             self._back_off(lane, sent)
         else:
-            del self._lanes[claim.lane]  # there may be a lane for each value of a tag
+            self._lanes.pop(claim.lane, None)
         return settled
 
     def _settle_what_is_known(self, claim: Claim, so_far: Sequence[Sent]) -> None:
         total = Sent()
         for sent in so_far:
             add(total, sent)
-        kept = not_in(claim.records, total)
-        if len(kept) < len(claim.records):
+        total.kept = not_in(claim.records, total)
+        if len(total.kept) < len(claim.records):
             if total.rejected:
                 self._reject(total.rejected, total.why_rejected)
-            claim.spool.settle(claim, kept)
+            claim.spool.settle(claim, total.kept)
 
     def _back_off(self, lane: _Lane, sent: Sent) -> None:
         delay = next_delay_seconds(

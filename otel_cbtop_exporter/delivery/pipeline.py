@@ -23,6 +23,7 @@ from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.delivery import process_lock  # noqa: F401
 from otel_cbtop_exporter.delivery.away_budget import AwayBudget
 from otel_cbtop_exporter.delivery.outcomes import Outcomes
+from otel_cbtop_exporter.delivery.patience import Patience
 from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK, Clock
 from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.events import Event
@@ -73,7 +74,7 @@ class Pipeline:
         self.holders = 1
         self._closed = False
         self._begin()
-        with _registry_lock:
+        with _registry.lock:
             _live.add(self)
         _away_budget.renew()  # this is not the end of the process yet
 
@@ -82,6 +83,7 @@ class Pipeline:
         config, clock = self._config, self._clock
         self._condition = threading.Condition()
         self._outcomes = Outcomes(self._sink.name, config.spool.path, clock, self._metrics)
+        self._patience = Patience()
         self._being_sent: dict[int, Sequence[Record]] = {}  # without a spool, by identity
         self._sender = Sender(
             self._sink,
@@ -145,7 +147,7 @@ class Pipeline:
         deadline = self._clock.monotonic() + timeout_seconds
         is_drained = True
         if self._backlog:
-            is_drained = self._backlog.drain(deadline, stall_seconds=math.inf).done
+            is_drained = self._backlog.drain(deadline, lambda: math.inf).done
         left = max(0.0, deadline - self._clock.monotonic())
         return is_drained and self._sink.flush(left)
 
@@ -156,20 +158,18 @@ class Pipeline:
         what is left of the process's budget of 3 s. What is in a spool on disk stays there.
         """
         deadline = self._clock.monotonic() + timeout_seconds
-        with _registry_lock:
+        with _registry.lock:
             self.holders -= 1
             last = self.holders == 0
             if last:
                 for key in [key for key, shared in _shared.items() if shared is self]:
                     del _shared[key]
-            # By holders: the first one of a pipeline must not spend what the others wait with.
-            stall_seconds = _away_budget.share(1 + sum(p.holders for p in open_pipelines()))
         if last:
             with self._condition:
                 self._closed = True
                 self._condition.notify_all()
         if self._backlog:
-            _away_budget.spend(self._backlog.drain(deadline, stall_seconds).stalled_seconds)
+            _away_budget.spend(self._backlog.drain(deadline, self._share).stalled_seconds)
         if last and (not self._backlog or self._backlog.close(deadline)):
             self._sink.close(max(0.0, deadline - self._clock.monotonic()))
         if last:
@@ -190,6 +190,11 @@ class Pipeline:
         # Not in the Sink protocol: a sink whose client keeps no statistics has nothing to say.
         client_statistics: Mapping[str, int] = getattr(self._sink, "statistics", dict)()
         return msgspec.structs.replace(health, client_statistics=client_statistics)
+
+    @property
+    def is_spooled(self) -> bool:
+        """Whether shutdown may have to wait for its backend."""
+        return self._spooled
 
     @property
     def closed(self) -> bool:
@@ -220,16 +225,28 @@ class Pipeline:
         return encoded.records, True
 
     def _send(self, records: Sequence[Record], deadline: float) -> bool:
+        began = self._clock.monotonic()
         self._being_sent[id(records)] = records
         try:
-            sent = self._sender.send(records, deadline)
+            sent = self._sender.send(records, self._patience.deadline(deadline, began))
         finally:
             self._being_sent.pop(id(records), None)  # gone in a child that was forked meanwhile
         if sent.rejected:
             self._outcomes.reject(sent.rejected, sent.why_rejected)
         if sent.kept:
             self._outcomes.drop(sent.error_type or "kept", Tally.of(sent.kept), sent.error)
+        in_vain = not sent.delivered and not sent.rejected
+        self._patience.ended(began, self._clock.monotonic(), in_vain=in_vain)
         return bool(sent.delivered) and not sent.kept
+
+    def _share(self) -> float:
+        """Return how long this holder may wait without any progress."""
+        others = [pipeline for pipeline in open_pipelines() if pipeline.is_spooled]
+        waiting = sum(pipeline is not self for pipeline in others)
+        if self._backlog and self._backlog.has_refused():
+            # A topic of this holder alone may be missing, which the others need no time for.
+            waiting = sum(pipeline.holders for pipeline in others)
+        return _away_budget.share(1 + waiting, self._outcomes.counters.write_seconds)
 
     def _inflight(self) -> Tally:
         """Say what was accepted and has no fate yet, what dead processes left included."""
@@ -260,7 +277,7 @@ _away_budget = AwayBudget()
 
 def open_pipelines() -> list[Pipeline]:
     """Return the pipelines of this process that are not closed."""
-    with _registry_lock:
+    with _registry.lock:
         return [pipeline for pipeline in _live if not pipeline.closed]
 
 
@@ -282,7 +299,7 @@ def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig
         make_sink: Called only where there is no pipeline yet.
         config: Of a new pipeline.
     """
-    with _registry_lock:
+    with _registry.lock:
         pipeline = _shared.get(key)
         if pipeline is not None:
             pipeline.holders += 1
@@ -300,4 +317,4 @@ def _in_child() -> None:
 # It guards what is above and the holders of every pipeline, so that a child finds none half
 # counted; never held over anything slow. Reentrant: `acquire` makes a pipeline under it. It is made
 # after the spool's, so a fork takes it first.
-_registry_lock = ForkLock(in_child=_in_child)
+_registry = ForkLock(in_child=_in_child)

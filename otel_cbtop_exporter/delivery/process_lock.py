@@ -9,8 +9,7 @@ included, and a fork waits for the lock and closes every file first.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from otel_cbtop_exporter.fork_lock import ForkLock
@@ -33,16 +32,14 @@ class ForkAware(Protocol):
 _watched: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
-@contextmanager
-def process_lock() -> Iterator[None]:
-    """Hold the lock; for work on SQLite and on what describes it, never for a log or callback."""
-    with _lock:
-        yield
+def process_lock() -> AbstractContextManager[bool]:
+    """Return the lock; for work on SQLite and on what describes it, never for a log or callback."""
+    return _fork_lock.lock
 
 
 def watch_forks(thing: ForkAware) -> None:
     """Tell a thing of forks for as long as it lives."""
-    with _lock:
+    with process_lock():
         _watched.add(thing)
 
 
@@ -57,4 +54,4 @@ def _in_child() -> None:
 
 
 # Reentrant: a signal handler may end a span on a thread that is inside a transaction.
-_lock = ForkLock(before=_before_fork, in_child=_in_child)
+_fork_lock = ForkLock(before=_before_fork, in_child=_in_child)

@@ -12,8 +12,12 @@ __all__ = ["add", "broke_server", "not_in", "search"]
 
 # After so many pieces that failed, and none that passed, it is the server and not a record.
 _PIECES_BEFORE_GIVING_UP = 8
-# A record left alone is tried so often before it is blamed.
+# A record left alone is tried so often in one search.
 _TRIES_ALONE = 2
+# A record is blamed that broke the server alone in so many searches. Between two of them other
+# batches were tried and waited for: a server that is short of something takes one and refuses the
+# next, for seconds.
+_SEARCHES_BEFORE_BLAME = 3
 # A proxy or a restart answers 502, 503 or 504, whatever it is sent; these are about the data.
 _AWAY_STATUSES = ("502", "503", "504")
 
@@ -22,15 +26,25 @@ def search(
     records: Sequence[Record],
     attempt: Callable[[Sequence[Record]], Sent],
     is_over: Callable[[], bool],
+    suspects: Counter[Record],
 ) -> Sent:
     """Halve records until those that break the server are alone, if others pass.
 
     Where none passes, it is the server that is broken, and all are kept. So is what has not been
     tried when something is settled and the time is over.
+
+    Args:
+        records: Of one lane.
+        attempt: Tries some of them once.
+        is_over: Whether the time is.
+        suspects: In how many searches a record has broken the server alone; it is counted on, and
+            what has done so often enough is rejected.
     """
     total = Sent()
-    pieces = deque(_halves(records))
-    alone: list[Record] = []
+    # What is left may be nothing but such as broke it while others passed.
+    is_known = all(record in suspects for record in records)
+    pieces = deque([] if is_known else _halves(records))
+    alone = list(records) if is_known else []
     broken = 0
     while pieces and not ((total.delivered or total.rejected) and is_over()):
         sent = attempt(pieces.popleft())
@@ -46,8 +60,10 @@ def search(
         else:
             pieces.extend(_halves(sent.kept))
     for record in alone:
-        if total.delivered and _breaks_alone(total, record, attempt):
-            total.rejected.append(Rejection(record, "server_error", total.error))
+        if (is_known or total.delivered) and _breaks_alone(total, record, attempt):
+            suspects[record] += 1
+            if suspects[record] >= _SEARCHES_BEFORE_BLAME:
+                total.rejected.append(Rejection(record, "server_error", total.error))
     total.kept = not_in(records, total)
     return total
 

@@ -8,7 +8,7 @@ and what happens when the disk says no (`spool_folder.py`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from typing import Literal
 from otel_cbtop_exporter.delivery import spool_queries as queries
 from otel_cbtop_exporter.delivery.process_lock import process_lock
 from otel_cbtop_exporter.delivery.spool_claim import Claim, SpoolStats
-from otel_cbtop_exporter.delivery.spool_reports import Reports
+from otel_cbtop_exporter.delivery.spool_reports import Reports, reporting
 from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError, rows_of, unpack
 from otel_cbtop_exporter.delivery.spool_store import RowStore
 from otel_cbtop_exporter.sinks.base import Record, Records
@@ -83,24 +83,24 @@ class Spool:
             rows = [row.packed() for row in rows]  # without the lock: it takes half a millisecond
         self.append_rows(rows, now_ns)
 
+    @reporting
     def append_rows(self, rows: Sequence[Row], now_ns: int) -> None:
         """Take rows of records, as `append` does."""
         if rows:
-            with self._reports.held_back():
-                self._store.insert(rows, self.max_bytes, self._too_old(now_ns))
+            self._store.insert(rows, self.max_bytes, self._too_old(now_ns))
 
     def spools(self) -> Sequence[Spool]:
         """Return the spools to empty, in order: this one, where it is alone."""
         return (self,)
 
+    @reporting
     def lanes(self) -> list[str]:
         """Return the lanes that have records, the one with the oldest first.
 
         Raises:
             SpoolError: The place cannot be read.
         """
-        with self._reports.held_back():
-            return [] if self._store.is_known_empty() else self._store.run(queries.lanes)
+        return [] if self._store.is_known_empty() else self._store.run(queries.lanes)
 
     def claim(self, lane: str, max_events: int, max_bytes: int) -> Claim | None:
         """Hand out the oldest records of a lane; they stay in the spool until they are settled.
@@ -121,21 +121,14 @@ class Spool:
         if self._max_age_ns:
             with suppress(SpoolError):  # what is too old may still be sent
                 self.evict(self.max_bytes, self._time_ns())
-        while True:
-            with self._reports.held_back():
-                if self._store.is_known_empty():
-                    return None
-                rows = self._store.claim(lane, max_events, max_bytes)
-            if not rows:
-                return None
+        while rows := self._claim_rows(lane, max_events, max_bytes):
             unpacked = {row_id: row.records or unpack(row.body) for row_id, row in rows.items()}
             readable = {row_id: records for row_id, records in unpacked.items() if records}
             if len(readable) < len(rows):
-                unreadable = dict.fromkeys(unpacked.keys() - readable.keys())
-                with self._reports.held_back():
-                    self._reports.drop("damaged", self._store.change(lane, unreadable))
+                self._drop_damaged(lane, unpacked.keys() - readable.keys())
             if readable:
                 return Claim(lane, readable, Records.joined(readable.values()), self)
+        return None
 
     def settle(self, claim: Claim, kept: Sequence[Record] = ()) -> None:
         """Let the records of a claim go, except those to be tried again.
@@ -151,16 +144,14 @@ class Spool:
         Raises:
             ValueError: `kept` holds a record that the claim does not.
         """
-        left = claim.rows_left(kept)
-        with self._reports.held_back():
-            self._store.change(claim.lane, left)
-            self._store.ledger.end_claim(claim.lane)
+        self._end_claim(claim.lane, claim.rows_left(kept))  # packs rows, so without the lock
 
+    @reporting
     def forget_claims(self) -> None:
         """Let what was claimed be handed out, or moved, like all the rest."""
-        with self._reports.held_back():
-            self._store.ledger.forget_claims()
+        self._store.ledger.forget_claims()
 
+    @reporting
     def evict(self, max_bytes: int, now_ns: int) -> None:
         """Let the oldest rows go, counted, until what is left fits and none is too old.
 
@@ -171,10 +162,10 @@ class Spool:
         Raises:
             SpoolError: The place does not allow it now.
         """
-        with self._reports.held_back():
-            if self._store.ledger.waiting.events:
-                self._store.insert((), max_bytes, self._too_old(now_ns))
+        if self._store.ledger.waiting.events:
+            self._store.insert((), max_bytes, self._too_old(now_ns))
 
+    @reporting
     def hand_over(self, target: Spool, max_bytes: int, now_ns: int) -> bool:
         """Move the oldest rows that are not claimed to another spool, behind what it holds.
 
@@ -189,36 +180,56 @@ class Spool:
         Raises:
             SpoolError: One of the two does not allow it; nothing is lost.
         """
-        with self._reports.held_back():
-            rows, whole = self._store.unclaimed(max_bytes)
-            target.append_rows([row.packed() for row in rows.values()], now_ns)
-            self._store.remove(rows)
-            return whole
+        rows, whole = self._store.unclaimed(max_bytes)
+        target.append_rows([row.packed() for row in rows.values()], now_ns)
+        self._store.remove(rows)
+        return whole
 
+    @reporting
     def open(self) -> None:
         """Open and count what is there now, and not only when it is used.
 
         Raises:
             SpoolError: The place cannot be read.
         """
-        with self._reports.held_back():
-            self._store.run(queries.count)
+        self._store.run(queries.count)
 
+    @reporting
     def stats(self) -> SpoolStats:
         """Return what is waiting; a file that was not used yet counts as empty."""
         oldest_ns = None
-        with self._reports.held_back():
-            ledger = self._store.ledger
-            if ledger.waiting.events:
-                with suppress(SpoolError):  # whoever claims or appends next is told
-                    oldest_ns = self._store.run(queries.oldest_ns)
-            return SpoolStats(ledger.waiting, ledger.stored_bytes, oldest_ns)
+        ledger = self._store.ledger
+        if ledger.waiting.events:
+            with suppress(SpoolError):  # whoever claims or appends next is told
+                oldest_ns = self._store.run(queries.oldest_ns)
+        return SpoolStats(ledger.waiting, ledger.stored_bytes, oldest_ns)
 
+    @reporting
+    def newest_ns(self) -> int | None:
+        """Return when the newest record was appended; None if nothing waits.
+
+        Raises:
+            SpoolError: The place cannot be read.
+        """
+        return None if self._store.is_known_empty() else self._store.run(queries.newest_ns)
+
+    @reporting
+    def has_older(self, created_ns: int) -> bool:
+        """Say whether a record waits that was appended at a time or before it.
+
+        Raises:
+            SpoolError: The place cannot be read.
+        """
+        if self._store.is_known_empty():
+            return False
+        return self._store.run(lambda connection: queries.has_older(connection, created_ns))
+
+    @reporting
     def was_removed(self) -> bool:
         """Whether somebody removed the open file, so that it dies with this process."""
-        with self._reports.held_back():
-            return self._store.database.was_removed()
+        return self._store.database.was_removed()
 
+    @reporting
     def close(self) -> SpoolStats:
         """Close the database; a later call opens it again.
 
@@ -228,22 +239,36 @@ class Spool:
         Returns:
             What is left for whoever opens it again.
         """
-        with self._reports.held_back():
-            left = self.stats()
-            if self.path is None or self._store.database.was_removed():
-                self._reports.drop("shutdown", left.waiting)
-                left = SpoolStats(Tally(), 0, None)
-            self._store.close()
-            return left
+        left = self.stats()
+        if self.path is None or self._store.database.was_removed():
+            self._reports.drop("shutdown", left.waiting)
+            left = SpoolStats(Tally(), 0, None)
+        self._store.close()
+        return left
 
+    @reporting
     def delete(self) -> None:
         """Close the database and remove what it holds.
 
         Raises:
             OSError: The folder does not allow it.
         """
-        with self._reports.held_back():
-            self._store.delete()
+        self._store.delete()
+
+    @reporting
+    def _claim_rows(self, lane: str, max_events: int, max_bytes: int) -> dict[int, Row]:
+        if self._store.is_known_empty():
+            return {}
+        return self._store.claim(lane, max_events, max_bytes)
+
+    @reporting
+    def _drop_damaged(self, lane: str, row_ids: Iterable[int]) -> None:
+        self._reports.drop("damaged", self._store.change(lane, dict.fromkeys(row_ids)))
+
+    @reporting
+    def _end_claim(self, lane: str, left: Mapping[int, Row | None]) -> None:
+        self._store.change(lane, left)
+        self._store.ledger.end_claim(lane)
 
     def _leave_soon(self, rows: Sequence[Row]) -> bool:
         """Whether so little waits that rows need not be packed for the time being."""

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Generator, Mapping
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 from otel_cbtop_exporter.delivery import spool_queries as queries
@@ -36,13 +37,13 @@ def rebuild(database: Database, path: Path, owed: Mapping[int, Row | None]) -> P
     aside = _move_aside(path)
 
     def fill(connection: sqlite3.Connection) -> None:
-        with database.transaction(connection), closing(_salvage(aside)) as rows:
+        with closing(_salvage(aside)) as rows:
             for row_id, stored in rows:
                 row = owed.get(row_id, stored)
                 if row is not None:
                     queries.restore(connection, row_id, row._replace(created_ns=stored.created_ns))
 
-    database.run(fill)
+    database.run(lambda connection: database.transact(connection, partial(fill, connection)))
     return aside
 
 

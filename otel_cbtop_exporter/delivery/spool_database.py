@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -82,21 +82,20 @@ class Database:
         except (OSError, UnicodeEncodeError) as error:  # the latter: a lane that is not Unicode
             raise SpoolError(str(error)) from error
 
-    @contextmanager
-    def transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
-        """Commit what is done inside, or nothing of it."""
+    def transact(self, connection: sqlite3.Connection, work: Callable[[], _T]) -> _T:
+        """Commit what is done by a call, or nothing of it."""
         if connection.in_transaction:
             # A signal handler on the thread that is in it: it commits with the interrupted one.
-            yield
-            return
-        connection.execute("BEGIN IMMEDIATE")
+            return work()
         try:
-            yield
+            connection.execute("BEGIN IMMEDIATE")
+            result = work()
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # a signal handler's too, wherever it comes
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        return result
 
     def was_removed(self) -> bool:
         """Whether somebody removed the open file, so that it dies with this process."""

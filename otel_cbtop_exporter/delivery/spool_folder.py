@@ -24,7 +24,7 @@ from otel_cbtop_exporter.delivery.spool import (
 from otel_cbtop_exporter.delivery.spool_claim import sum_of
 from otel_cbtop_exporter.delivery.spool_files import SpoolFiles
 from otel_cbtop_exporter.delivery.spool_owner import is_alive
-from otel_cbtop_exporter.delivery.spool_reports import Reports
+from otel_cbtop_exporter.delivery.spool_reports import Reports, reporting
 from otel_cbtop_exporter.delivery.spool_rows import Row, pack
 from otel_cbtop_exporter.sinks.base import Record
 from otel_cbtop_exporter.tally import Tally
@@ -163,26 +163,24 @@ class SpoolFolder:
         Raises:
             SpoolError: Neither disk nor memory can take them.
         """
-        rows = pack(records, now_ns)
-        with self._reports.held_back():
-            if not self._append_to_disk(rows, now_ns):
-                self._memory.append_rows(rows, now_ns)
+        self._append_rows(pack(records, now_ns), now_ns)  # packs without the lock
 
+    @reporting
     def spools(self) -> Sequence[Spool]:
         """Return the spools that have records, in the order to empty them.
 
         Those of dead processes come first. One that cannot be read now is there: whoever reads it
         is told, and comes again.
         """
-        with self._reports.held_back():
-            self._share(self._time_ns())
-            self._files.drop_empty()
-            places = self._files.spools()
-            # What is in memory came after all that is on disk, until the disk is in use again:
-            # then it is only what was claimed when the rest went back.
-            places.insert(max(0, len(places) - 1) if self._on_disk else len(places), self._memory)
-            return [spool for spool in places if self._has_records(spool)]
+        self._share(self._time_ns())
+        self._files.drop_empty()
+        places = self._files.spools()
+        # What is in memory came after all that is on disk, until the disk is in use again:
+        # then it is only what was claimed when the rest went back.
+        places.insert(max(0, len(places) - 1) if self._on_disk else len(places), self._memory)
+        return [spool for spool in places if self._has_records(spool)]
 
+    @reporting
     def adopt(self) -> int:
         """Take over what dead processes left for this destination.
 
@@ -192,12 +190,11 @@ class SpoolFolder:
         Returns:
             How many spools were taken over; a few at a time, the oldest first.
         """
-        with self._reports.held_back():
-            try:
-                return self._files.adopt()
-            except OSError as error:
-                self._reports.note("spool_place", f"spool folder {self.folder}: {error}")
-                return 0
+        try:
+            return self._files.adopt()
+        except OSError as error:
+            self._reports.note("spool_place", f"spool folder {self.folder}: {error}")
+            return 0
 
     def foreign(self) -> list[Path]:
         """Return the folders of other destinations that hold files of dead processes."""
@@ -207,25 +204,25 @@ class SpoolFolder:
         except OSError:
             return []
 
+    @reporting
     def stats(self) -> SpoolStats:
         """Return what is waiting in all spools that this process has."""
-        with self._reports.held_back():
-            return sum_of([spool.stats() for spool in [*self._files.spools(), self._memory]])
+        return sum_of([spool.stats() for spool in [*self._files.spools(), self._memory]])
 
+    @reporting
     def close(self) -> SpoolStats:
         """Leave what is on disk to the next process; what only memory holds is dropped, counted.
 
         Returns:
             What is left on disk.
         """
-        with self._reports.held_back():
-            self._memory.forget_claims()  # nobody settles them any more
-            if self._memory.stats().events_spooled:
-                self._back_to_disk(self._memory.max_bytes, self._time_ns())
-            self._memory.close()
-            left = sum_of(self._files.give_up())
-            self._begin()
-            return left
+        self._memory.forget_claims()  # nobody settles them any more
+        if self._memory.stats().events_spooled:
+            self._back_to_disk(self._memory.max_bytes, self._time_ns())
+        self._memory.close()
+        left = sum_of(self._files.give_up())
+        self._begin()
+        return left
 
     def before_fork(self) -> None:
         """Nothing: the spools close themselves, and the locks stay the parent's."""
@@ -235,6 +232,11 @@ class SpoolFolder:
         self._reports.forget()
         self._files.leave_to_parent()
         self._begin()
+
+    @reporting
+    def _append_rows(self, rows: Sequence[Row], now_ns: int) -> None:
+        if not self._append_to_disk(rows, now_ns):
+            self._memory.append_rows(rows, now_ns)
 
     def _begin(self) -> None:
         self._on_disk = True

@@ -62,6 +62,18 @@ def oldest_ns(connection: sqlite3.Connection) -> int | None:
     return None if row is None else int(row[0])
 
 
+def newest_ns(connection: sqlite3.Connection) -> int | None:
+    """Return the latest time at which a row was appended, which need not be the last one's."""
+    (latest,) = connection.execute("SELECT max(created_ns) FROM batches").fetchone()
+    return None if latest is None else int(latest)
+
+
+def has_older(connection: sqlite3.Connection, created_ns: int) -> bool:
+    """Say whether a row was appended at a time or before it."""
+    query = "SELECT 1 FROM batches WHERE created_ns <= ? LIMIT 1"
+    return connection.execute(query, (created_ns,)).fetchone() is not None
+
+
 def file_bytes(connection: sqlite3.Connection) -> int:
     """Return what the database takes, free pages included."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()

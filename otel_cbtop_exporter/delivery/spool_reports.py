@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from otel_cbtop_exporter.delivery.process_lock import process_lock
 from otel_cbtop_exporter.tally import Tally
 
-__all__ = ["Reports"]
+__all__ = ["Reports", "reporting"]
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class _Reporting(Protocol):
+    _reports: Reports
+
+
+_S = TypeVar("_S", bound=_Reporting)
+
+
+def reporting(method: Callable[Concatenate[_S, _P], _T]) -> Callable[Concatenate[_S, _P], _T]:
+    """Hold the process lock during a method, and tell behind it what there is to tell."""
+
+    # No context manager, for the reason given at `ForkLock`.
+    @functools.wraps(method)
+    def call(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            with process_lock():
+                return method(self, *args, **kwargs)
+        finally:
+            self._reports.tell()
+
+    return call
 
 
 class Reports:
@@ -32,22 +59,16 @@ class Reports:
     def drop(self, reason: str, tally: Tally) -> None:
         """Count events that left without being settled."""
         if tally.events > 0:
-            self._dropped[reason] = self._dropped.get(reason, Tally()) + tally
+            with process_lock():
+                self._dropped[reason] = self._dropped.get(reason, Tally()) + tally
 
     def note(self, cause: str, message: str) -> None:
         """Say something; each cause is limited to once a minute by whoever logs it."""
-        self._notices.append((cause, message))
+        with process_lock():
+            self._notices.append((cause, message))
 
-    @contextmanager
-    def held_back(self) -> Iterator[None]:
-        """Hold the process lock inside of the block, and tell behind it what there is to tell."""
-        try:
-            with process_lock():
-                yield
-        finally:
-            self._tell()
-
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Pass on what was collected; call it without the lock."""
         if not self._dropped and not self._notices:
             return
         with process_lock():

@@ -7,8 +7,8 @@ row's body.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -191,14 +191,16 @@ class RowStore:
         ledger.counted = True
         ledger.waiting, ledger.stored_bytes = waiting, stored_bytes
 
-    @contextmanager
-    def _transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
-        with self.database.transaction(connection):
+    def _transact(self, connection: sqlite3.Connection, work: Callable[[], _T]) -> _T:
+        def pay_and_work() -> _T:
             self.ledger.pay(connection)
-            yield
+            return work()
+
+        result = self.database.transact(connection, pay_and_work)
         for row_id, row in self.ledger.owed.items():
             self._recent.put(row_id, None if row is None else row.records)
         self.ledger.owed.clear()
+        return result
 
     def _insert(
         self,
@@ -208,12 +210,15 @@ class RowStore:
         created_before_ns: int,
     ) -> tuple[list[int], list[queries.Leaving]]:
         ledger = self.ledger
-        with self._transaction(connection):
+
+        def work() -> tuple[list[int], list[queries.Leaving]]:
             row_ids = [queries.insert(connection, row) for row in rows]
             excess = ledger.stored_bytes + sum(row.stored_bytes for row in rows) - max_bytes
             leaving = queries.leaving(connection, excess, created_before_ns, ledger.claimed_ids())
             queries.delete(connection, [row.row_id for row in leaving])
-        return row_ids, leaving
+            return row_ids, leaving
+
+        return self._transact(connection, work)
 
     def _oldest(
         self, connection: sqlite3.Connection, lane: str, max_events: int, max_bytes: int
@@ -257,8 +262,7 @@ class RowStore:
         return stored if records is None else stored._replace(records=records)
 
     def _settle_up(self, connection: sqlite3.Connection, besides: Iterable[int] = ()) -> None:
-        with self._transaction(connection):
-            queries.delete(connection, besides)
+        self._transact(connection, lambda: queries.delete(connection, besides))
 
     def _is_spent(self, connection: sqlite3.Connection) -> bool:
         """Whether a new database is better than this one: it is empty, and large or in debt."""

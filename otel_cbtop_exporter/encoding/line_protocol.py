@@ -26,11 +26,12 @@ from otel_cbtop_exporter.encoding.line_protocol_head import (
     render_head,
     slot_of,
 )
+from otel_cbtop_exporter.encoding.line_protocol_limits import may_be_too_long, shortened
 from otel_cbtop_exporter.encoding.line_protocol_points import render_points
 from otel_cbtop_exporter.encoding.line_protocol_text import string_text
 from otel_cbtop_exporter.encoding.unique_points import CollectedPoints, UniquePoints
 from otel_cbtop_exporter.event_batch import EventRun, Events, Part
-from otel_cbtop_exporter.event_table import EventTable
+from otel_cbtop_exporter.event_table import TEXT_FIELDS, EventTable
 from otel_cbtop_exporter.events import OF_A_TRACE, Event, MetricInfo
 from otel_cbtop_exporter.on_demand import Lines
 from otel_cbtop_exporter.tag_set import TagSet
@@ -86,6 +87,8 @@ class LineProtocolEncoder:
         """Fields that line protocol cannot carry (NaN, a count beyond 64 bits), so far."""
         self.tag_values_cut = 0
         """Tag values that were cut because the point's key was too long, so far."""
+        self.field_values_cut = 0
+        """Texts of fields, and attributes, that were cut or left out as too long, so far."""
         self._trace_digits = trace_id_tag_digits
         self.after_fork_in_child()
 
@@ -127,7 +130,16 @@ class LineProtocolEncoder:
             prefixes = [(trace_id or "")[: self._trace_digits] for trace_id in trace_ids]
             slots = [(slot, prefix) if prefix else slot for prefix in prefixes]
         heads = heads_of(table, slots, prefixes)
-        if heads is None or not _can_be_kept(times_ns):
+        if heads is None or not _can_be_kept(times_ns) or _has_long_text(table):
+            return None
+        has_attributes, has_trace_id = _has(attributes), _has(trace_ids)
+        texts: Sequence[str] = ()
+        if attributes and has_attributes:
+            texts = quoted_texts(attributes)
+        elif attributes and has_attributes is None:
+            quoted = quoted_texts([one or {} for one in attributes])
+            texts = [t if one else "" for t, one in zip(quoted, attributes, strict=True)]
+        if texts and may_be_too_long(texts):
             return None
         with self._lock:
             taken_ns = self._points.take_next_all(heads, times_ns)
@@ -137,16 +149,10 @@ class LineProtocolEncoder:
                 "" if taken == time_ns else str(time_ns)
                 for taken, time_ns in zip(taken_ns, times_ns, strict=True)
             ]
-        has_attributes, has_trace_id = _has(attributes), _has(trace_ids)
-        texts: Iterable[str] = repeat("")
-        if attributes and has_attributes:
-            texts = quoted_texts(attributes)
-        elif attributes and has_attributes is None:
-            quoted = quoted_texts([one or {} for one in attributes])
-            texts = [t if one else "" for t, one in zip(quoted, attributes, strict=True)]
         was_moved = None if taken_ns is not times_ns else False
         render = render_columns(table.keys, (has_attributes, has_trace_id, was_moved))
-        bodies = render(heads, taken_ns, originals, texts, trace_ids or repeat(None), table.columns)
+        ids = trace_ids or repeat(None)
+        bodies = render(heads, taken_ns, originals, texts or repeat(""), ids, table.columns)
         return Rendered(bodies, taken_ns, {})
 
     def _render_points(self, table: EventTable, metric: str) -> Rendered | None:
@@ -182,10 +188,11 @@ class LineProtocolEncoder:
                 refused[position] = Refusal("invalid", reason)
                 bodies.append(b"")
                 continue
-            if head.values_cut or fields.left_out:
+            if head.values_cut or fields.left_out or fields.cut:
                 with self._lock:
                     self.tag_values_cut += head.values_cut or 0
                     self.fields_left_out += fields.left_out
+                    self.field_values_cut += fields.cut
             if not fields.text:
                 reason = f"{event.measurement!r} has no field that InfluxDB can carry"
                 refused.setdefault(position, Refusal("no_field", reason))
@@ -255,13 +262,18 @@ def _fields_of(event: Event, time_ns: int) -> Fields:
         hand_made=hand_made,
         tag_keys=frozenset(event.tags) if clashes else frozenset(),
     )
+    attributes, cut = event.attributes, 0
+    if attributes and may_be_too_long([quoted := encode_quoted(attributes)]):
+        attributes, cut = shortened(attributes)
+        quoted = encode_quoted(attributes)
     added = (
-        encode_quoted(event.attributes) if event.attributes else "",
+        quoted if attributes else "",
         string_text(event.correlation_id) if event.correlation_id else "",
         _metric_text(event.metric) if event.metric else "",
         f"{event.timestamp_ns}i" if time_ns != event.timestamp_ns else "",
     )
-    return render_fields(event, plan, added)
+    fields = render_fields(event, plan, added)
+    return fields._replace(cut=fields.cut + cut)
 
 
 def _point_head(event: Event, head: Head) -> bytes:
@@ -283,6 +295,11 @@ def _metric_text(metric: MetricInfo) -> str:
 
 
 _shared_metric_text = functools.lru_cache(maxsize=4_096)(encode_quoted)
+
+
+def _has_long_text(table: EventTable) -> bool:
+    columns = zip(table.keys, table.columns, strict=True)
+    return any(key in TEXT_FIELDS and may_be_too_long(column) for key, column in columns)
 
 
 def _can_be_kept(times_ns: Sequence[int]) -> bool:

@@ -11,8 +11,10 @@ import math
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+from otel_cbtop_exporter.encoding.line_protocol_limits import MAX_STRING_BYTES, may_be_too_long
 from otel_cbtop_exporter.encoding.line_protocol_text import (
     INTEGER_FIELDS,
+    cut_text,
     field_name,
     key_text,
     string_text,
@@ -70,10 +72,12 @@ class Fields(NamedTuple):
     Attributes:
         text: "" if none of the event's own can be carried.
         left_out: How many cannot.
+        cut: How many texts were cut.
     """
 
     text: str
     left_out: int
+    cut: int = 0
 
 
 @functools.lru_cache(maxsize=1_024)
@@ -108,14 +112,19 @@ def render_fields(event: Event, plan: Plan, added: tuple[str, str, str, str]) ->
     """
     texts = dict(zip(ADDED, added, strict=True))
     parts: list[str] = []
-    left_out = 0
+    left_out = cut = 0
     for name, role, key, prefix in plan:
-        text = texts[name] if key is None else _value_text(event.fields[key], role)
+        value = None if key is None else event.fields[key]
+        if isinstance(value, str) and may_be_too_long([value]):
+            short = cut_text(str.__str__(value), MAX_STRING_BYTES)
+            cut += short != value
+            value = short
+        text = texts[name] if key is None else _value_text(value, role)
         if text:
             parts.append(prefix + text)
         elif key is not None:
             left_out += 1
-    return Fields(",".join(parts) if left_out < len(event.fields) else "", left_out)
+    return Fields(",".join(parts) if left_out < len(event.fields) else "", left_out, cut)
 
 
 def _role(name: str) -> int:

@@ -77,7 +77,7 @@ class SpanScope:
         for key in self._tag_keys & attributes.keys():
             tags[key] = tag_text(attributes[key])
         tags.update(self._scope_tags)
-        tags["span.name"] = name
+        tags["span.name"] = _without_path(name, attributes) if kind is SpanKind.SERVER else name
         tags["span.kind"] = kind.name
         if status is not StatusCode.UNSET:
             tags["otel.status_code"] = status.name
@@ -91,6 +91,20 @@ class SpanScope:
                 own, TagSet({**self._resource_tags, **self._scope_tags, **dict(own)})
             )
         return tags
+
+
+def _without_path(name: str, attributes: Mapping[str, Any]) -> str:
+    """Return a span's name without a path in it that is no route.
+
+    https://opentelemetry.io/docs/specs/semconv/http/http-spans/#name forbids such names, which some
+    instrumentations give to what does not exist: a scan for holes would be a series for each path.
+    The path is an attribute.
+    """
+    target = attributes.get("url.path") or attributes.get("http.target")
+    if not target or "http.route" in attributes:
+        return name
+    path = str(target).partition("?")[0]
+    return name.removesuffix(f" {path}") or name
 
 
 class Shape:

@@ -27,6 +27,7 @@ from otel_cbtop_exporter.mapping.attributes import (
     tag_text,
 )
 from otel_cbtop_exporter.mapping.span_tags import Shape, SpanScope
+from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["SpanMapper"]
 
@@ -159,9 +160,9 @@ class SpanMapper:
                     )
                 )
             if span_events:
-                _map_events(tables, scope, name, span_id, correlation_id, span_events, redaction)
+                _map_events(tables, scope, tags, span_id, correlation_id, span_events, redaction)
             if links:
-                _map_links(tables, scope, name, span_id, correlation_id, start_ns, links, redaction)
+                _map_links(tables, scope, tags, span_id, correlation_id, start_ns, links, redaction)
         return tables.events()
 
 
@@ -186,13 +187,14 @@ def _id_text(span_id: int) -> str:
 def _map_events(
     tables: Tables,
     scope: SpanScope,
-    span_name: str,
+    span_tags: TagSet,
     span_id: int,
     correlation_id: str | None,
     span_events: Collection[SpanEvent],
     redaction: Redaction | None,
 ) -> None:
     add = tables.cells("span_events", "span_event", ("span_id",)).extend
+    span_name = span_tags.get("span.name", "")
     for span_event in span_events:
         attributes = attribute_map(span_event.attributes)
         if redaction is not None:
@@ -230,14 +232,14 @@ def _map_events(
 def _map_links(
     tables: Tables,
     scope: SpanScope,
-    span_name: str,
+    span_tags: TagSet,
     span_id: int,
     correlation_id: str | None,
     start_ns: int,
     links: Collection[Link],
     redaction: Redaction | None,
 ) -> None:
-    tags = scope.other_tags((("span.name", span_name),))
+    tags = scope.other_tags((("span.name", span_tags.get("span.name", "")),))
     for link in links:
         attributes = attribute_map(link.attributes)
         if redaction is not None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from otel_cbtop_exporter.fork_lock import ForkLock
 
 __all__ = ["forks_wait"]
 
-_importing = ForkLock()
+_fork_lock = ForkLock()
 
 
-@contextmanager
-def forks_wait() -> Iterator[None]:
+def forks_wait() -> AbstractContextManager[bool]:
     """Have forks wait for what is done inside: imports, and a client library's first steps.
 
     Python locks a module while it is being imported. A child that was forked then has the lock
     and not the thread that would give it back, so it could never import the library: it would
     wait for ever with its first batch. Never for what waits for the outside, or logs.
     """
-    with _importing:
-        yield
+    return _fork_lock.lock

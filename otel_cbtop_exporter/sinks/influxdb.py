@@ -62,6 +62,7 @@ class InfluxDBSink:
             missing = "bucket" if options.url else "url"
             raise SinkError(f"sink influxdb needs influxdb.{missing}")
         self._options = options
+        self.request_seconds = options.timeout_ms / 1_000
         parts = urlsplit(options.url)
         self._address = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         org = f" org={options.org}" if options.org else ""
@@ -71,7 +72,7 @@ class InfluxDBSink:
             for signal, name in SIGNAL_NAMES.items()
         }
         self._encoder = LineProtocolEncoder(trace_id_tag_digits=options.trace_id_tag_digits)
-        self._told = (0, 0)
+        self._told = (0, 0, 0)
         self._telling = threading.RLock()
         self._token: str | None = None
         self._inherited: list[InfluxDBConnections] = []
@@ -91,12 +92,12 @@ class InfluxDBSink:
     def _values_lost_since_last_told(self) -> dict[str, int]:
         """Return what the encoder has counted since; every loss is told once, by any thread."""
         encoder = self._encoder
-        if (encoder.fields_left_out, encoder.tag_values_cut) == self._told:
+        now = (encoder.fields_left_out, encoder.tag_values_cut, encoder.field_values_cut)
+        if now == self._told:
             return {}
         with self._telling:
-            before, now = self._told, (encoder.fields_left_out, encoder.tag_values_cut)
-            self._told = now
-        reasons = ("field_left_out", "tag_cut")
+            before, self._told = self._told, now
+        reasons = ("field_left_out", "tag_cut", "field_cut")
         return {r: n - b for r, n, b in zip(reasons, now, before, strict=True) if n > b}
 
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
@@ -105,7 +106,7 @@ class InfluxDBSink:
             return WriteResult()
         batch = Records.of(records)
         bucket = batch.lane
-        seconds = min(timeout_seconds, self._options.timeout_ms / 1_000)
+        seconds = min(timeout_seconds, self.request_seconds)
         try:
             answer = self._post(batch, bucket, seconds)
         except NoAnswer as error:

@@ -26,6 +26,12 @@ __all__ = ["Answer", "classify", "readable"]
 _MESSAGE = re.compile(r'"(?:message|error)"\s*:\s*("(?:[^"\\]|\\.)*)')
 _QUOTED = re.compile(r"'.*'|\"(?:[^\"\\]|\\.)*\"|<[^>]*>", re.DOTALL)
 
+# A 500 that says nothing of the data: the server is short of memory or of disk, or going away.
+_SHORT_OF_SOMETHING = re.compile(
+    r"cache-max-memory-size exceeded|no space left on device|engine is closed|shard is disabled"
+    r"|\btimeout\Z"
+)
+
 _LONGEST_ERROR = 300
 
 
@@ -75,10 +81,11 @@ def classify(answer: Answer, records: Sequence[Record], *, bucket: str, org: str
             split_detail=answer.text,
         )
     why = _advice(answer, message, web_page=web_page, bucket=bucket, org=org)
+    is_short = status == 500 and _SHORT_OF_SOMETHING.search(_QUOTED.sub("...", message))
     return WriteResult(
         kept=records,
         error=readable(f"InfluxDB answered {status}: {why}"),
-        error_type=str(status),
+        error_type="unavailable" if is_short else str(status),
         retry_after_seconds=answer.retry_after_seconds,
     )
 

@@ -15,8 +15,8 @@ _ABOUT_OUR_CERTIFICATE = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "ACC
 _TUNNEL_STATUS = re.compile(r"Tunnel connection failed: (\d+)")
 
 
-def no_answer_reason(error: Exception, seconds: float) -> tuple[str, str]:
-    """Say why, and the short stable word for it.
+def no_answer_reason(error: Exception, seconds: float) -> tuple[str, str, BaseException]:
+    """Say why, the short stable word for it, and what it was raised for.
 
     Args:
         error: What urllib3, http.client or the system raised.
@@ -26,17 +26,21 @@ def no_answer_reason(error: Exception, seconds: float) -> tuple[str, str]:
     cause = chain[-1]
     where = "the proxy: " if any(type(e).__name__ == "ProxyError" for e in chain) else ""
     if any("Timeout" in type(e).__name__ for e in chain):
-        return f"{where}no answer within {seconds:.3g} s", "timeout"
+        return f"{where}no answer within {seconds:.3g} s", "timeout", cause
     word = type(cause).__name__
     if isinstance(cause, ssl.SSLError):
-        return where + _tls_reason(cause), word
+        return where + _tls_reason(cause), word, cause
     if word == "CertificateError":  # of urllib3 1, which compares names itself
-        return f"{where}certificate verify failed: {cause}; check influxdb.url", word
+        return f"{where}certificate verify failed: {cause}; check influxdb.url", word, cause
     if isinstance(cause, OSError):
-        return where + _system_words(cause), word
+        return where + _system_words(cause), word, cause
+    if word == "ProxySchemeUnknown":
+        why = "the proxy in the environment must begin with http:// or https://"
+        return why, word, cause
     if isinstance(cause, ValueError):
-        return "the token, a header or the url holds characters that HTTP cannot carry", word
-    return where + word, word
+        why = "the token, a header or the url holds characters that HTTP cannot carry"
+        return why, word, cause
+    return where + word, word, cause
 
 
 def system_reason(error: Exception) -> str:

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import http.client
 import logging
+import re
 import ssl
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from otel_cbtop_exporter.config import InfluxDBConfig
 from otel_cbtop_exporter.sinks.base import parse_retry_after
@@ -36,6 +38,8 @@ _logger = logging.getLogger("otel_cbtop_exporter")
 _MOST_ANSWER_BYTES = 64 * 1024
 # Kept open: with `delivery=direct` each signal's thread may send at the same time.
 _MOST_CONNECTIONS = 3
+# Enough for a connection to anywhere.
+_CONNECT_SECONDS = 3.0
 _MASK = "********"
 # A header's value may be as short as a tenant's number, which lines hold, too.
 _SHORTEST_SECRET = 8
@@ -91,12 +95,12 @@ class InfluxDBConnections:
         except NoAnswer:
             raise
         except (OSError, ValueError, http.client.HTTPException, ImportError) as error:
-            raise NoAnswer(*no_answer_reason(error, seconds)) from None
+            raise self._no_answer(error, seconds) from None
         # urllib3's own errors derive from Exception alone, and it is not imported before.
         except Exception as error:
             if not type(error).__module__.startswith("urllib3."):
                 raise
-            raise NoAnswer(*no_answer_reason(error, seconds)) from None
+            raise self._no_answer(error, seconds) from None
 
     def close(self) -> None:
         """Close the connections, for good."""
@@ -109,19 +113,28 @@ class InfluxDBConnections:
                 pool.pools[key].close()
             pool.clear()
 
+    def _no_answer(self, error: Exception, seconds: float) -> NoAnswer:
+        why, word, cause = no_answer_reason(error, seconds)
+        if self._is_tls and isinstance(cause, ssl.SSLError | FileNotFoundError | PermissionError):
+            try:
+                _check_files(self._options)  # one of them may have been replaced since
+            except NoAnswer as named:
+                return named
+        return NoAnswer(why, word)
+
     def _request(
         self, path: str, body: bytes, headers: Mapping[str, str], seconds: float
     ) -> urllib3.BaseHTTPResponse:
         deadline = time.monotonic() + seconds
+        # As bytes of UTF-8: http.client would send Latin-1, and refuse what is not.
+        headers = {name: text.encode().decode("latin-1") for name, text in headers.items()}
         pool = self._connected()
-        import urllib3  # noqa: PLC0415 -- there by now; at the top, start-up would pay for it
-
         return pool.request(
             "POST",
             self._address + path,
             body=body,
             headers=headers,
-            timeout=urllib3.Timeout(total=max(0.001, deadline - time.monotonic())),
+            timeout=_timeout(deadline - time.monotonic()),
             retries=False,
             redirect=False,
             preload_content=False,
@@ -155,6 +168,11 @@ class InfluxDBConnections:
         options = self._options
         if self._is_tls:
             _check_files(options)
+        if self._is_tls and not options.verify_tls:
+            # Said once by us, with what to do; where warnings are errors nothing would arrive.
+            host = re.escape(f"host '{urlsplit(self._address).hostname}'")
+            unverified = urllib3.exceptions.InsecureRequestWarning
+            warnings.filterwarnings("ignore", f".*{host}", unverified)
         settings: dict[str, Any] = {
             "maxsize": _MOST_CONNECTIONS,
             "cert_reqs": ssl.CERT_REQUIRED if options.verify_tls else ssl.CERT_NONE,
@@ -166,7 +184,8 @@ class InfluxDBConnections:
         if proxy is None:
             return urllib3.PoolManager(**settings)
         login = urllib3.util.parse_url(proxy).auth
-        proxy_headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
+        # Percent-encoded there, because it may hold what an address may not.
+        proxy_headers = urllib3.make_headers(proxy_basic_auth=unquote(login)) if login else None
         return urllib3.ProxyManager(proxy, proxy_headers=proxy_headers, **settings)
 
     def _proxy(self) -> str | None:
@@ -177,9 +196,19 @@ class InfluxDBConnections:
 
         parts = urlsplit(self._address)
         proxy = urllib.request.getproxies().get(parts.scheme)
-        if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
+        # NO_PROXY may name a host, or a host and its port.
+        names = (parts.hostname or "", parts.netloc)
+        if not proxy or any(map(urllib.request.proxy_bypass, names)):
             return None
         return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _timeout(seconds: float) -> urllib3.Timeout:
+    """Leave time for another address of a host, where the first one takes a connection for ever."""
+    import urllib3  # noqa: PLC0415 -- there by now
+
+    total = max(0.001, seconds)
+    return urllib3.Timeout(connect=max(total / 3, min(total, _CONNECT_SECONDS)), total=total)
 
 
 def _check_files(options: InfluxDBConfig) -> None:

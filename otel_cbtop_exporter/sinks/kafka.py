@@ -40,6 +40,9 @@ _NO_ANSWER = {"_MSG_TIMED_OUT", "_PURGE_QUEUE", "_PURGE_INFLIGHT", "_TIMED_OUT",
 # A record as young as this is refused for its time only if this machine's clock is wrong.
 _RECENT_MS = 600_000
 
+# After so many writes without a word a producer is let go.
+_SILENT_WRITES = 3
+
 # Producers of a parent process. Nothing of librdkafka's works in a forked child, and
 # destroying one there waits for threads that are not there.
 _inherited: list[KafkaClient] = []
@@ -68,7 +71,9 @@ class KafkaSink:
         self._options = options
         # A property counts before our own option, as it does for the client. So does one in the
         # file, which may not be there yet: its path stands for what it says.
-        servers = options.config.get("bootstrap.servers") or options.bootstrap_servers or ""
+        config = options.config
+        servers = config.get("metadata.broker.list") or config.get("bootstrap.servers")
+        servers = servers or options.bootstrap_servers or ""
         brokers = ",".join(sorted(part.strip() for part in servers.split(",")))
         self.destination = " ".join(filter(None, [brokers, options.config_file]))
         _check_unicode("headers", options.headers)
@@ -83,6 +88,7 @@ class KafkaSink:
         self._client: KafkaClient | None = None
         self._log: KafkaLog | None = None
         self._is_closed = False
+        self._silent_writes = 0  # in a row
         self._lock = threading.Lock()
 
     def encode(self, events: Sequence[Event]) -> Encoded:
@@ -158,10 +164,17 @@ class KafkaSink:
         ]
         missing = client.send(topic, records, timestamps_ms, prefix, deadline)
         if not missing:
+            self._silent_writes = 0
             return WriteResult(delivered=records)
         is_recent = [now_ms - timestamp_ms < _RECENT_MS for timestamp_ms in timestamps_ms]
         result = _answer(client, topic, records, missing, is_recent)
-        if client.is_fatal or client.is_login_refused:
+        is_silent = result.error_type == TIMEOUT and not result.delivered
+        self._silent_writes = self._silent_writes + 1 if is_silent else 0
+        # A new producer has new connections: librdkafka keeps one that takes requests and answers
+        # none, where they wait for less than its `socket.timeout.ms`.
+        is_deaf = self._silent_writes >= _SILENT_WRITES
+        if client.is_fatal or client.is_login_refused or is_deaf:
+            self._silent_writes = 0
             self._let_go(deadline)
         return result
 
@@ -190,7 +203,11 @@ class KafkaSink:
                 )
 
             self._registry = SchemaRegistry(self._options)
-        return self._registry.prefix(topic, deadline - time.monotonic())
+        try:
+            return self._registry.prefix(topic, deadline - time.monotonic())
+        except SinkError:
+            self._registry = None  # its login is read again
+            raise
 
     def _tell(self) -> None:
         # A handler may export what librdkafka logs at once, through this very sink.

@@ -9,18 +9,32 @@ __all__ = ["TIMEOUT", "cleaned", "explain"]
 TIMEOUT = "timeout"
 """The name of the error where nobody said anything."""
 
+# What librdkafka calls a refused login, although no broker was asked.
+_NO_TOKEN = "no token"  # noqa: S105
+
 # By librdkafka's names: those of the protocol as they are, its own begin with "_".
 _MEANING = {
     TIMEOUT: "the broker did not answer in time",
     "_AUTHENTICATION": (
-        "the broker refused the login: mend sasl.mechanism, sasl.username or sasl.password in "
-        "kafka.config or kafka.config_file"
+        "the broker refused the login: mend sasl.mechanism, sasl.username, sasl.password or "
+        "security.protocol in kafka.config or kafka.config_file"
+    ),
+    _NO_TOKEN: (
+        "there is no token for the login: is its endpoint up, and are sasl.oauthbearer.* right, in "
+        "kafka.config or kafka.config_file?"
     ),
     "_SSL": (
-        "the TLS handshake with the broker failed: mend ssl.ca.location, or for mutual TLS "
-        "ssl.certificate.location and ssl.key.location, in kafka.config or kafka.config_file"
+        "the TLS handshake with the broker failed: mend ssl.ca.location, for mutual TLS "
+        "ssl.certificate.location and ssl.key.location, in kafka.config or kafka.config_file, or "
+        "the host's name in the broker's certificate"
     ),
-    "_RESOLVE": "the broker's host name is not known: mend kafka.bootstrap_servers",
+    "_RESOLVE": (
+        "a broker's host name is not known: mend kafka.bootstrap_servers, or advertised.listeners "
+        "of the broker"
+    ),
+    "_TRANSPORT": (
+        "a broker does not answer: is it up, and does security.protocol suit its listener?"
+    ),
     "_ALL_BROKERS_DOWN": (
         "no broker answers: is it up, is kafka.bootstrap_servers right, and does "
         "security.protocol suit its listener?"
@@ -39,7 +53,8 @@ _MEANING = {
     "_UNKNOWN_TOPIC": "topic {topic} does not exist: create it, or let the broker create topics",
     "TOPIC_EXCEPTION": "the broker takes no records for {topic}: it is its own, or no topic's name",
     "MSG_SIZE_TOO_LARGE": (
-        "a record is larger than the broker takes: raise max.message.bytes of topic {topic}"
+        "a record is larger than the broker takes: raise max.message.bytes of topic {topic}, and "
+        "message.max.bytes in kafka.config for one over 16 MiB"
     ),
     "INVALID_TIMESTAMP": (
         "the broker refuses a record's time in topic {topic}: mend this machine's clock, or "
@@ -51,11 +66,10 @@ _MEANING = {
     ),
     "NOT_ENOUGH_REPLICAS": "topic {topic} has too few replicas in sync for kafka.acks",
 }
-_MEANING["_TRANSPORT"] = _MEANING["_ALL_BROKERS_DOWN"]
 _MEANING["RECORD_LIST_TOO_LARGE"] = _MEANING["MSG_SIZE_TOO_LARGE"]
 _MEANING["NOT_ENOUGH_REPLICAS_AFTER_APPEND"] = _MEANING["NOT_ENOUGH_REPLICAS"]
 
-_LONGEST_WORDS = 120
+_LONGEST_WORDS = 140
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -70,7 +84,9 @@ def explain(name: str, words: str, topic: str) -> str:
     Returns:
         A sentence without secrets and without data.
     """
-    meaning = _MEANING.get(name, "the broker did not take the records").format(topic=topic)
+    is_ours = name == "_AUTHENTICATION" and "OAUTHBEARER token" in words
+    meaning = _MEANING.get(_NO_TOKEN if is_ours else name, "the broker did not take the records")
+    meaning = meaning.format(topic=topic)
     said = cleaned(words, _LONGEST_WORDS)
     return f"{meaning} ({name}: {said})" if said else meaning
 

@@ -149,8 +149,8 @@ class KafkaClient:
                     headers: Any = list(pairs) if pairs else None
                     produce(topic, value, key, -1, on_delivery, None, timestamp_ms, headers)
                     handed_over += 1
-            except BufferError:  # the queue is full: make room, go on
-                self._serve_queue(_SLICE_SECONDS)
+            except BufferError:  # the queue is full: make room, without lingering, and go on
+                self._flush(_SLICE_SECONDS)
                 if self._is_over(wait_until):
                     break
             except KafkaException as error:
@@ -252,9 +252,11 @@ class KafkaClient:
             self.cause = name, words
         elif name == "_ALL_BROKERS_DOWN":
             self._are_all_down = True
-            self.cause = self.cause or (name, words)
+            known, why = self.cause or ("_TRANSPORT", words)
+            self.cause = (name if known == "_TRANSPORT" else known), why
         elif not self.is_login_refused:
-            self.cause = name, words
+            is_one_of_all = name == "_TRANSPORT" and self._are_all_down
+            self.cause = ("_ALL_BROKERS_DOWN" if is_one_of_all else name), words
 
     def _on_statistics(self, text: str) -> None:
         self.statistics = essentials(text)

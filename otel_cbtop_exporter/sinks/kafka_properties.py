@@ -7,7 +7,7 @@ from pathlib import Path
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.errors import SinkError
 
-__all__ = ["read_properties"]
+__all__ = ["read_properties", "read_registry_config"]
 
 _OURS = {
     "client.id": "otel-cbtop-exporter",
@@ -23,8 +23,16 @@ _OURS = {
     # topics, and the end of the process, wait for it meanwhile.
     "topic.metadata.propagation.max.ms": "250",
     "reconnect.backoff.max.ms": "2000",
+    # A connection that a router has forgotten takes requests and answers none. librdkafka's
+    # default is a minute, which no request of ours waits: it is purged and sent again before.
+    "socket.timeout.ms": "5000",
+    # What cannot be taken, such as by a partition with too few replicas, is said within seconds.
+    # The retry loop that does not end is the spool's.
+    "retries": "5",
     "statistics.interval.ms": "30000",
 }
+
+_OF_REGISTRY = "schema.registry."
 
 # It makes spans as small as librdkafka's default, 3, does, for 0.7 us of CPU less each.
 _ZSTD_LEVEL = "1"
@@ -41,6 +49,8 @@ def read_properties(options: KafkaConfig) -> dict[str, str]:
     for number, line in enumerate(_lines(options.config_file), 1):
         name, separator, text = line.strip().partition("=")
         if not name or name.startswith("#"):
+            continue
+        if name.startswith(_OF_REGISTRY):
             continue
         if not separator:  # ignored, `security.protocol: SASL_SSL` would be no security
             raise SinkError(f"kafka.config_file: line {number} is no name=value")
@@ -63,6 +73,23 @@ def read_properties(options: KafkaConfig) -> dict[str, str]:
     acks = given.get("request.required.acks", properties["acks"])
     # librdkafka refuses to start with idempotence and fewer acknowledgements.
     return {"enable.idempotence": str(acks in ("all", "-1")).lower(), **properties}
+
+
+def read_registry_config(options: KafkaConfig) -> dict[str, str]:
+    """Return the properties of the schema registry's client: the option's, then the file's.
+
+    In `config_file` they are lines that begin with `schema.registry.`.
+
+    Raises:
+        SinkError: `config_file` cannot be read.
+    """
+    lines = [line.strip().partition("=") for line in _lines(options.config_file)]
+    given = {
+        name.strip().removeprefix(_OF_REGISTRY): text.strip()
+        for name, _, text in lines
+        if name.startswith(_OF_REGISTRY)
+    }
+    return {**options.schema_registry_config, **given}
 
 
 def _lines(path: str | None) -> list[str]:

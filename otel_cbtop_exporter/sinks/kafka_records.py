@@ -38,6 +38,9 @@ class RecordMaker:
         self._topic = _topics(options.topic)
         self._headers = tuple((key, text.encode()) for key, text in options.headers.items())
         self._has_event_headers = options.event_headers
+        # What a registry wants before the value makes it no JSON.
+        is_json = options.schema_registry_url is None
+        self._content_type = (("content-type", b"application/json"),) if is_json else ()
 
     def encode(self, events: Sequence[Event]) -> Encoded:
         """Make the records of events, in order; an event that JSON cannot carry is rejected."""
@@ -70,7 +73,7 @@ class RecordMaker:
         headers = (
             *self._headers,
             ("schema_version", b"%d" % event.schema_version),
-            ("content-type", b"application/json"),
+            *self._content_type,
         )
         span_id = str(event.fields.get("span_id", ""))
         trace_id = event.correlation_id or ""

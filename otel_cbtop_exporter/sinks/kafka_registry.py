@@ -17,10 +17,13 @@ from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.errors import SinkError
 from otel_cbtop_exporter.events import SCHEMA_VERSION
 from otel_cbtop_exporter.sinks.kafka_causes import cleaned
+from otel_cbtop_exporter.sinks.kafka_properties import read_registry_config
 
 __all__ = ["SchemaRegistry"]
 
 _MAGIC = b"\0"
+# As Confluent's serializers call it: the schema is there, and only looked up.
+_AUTO_REGISTER = "auto.register.schemas"
 _PUBLISHED_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REGISTERED_DIALECT = "http://json-schema.org/draft-07/schema#"
 _LONGEST_REQUEST_SECONDS = 5.0
@@ -45,16 +48,17 @@ class SchemaRegistry:
     Safe between threads; two that come first register twice, which gives the same id.
 
     Args:
-        options: `schema_registry_url` and `schema_registry_config` are read.
+        options: `schema_registry_url`, `schema_registry_config` and `config_file` are read.
 
     Raises:
-        SinkError: An option of the client that is a number is none.
+        SinkError: An option of the client that is a number is none, or the file cannot be read.
     """
 
     def __init__(self, options: KafkaConfig) -> None:
-        given = options.schema_registry_config.items()
+        given = read_registry_config(options)
+        self._registers = given.pop(_AUTO_REGISTER, "true").lower() != "false"
         config: dict[str, Any] = {
-            name: _number(name, text) if name in _NUMBERS else text for name, text in given
+            name: _number(name, text) if name in _NUMBERS else text for name, text in given.items()
         }
         # The one retry loop is not here.
         self._config = {"max.retries": 0, **config, "url": options.schema_registry_url}
@@ -82,19 +86,31 @@ class SchemaRegistry:
         seconds = min(timeout_seconds / 2, _LONGEST_REQUEST_SECONDS)
         try:
             with SchemaRegistryClient({"timeout": seconds, **self._config}) as client:
-                return int(client.register_schema(subject, Schema(schema, "JSON")))
+                wanted = Schema(schema, "JSON")
+                if self._registers:
+                    return int(client.register_schema(subject, wanted))
+                return int(client.lookup_schema(subject, wanted).schema_id)
         except SchemaRegistryError as error:
             if error.http_status_code == 409:
                 meaning = (
                     f"the schema registry holds another schema for {subject}, which the event's "
                     "is not compatible with: set the subject's compatibility, or delete it"
                 )
+            elif not self._registers and error.http_status_code == 404:
+                meaning = f"the schema registry does not hold the event's schema for {subject}"
             else:
                 meaning = f"the schema registry refuses the event's schema for {subject}"
             words = f"{error.http_status_code}: {cleaned(error.error_message, _LONGEST_WORDS)}"
             raise SinkError(f"{meaning} ({words})") from None
-        # Its HTTP client has a tree of errors of its own, a bad option is a ValueError, and what
-        # their texts hold is not ours to know: an address may carry a password.
+        except ValueError as error:
+            # It names what it does not know; other texts may hold what was given.
+            names = str(error).partition("Unrecognized properties: ")[2]
+            why = f"it knows no {names}" if names else "ValueError"
+            raise SinkError(
+                f"the schema registry cannot be asked: mend kafka.schema_registry_config ({why})"
+            ) from None
+        # Its HTTP client has a tree of errors of its own, and what their texts hold is not ours to
+        # know: an address may carry a password.
         except Exception as error:  # noqa: BLE001
             raise SinkError(
                 f"the schema registry cannot be asked ({type(error).__name__}): is it up, and are "

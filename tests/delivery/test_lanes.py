@@ -2,6 +2,8 @@
 
 import itertools
 import logging
+import math
+import random
 
 import pytest
 
@@ -255,6 +257,24 @@ def test_a_restarting_server_is_not_suspicious(make_bench):
     assert {len(write) for write in bench.sink.writes} == {8}
 
 
+def test_a_server_that_takes_one_and_refuses_the_next_costs_no_record(make_bench):
+    """It is short of something for a while: small batches pass, and any record may be refused."""
+    short = random.Random(3)
+    tries = itertools.count()
+
+    def answer(written):
+        if next(tries) < 300 and short.random() < 0.6 + len(written) / 500:
+            return broken(written)
+        return WriteResult(delivered=written)
+
+    bench = make_bench(*itertools.repeat(answer, 100_000))
+    for start in range(0, 600, 50):
+        bench.append(records(50, start=start))
+    bench.run()
+    assert bench.rejections == []
+    assert len(set(bench.sink.delivered)) == 600
+
+
 def test_a_record_that_broke_the_server_for_a_while_arrives(make_bench):
     """A lone record is tried again before it is blamed."""
     batch = records(2)
@@ -276,7 +296,7 @@ def test_an_abandoned_write_settles_nothing(make_bench):
     """Who no longer waits for a write closes the spool; its answer changes nothing there."""
 
     def hang(batch):
-        bench.lanes.abandon()
+        bench.lanes.abandon(math.inf)
         return WriteResult(delivered=batch)
 
     bench = make_bench(hang)
@@ -290,7 +310,7 @@ def test_what_was_answered_before_an_abandoned_write_is_settled(make_bench):
     batch = records(6)
 
     def hang(written):
-        bench.lanes.abandon()
+        bench.lanes.abandon(math.inf)
         return WriteResult(delivered=written)
 
     def name_one(written):
@@ -365,7 +385,7 @@ def test_once_abandoned_no_spool_is_touched(make_bench):
     """A thread that comes late takes nothing over and opens no file that is another's by now."""
     bench = make_bench()
     bench.append(records(2))
-    bench.lanes.abandon()
+    bench.lanes.abandon(math.inf)
     assert bench.step().wait_seconds is None
     assert (bench.sink.writes, bench.adoptions) == ([], 0)
 
@@ -393,10 +413,68 @@ def test_a_lane_that_is_empty_is_forgotten(make_bench):
     for name in ("first", "second", "third"):
         bench.append(records(2, lane=name))
     bench.step()
+    assert len(bench.lanes._lanes) == 3
+    bench.step()
+    bench.step()
     assert len(bench.lanes._lanes) == 1
     bench.run()
     assert bench.waiting == 0
     assert bench.lanes._lanes == {}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2, 1.0, 3.0])
+def test_a_lane_that_was_refused_once_is_tried_while_others_have_work_all_the_time(
+    make_bench, seconds
+):
+    """However long a request takes: what is refused has its part of the time."""
+    refusals = iter([away])
+
+    def answer(written):
+        bench.clock.advance(seconds)
+        if written[0].lane == "b":
+            return next(refusals, lambda batch: WriteResult(delivered=batch))(written)
+        return WriteResult(delivered=written)
+
+    bench = make_bench(*itertools.repeat(answer, 1_000))
+    bench.append(records(1, lane="b"))
+    for number in range(50):
+        bench.append(records(1, start=number, lane="a"))
+        bench.step()
+        bench.clock.advance(0.1)
+    assert [record for record in bench.sink.delivered if record.lane == "b"]
+
+
+def test_a_lane_that_hangs_leaves_the_others_half_of_the_time(make_bench):
+    """Also what a dead process left, which comes first otherwise."""
+
+    def answer(written):
+        hangs = written[0].lane.startswith("hangs")
+        bench.clock.advance(10.0 if hangs else 0.5)
+        return away(written) if hangs else WriteResult(delivered=written)
+
+    bench = make_bench(*itertools.repeat(answer, 1_000))
+    for name in ("hangs1", "hangs2", "hangs3"):
+        bench.append(records(1, lane=name))
+    bench.spools.append(Spool())
+    writes = bench.sink.writes
+    began = bench.clock.monotonic()
+    while bench.clock.monotonic() - began < 400.0:
+        bench.append(records(1, lane="good"), spool=1)
+        bench.step()
+    good = sum(written[0].lane == "good" for written in writes)
+    assert 350 < good < 450
+    assert len(writes) - good > 10
+
+
+def test_at_the_end_what_is_taken_as_a_rule_is_tried_first(make_bench):
+    """There may be no time for a lane that is refused for 10 s."""
+    bench = make_bench(*by_lane(refused=away))
+    bench.append(records(1, lane="refused"))
+    bench.step()
+    bench.append(records(1, lane="good"))
+    bench.lanes.hurry()
+    bench.step()
+    assert bench.sink.writes[-1][0].lane == "good"
 
 
 def test_a_lane_whose_records_were_evicted_is_forgotten(make_bench):

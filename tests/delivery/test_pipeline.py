@@ -361,12 +361,36 @@ def test_dead_backends_share_one_budget(make):
         pipeline.submit(events(1), 5.0)
     shares = []
     for pipeline in pipelines:
-        shares.append(pipeline_module._away_budget.share(len(pipeline_module.open_pipelines())))
+        shares.append(pipeline_module._away_budget.share(len(pipeline_module.open_pipelines()), 0))
         pipeline.release(60.0)
     assert all(share > 0.5 for share in shares)
-    assert pipeline_module._away_budget.share(1) < 0.5
+    assert pipeline_module._away_budget.share(1, 0) < 0.5
     for pipeline in pipelines:
         assert pipeline.health().events_dropped == {"shutdown": 1}
+
+
+@pytest.mark.parametrize("idle_sink", [RecordingSink(local=True), None])
+def test_a_backend_that_is_slow_is_not_away(make, idle_sink):
+    """Each request takes longer than a share of the time; pipelines that wait for none have none.
+
+    Nothing has left for that long, and yet every request is answered.
+    """
+
+    def slow(batch):
+        time.sleep(0.6)
+        return WriteResult(delivered=batch)
+
+    idle = [make(idle_sink) for _ in range(8)] if idle_sink else []
+    config = ExporterConfig(sink="none", max_batch_events=1)
+    sink = RecordingSink(*[slow] * 10)
+    holders = [pipeline_module.acquire("slow", lambda: sink, config) for _ in range(8)]
+    pipeline_module._away_budget.renew()
+    holders[0].submit(events(4), 5.0)
+    for pipeline in holders:
+        pipeline.release(30.0)
+    assert len(sink.delivered) == 4
+    for pipeline in idle:
+        pipeline.release(1.0)
 
 
 def test_the_first_of_several_holders_does_not_spend_what_the_others_wait_with():
@@ -404,6 +428,26 @@ def test_shutdown_ends_the_retries_of_a_direct_send(make):
     thread.join(LONG)
     assert results == [False]
     assert pipeline.health().events_dropped == {"429": 2}
+
+
+def test_a_direct_send_in_vain_makes_the_next_ones_short(make):
+    """A process that ends with ten batches left does not wait for ten timeouts, until one arrives."""
+    clock = FakeClock()
+
+    def hang(batch):
+        clock.advance(9.0)
+        return away(batch)
+
+    sink = RecordingSink(hang, *[away] * 3, None, *[away] * 2, local=True)
+    pipeline = make(sink, clock=clock, retry={"max_retries": 50, "initial_delay_ms": 500})
+    taken = []
+    for _ in range(4):
+        began = clock.monotonic()
+        pipeline.submit(events(1), 10.0)
+        taken.append(clock.monotonic() - began)
+    assert taken[0] >= 9.0
+    assert max(taken[1:]) <= 1.0
+    assert len(sink.delivered) >= 1
 
 
 def test_force_flush_flushes_the_sink(make):

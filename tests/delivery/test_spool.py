@@ -326,9 +326,13 @@ def test_claim_lanes_append_and_settle_cost_the_same_in_a_full_spool(tmp_path):
         spool.stats,
     ]
     small = [steps(spool, call) for call in calls]
-    with spool._store.database.transaction(spool._store.database._connection):
+
+    def fill():
         for n in range(3_000):
             spool.append(numbered(n, 1, "ab"[n % 2]), 0)
+
+    database = spool._store.database
+    database.transact(database._connection, fill)
     assert [steps(spool, call) for call in calls] == pytest.approx(small, abs=2)
     spool.close()
 

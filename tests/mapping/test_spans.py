@@ -169,6 +169,28 @@ def test_redaction_reaches_the_status_message():
     assert texts == {0: None, 1: "[redacted]"}
 
 
+@pytest.mark.parametrize(
+    ("name", "attributes", "kind", "tag"),
+    [
+        ("GET /wp-login.php", {"url.path": "/wp-login.php"}, SpanKind.SERVER, "GET"),
+        ("GET /a", {"http.target": "/a?b=/c"}, SpanKind.SERVER, "GET"),
+        ("GET /cart/<id>", {"http.route": "/cart/<id>"}, SpanKind.SERVER, "GET /cart/<id>"),
+        ("GET /x", {"http.route": "/x", "url.path": "/x"}, SpanKind.SERVER, "GET /x"),
+        ("GET /a", {"url.path": "/b"}, SpanKind.SERVER, "GET /a"),
+        ("/a", {"url.path": "/a"}, SpanKind.SERVER, "/a"),
+        ("GET /a", {"url.path": "/a"}, SpanKind.CLIENT, "GET /a"),
+    ],
+)
+def test_a_path_that_is_no_route_is_not_in_the_name(name, attributes, kind, tag):
+    """Or a scan for holes would be a series for each path; also of what belongs to the span."""
+    events = map_spans(
+        span(name, attributes, kind=kind, events=[span_event()], links=[link()]),
+        span(name, attributes, kind=kind),
+    )
+    assert [event.tags["span.name"] for event in events] == [tag] * 4
+    assert events[0].attributes == attributes
+
+
 def test_redaction_reaches_resource_tags():
     """A resource attribute is redacted like any other."""
     (event,) = map_spans(span(), redact=("host.*",))

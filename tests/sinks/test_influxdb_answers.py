@@ -136,10 +136,34 @@ def test_413_is_sent_in_smaller_parts_until_they_fit(tmp_path):
 
 def test_500_keeps_everything_with_the_servers_reason():
     """An internal error says nothing of the data."""
-    records, result, _ = written_once(Reply(500, b'{"code":"internal","message":"timeout"}'))
+    records, result, _ = written_once(Reply(500, b'{"code":"internal","message":"panic"}'))
     assert result.kept == records
     assert not result.split_reason
-    assert result.error == "InfluxDB answered 500: timeout"
+    assert (result.error, result.error_type) == ("InfluxDB answered 500: panic", "500")
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "engine: cache-max-memory-size exceeded: (20013045/20000000)",
+        "write /var/lib/wal/_00001.wal: no space left on device",
+        "engine is closed",
+        "timeout",
+    ],
+)
+def test_a_server_that_is_short_of_something_is_not_searched_for_bad_records(why):
+    """It takes small requests and refuses the next, so that any record could be blamed."""
+    body = json.dumps({"code": "internal error", "message": f"unexpected error: {why}"}).encode()
+    records, result, _ = written_once(Reply(500, body))
+    assert result.kept == records
+    assert result.error_type == "unavailable"
+    assert why in result.error
+
+
+def test_a_quoted_line_does_not_make_a_500_one_of_the_server():
+    """A record that breaks it may hold any words."""
+    body = json.dumps({"message": 'panic at "no space left on device"'}).encode()
+    assert written_once(Reply(500, body))[1].error_type == "500"
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])

@@ -1,12 +1,17 @@
 """What the InfluxDB sink says of values that a point cannot carry."""
 
+import json
 import math
 import threading
+
+from line_protocol_parser import parse_line
 
 from otel_cbtop_exporter.config import InfluxDBConfig
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.influxdb import InfluxDBSink
 from otel_cbtop_exporter.streamer import EventStreamer
+from tests.builders import log
+from tests.mappers import map_logs
 
 OPTIONS = {"url": "http://127.0.0.1:9", "bucket": "b"}
 
@@ -47,6 +52,28 @@ def test_every_loss_is_told_once_from_any_thread():
     for thread in threads:
         thread.join()
     assert sum(lost.get("field_left_out", 0) for lost in told) == 4_000
+
+
+def test_texts_that_are_too_long_for_influxdb_cost_no_point():
+    """2.x refuses the whole point for a string of over 1 MiB; the neighbours are as always."""
+    mib = 1024 * 1024
+    sink = InfluxDBSink(InfluxDBConfig(url="http://localhost:8086", bucket="b"))
+    attributes = {"prompt": 'ä"' * mib, "list": ["x" * 100] * 20_000, "small": 1}
+    long = [
+        log("b" * (mib + 1)),
+        log("€" * mib),
+        log("hello", attributes),
+        log("usual", {"a": "b"}),
+    ]
+    encoded = sink.encode(map_logs(*long))
+    assert encoded.values_lost == {"field_cut": 4}
+    points = [parse_line(record.body.decode()) for record in encoded.records]
+    bodies = [point["fields"]["body"] for point in points]
+    assert bodies == ["b" * mib, "€" * (mib // 3), "hello", "usual"]
+    left = json.loads(points[2]["fields"]["attributes"])
+    assert left == {"prompt": ('ä"' * mib).encode()[:65_536].decode("utf-8", "ignore"), "small": 1}
+    assert json.loads(points[3]["fields"]["attributes"]) == {"a": "b"}
+    assert max(len(text.encode()) for p in points for text in map(str, p["fields"].values())) <= mib
 
 
 def test_lost_values_are_in_the_health_and_logged_once(caplog):

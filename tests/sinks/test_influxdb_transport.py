@@ -2,13 +2,15 @@
 
 import gc
 import logging
+import socket
 import ssl
 import traceback
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
-from urllib3.exceptions import InsecureRequestWarning
 
 from otel_cbtop_exporter import CbtopSpanExporter, ConfigError, EventStreamer
 from otel_cbtop_exporter.config import InfluxDBConfig
@@ -46,11 +48,11 @@ def server_tls(authority, client_authority=None):
     return context
 
 
-def written(url, **options):
+def written(url, *, seconds=10, **options):
     """Write three spans; returns the result."""
-    sink = influxdb_sink(url=url, bucket="b", token=TOKEN, **options)
+    sink = influxdb_sink(**{"url": url, "bucket": "b", "token": TOKEN, **options})
     records = encoded(sink, spans(3))
-    result = sink.write(records, 10)
+    result = sink.write(records, seconds)
     sink.close(1)
     assert [*result.delivered, *result.kept] == records
     assert TOKEN not in result.error
@@ -96,8 +98,9 @@ def test_without_verification_it_writes_and_warns(authority, caplog):
         sink = influxdb_sink(url=server.url, bucket="b", token=TOKEN, verify_tls=False)
         caplog.set_level(logging.WARNING)
         for _ in range(2):
-            with pytest.warns(InsecureRequestWarning):
-                result = sink.write(encoded(sink, spans(3)), 10)
+            result = sink.write(
+                encoded(sink, spans(3)), 10
+            )  # urllib3's own warning is an error here
             assert len(result.delivered) == 3
         sink.close(1)
     (warning,) = [r for r in caplog.records if r.name == "otel_cbtop_exporter"]
@@ -164,13 +167,14 @@ def test_https_to_a_server_without_tls():
     assert "does not speak TLS" in result.error
 
 
-@pytest.mark.parametrize("login", ["", "user:pass-w0rd"])
+@pytest.mark.parametrize("login", ["", "user:pass-w0rd", "DOMAIN\\user:p@ss/w:rd"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_the_proxy_of_the_environment_is_used(monkeypatch, authority, pem, scheme, login):
     """HTTP_PROXY and HTTPS_PROXY count, with their login; TLS goes through the proxy unread."""
     tls = server_tls(authority) if scheme == "https" else None
     with Proxy(login) as proxy, Loopback(lambda _: Reply(), tls) as server:
-        monkeypatch.setenv(f"{scheme}_proxy", f"http://{login}{'@' * bool(login)}{proxy.address}")
+        shown = quote(login, safe=":").replace(":", "%3A").replace("%3A", ":", 1)
+        monkeypatch.setenv(f"{scheme}_proxy", f"http://{shown}{'@' * bool(login)}{proxy.address}")
         result = written(server.url, ca_file=pem("ca.pem", authority.cert_pem))
     assert len(result.delivered) == 3, result.error
     assert len(server.requests) == 1
@@ -183,11 +187,76 @@ def test_the_proxy_of_the_environment_is_used(monkeypatch, authority, pem, schem
 
 
 def test_a_host_without_proxy_is_reached_directly(monkeypatch):
-    """NO_PROXY counts, too."""
+    """NO_PROXY counts, too; it names hosts, or a host and its port."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     with Loopback(lambda _: Reply()) as server:
-        assert len(written(server.url).delivered) == 3
+        for hosts in ("127.0.0.1,localhost", f"localhost,127.0.0.1:{server.port}"):
+            monkeypatch.setenv("no_proxy", hosts)
+            assert len(written(server.url).delivered) == 3
+        monkeypatch.setenv("no_proxy", "127.0.0.1:1")
+        assert len(written(server.url).kept) == 3
+
+
+def test_a_proxy_of_another_kind_is_told(monkeypatch):
+    """urllib3 knows HTTP's proxies alone."""
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+    assert "the proxy in the environment must begin with" in written("http://127.0.0.1:2").error
+
+
+def test_another_address_of_a_host_is_tried_in_time(monkeypatch):
+    """The first one takes a connection for ever, as a black hole for IPv6 does."""
+    with Loopback(lambda _: Reply()) as server, socket.socket() as hole:
+        hole.bind(("127.0.0.2", server.port))
+        hole.listen(0)
+        fillers = [socket.socket() for _ in range(3)]
+        for filler in fillers:  # what does not fit into its queue is not answered
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.2", server.port))
+        two = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, server.port))
+            for host in ("127.0.0.2", "127.0.0.1")
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: two)
+        result = written(f"http://two.example:{server.port}", seconds=12)
+        for filler in fillers:
+            filler.close()
+    assert len(result.delivered) == 3, result.error
+
+
+def test_what_is_no_latin_text_is_sent_as_utf_8():
+    """InfluxDB 1.8's passwords may be any text."""
+    with Loopback(lambda _: Reply()) as server:
+        assert len(written(server.url, token="käthe:пароль").delivered) == 3
+    sent = server.requests[0].headers["Authorization"]
+    assert sent.encode("latin-1").decode() == "Token käthe:пароль"
+
+
+def test_a_file_that_goes_bad_after_the_first_connection_is_named(authority, pem):
+    """A certificate that is renewed half is told as at the start."""
+    certificate = pem("client.pem", authority.issue_cert("client").private_key_and_cert_chain_pem)
+    with Loopback(lambda _: Reply(), server_tls(authority)) as server:
+        sink = influxdb_sink(
+            url=server.url,
+            bucket="b",
+            token=TOKEN,
+            ca_file=pem("ca.pem", authority.cert_pem),
+            cert_file=certificate,
+        )
+        assert len(sink.write(encoded(sink, spans(3)), 10).delivered) == 3
+        Path(certificate).write_text("half of a file")
+        for pool in sink._connections._pool.pools._container.values():
+            pool.close()
+        sink._connections._pool.clear()
+        result = sink.write(encoded(sink, spans(3)), 10)
+        sink.close(1)
+    assert len(result.kept) == 3
+    assert f"influxdb.cert_file {certificate!r}" in result.error
+
+
+def test_a_query_in_the_url_is_refused():
+    """1.x's users may have their login there."""
+    with pytest.raises(ConfigError, match="without a query"):
+        influxdb_sink(url="http://127.0.0.1:1?u=a&p=b", bucket="b")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

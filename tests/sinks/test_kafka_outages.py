@@ -1,5 +1,6 @@
 """The Kafka sink while its broker is away, hung, killed, or has no topic: nothing is lost."""
 
+import re
 import threading
 import time
 from collections import Counter
@@ -7,6 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.servers.kafka_broker import start_broker
+from tests.servers.router import ForgetfulRouter
 from tests.sinks.kafka_data import encoded, kafka_sink, send, spans
 
 pytestmark = pytest.mark.kafka
@@ -18,6 +20,29 @@ def broker(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kafka") / "broker"
     with start_broker(folder, "auto.create.topics.enable=false") as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def behind_router(tmp_path_factory):
+    """A broker that says that it is where a router is, and the port of that."""
+    folder = tmp_path_factory.mktemp("kafka") / "routed"
+    with start_broker(folder) as started:
+        with ForgetfulRouter(started.bootstrap) as router:
+            started.kill()
+            file = folder / "server.properties"
+            advertised = f"advertised.listeners=PLAINTEXT://{router.address}"
+            text = re.sub(r"(?m)^advertised\.listeners=.*$", advertised, file.read_text())
+            file.write_text(text)
+            started.restart()
+        yield started, router.port
+
+
+@pytest.fixture
+def routed(behind_router):
+    """That broker and its router."""
+    broker, port = behind_router
+    with ForgetfulRouter(broker.bootstrap, port) as router:
+        yield broker, router
 
 
 @pytest.fixture
@@ -48,6 +73,23 @@ def test_a_missing_topic_is_kept_until_somebody_makes_it(broker, sink_for):
     broker.make_topic("made.later")
     assert send(sink, missing.kept).delivered == records
     assert values(broker, "made.later") == [record.body for record in records]
+
+
+@pytest.mark.parametrize("seconds", [2.0, 10.0])
+def test_connections_that_a_router_has_forgotten_are_made_anew(routed, seconds):
+    """They take requests and answer none, while new ones work; also in writes that are short."""
+    broker, router = routed
+    topic = broker.new_topic()
+    sink = kafka_sink(router.address, topic)
+    first = encoded(sink, spans(5))
+    assert send(sink, first).delivered == first
+    router.forget()
+    records = encoded(sink, spans(50, start=5))
+    began = time.monotonic()
+    while not (result := sink.write(records, seconds)).delivered:
+        assert time.monotonic() - began < 40, result.error
+    sink.close(5)
+    assert set(values(broker, topic)) == {record.body for record in [*first, *records]}
 
 
 def test_a_missing_topic_holds_up_no_other(broker, sink_for):

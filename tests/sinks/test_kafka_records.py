@@ -198,6 +198,12 @@ def test_event_headers():
     )
 
 
+def test_what_a_registry_frames_is_no_json():
+    """Five bytes come before it."""
+    made = record(span(), event_headers=True, schema_registry_url="http://registry:8081")
+    assert [name for name, _ in made.headers] == ["schema_version", "traceparent"]
+
+
 @pytest.mark.parametrize("correlation_id", [None, "cbtop-1-1", "AB" * 16])
 def test_no_traceparent_without_a_trace(correlation_id):
     """A correlation id that is no trace id makes no trace context."""
@@ -223,6 +229,7 @@ def test_the_destination_tells_clusters_apart_without_a_secret():
     assert destination(bootstrap_servers="b:1, a:2", config=password) == "a:2,b:1"
     assert destination(config={"bootstrap.servers": "c:3"} | password) == "c:3"
     assert destination(bootstrap_servers="b:1", config={"bootstrap.servers": "c:3"}) == "c:3"
+    assert destination(bootstrap_servers="b:1", config={"metadata.broker.list": "d:4"}) == "d:4"
     both = destination(bootstrap_servers="b:1", config_file="/etc/kafka.properties")
     assert both == "b:1 /etc/kafka.properties"
     assert destination(config_file="/etc/kafka.properties") == "/etc/kafka.properties"
@@ -249,7 +256,7 @@ def test_documented_errors_are_those_of_the_sink():
     """Every beginning in the table of docs/kafka.md is that of an error, and means one thing."""
     text = DOCUMENT.read_text().partition("| `last_error` begins with")[2].partition("\n\n")[0]
     beginnings = re.findall(r"^\| (\w[^|]*) \|", text, re.MULTILINE)
-    assert len(beginnings) == 8
+    assert len(beginnings) == 11
     for beginning in beginnings:
         assert any(m.format(topic="...").startswith(beginning) for m in _MEANING.values()), (
             beginning

@@ -139,6 +139,35 @@ def test_options_of_the_client_are_texts_but_for_its_numbers(broker, sink_for): 
     assert sink.write(records, 30).delivered == records
 
 
+def test_where_applications_may_not_register_the_schema_is_looked_up(
+    broker,  # noqa: F811  the fixture
+    registry_url,
+    sink_for,
+    tmp_path,
+):
+    """Properties may be in the file; what is missing is told, and found when it is there."""
+    topic = broker.new_topic()
+    file = tmp_path / "kafka.properties"
+    file.write_text("schema.registry.auto.register.schemas=false\n")
+    sink = sink_for(topic, config_file=str(file))
+    records = encoded(sink, spans(5))
+    missing = sink.write(records, 10)
+    assert missing.kept == records
+    assert f"does not hold the event's schema for {topic}-value" in missing.error
+    register = sink_for(topic)
+    assert register.write(encoded(register, spans(1)), 30).delivered
+    assert sink.write(records, 30).delivered == records
+
+
+def test_a_property_that_the_registrys_client_does_not_know_is_named(broker, sink_for):  # noqa: F811
+    """And no value of another one is shown."""
+    config = {"use.latest.version": "true", "basic.auth.user.info": "user:hush-hush"}
+    sink = sink_for(broker.new_topic(), schema_registry_config=config)
+    result = sink.write(encoded(sink, spans(5)), 10)
+    assert "it knows no use.latest.version" in result.error
+    assert "hush-hush" not in result.error
+
+
 @pytest.mark.parametrize("text", ["many", "nan", "²"])
 def test_a_number_of_the_client_that_is_none(sink_for, text):
     """Records are kept, and the error names the option and its value."""

@@ -227,7 +227,7 @@ def test_a_wrong_password_then_mended_in_the_file(
     assert time.monotonic() - started < 10
     assert wrong.kept == records
     assert wrong.error_type == "_AUTHENTICATION"
-    assert "mend sasl.mechanism, sasl.username or sasl.password" in wrong.error
+    assert "mend sasl.mechanism, sasl.username, sasl.password" in wrong.error
     path.write_text(f"sasl.password={PASSWORD}\n")
     assert sink.write(records, 30).delivered == records
     assert len(broker.read_all(topic)) == 20

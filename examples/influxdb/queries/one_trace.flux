@@ -14,8 +14,9 @@ times =
         |> filter(fn: (r) => r._field == "correlation_id" and r._value == trace)
         |> keep(columns: ["_time"])
         |> sort(columns: ["_time"])
-first = (times |> findRecord(fn: (key) => true, idx: 0))._time
-last = (times |> last(column: "_time") |> findRecord(fn: (key) => true, idx: 0))._time
+found = times |> findColumn(fn: (key) => true, column: "_time")
+first = if length(arr: found) > 0 then found[0] else now()
+last = if length(arr: found) > 0 then found[length(arr: found) - 1] else now()
 
 from(bucket: bucket)
     |> range(start: first, stop: experimental.addDuration(d: 1ns, to: last))

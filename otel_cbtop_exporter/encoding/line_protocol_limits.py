@@ -1,0 +1,48 @@
+"""What of a text InfluxDB takes: 2.x refuses a whole point for a string of over 1 MiB.
+
+1.8 takes longer ones, but a point must not depend on who it is sent to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from otel_cbtop_exporter.encoding.json_values import encode_value
+from otel_cbtop_exporter.encoding.line_protocol_text import cut_text
+
+__all__ = ["MAX_STRING_BYTES", "may_be_too_long", "shortened"]
+
+MAX_STRING_BYTES = 1024 * 1024
+"""InfluxDB's `MaxFieldValueLength`."""
+
+# What is left of a text in attributes that are too long together.
+_KEPT_BYTES = 64 * 1024
+
+
+def may_be_too_long(texts: Sequence[str]) -> bool:
+    """Say whether one of some texts may be; a character is four bytes at the most."""
+    return max(map(len, texts)) > MAX_STRING_BYTES // 4
+
+
+def shortened(attributes: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    """Return attributes whose JSON is no longer than a string may be.
+
+    The largest values go first: a text is cut at 64 KiB, anything else is left out.
+
+    Returns:
+        The attributes, and how many values lack something.
+    """
+    left = dict(attributes)
+    sizes = {key: len(encode_value({key: value})) for key, value in left.items()}
+    changed = set()
+    while sum(sizes.values()) > MAX_STRING_BYTES:
+        key = max(sizes, key=sizes.__getitem__)
+        changed.add(key)
+        value = left[key]
+        text = cut_text(str.__str__(value), _KEPT_BYTES) if isinstance(value, str) else value
+        if text == value:
+            del left[key], sizes[key]
+        else:
+            left[key], sizes[key] = text, len(encode_value({key: text}))
+    return left, len(changed)
