@@ -173,7 +173,8 @@ def _wrong_key(line: bytes | str, error: str) -> str:
     """Return which key of `tags` or `fields` is meant, which msgspec writes as `[...]`; or ""."""
     for group, types in (("tags", str), ("fields", FieldValue)):
         if f"`$.{group}[...]`" in error:
-            pairs = msgspec.json.decode(line)[group].items()
+            found = msgspec.json.decode(line).get(group)  # the last one, where there are two
+            pairs = found.items() if isinstance(found, dict) else ()
             wrong = [key for key, value in pairs if not isinstance(value, types)]
             return f", key {wrong[0]!r}" if wrong else ""
     return ""

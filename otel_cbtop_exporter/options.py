@@ -42,6 +42,9 @@ AtLeastOne = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 NotNegative = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 WaitMs = Annotated[int, Meta(ge=1, le=86_400_000)]
 
+# How the names of properties end whose values are secrets.
+_SECRET_PROPERTIES = ("password", "secret", "key", "user.info", "token")
+
 _MASK = "********"
 # A password may hold any of `/?#`, which no parser of URLs would allow there.
 _LOGIN_IN_URL = re.compile(r"(?<=://)\S*@")
@@ -67,7 +70,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                     msgspec.structs.force_setattr(self, name, build(hint, value))
                 continue
             try:
-                checked = msgspec.convert(_as_text(hint, value), hint)
+                checked = msgspec.convert(_as_text(name, hint, value), hint)
             except msgspec.ValidationError as error:
                 raise _wrong(self.group, name, hint, value, error) from None
             msgspec.structs.force_setattr(self, name, checked)
@@ -188,18 +191,23 @@ def absolute_path(option: str, path: str) -> str:
         return path
 
 
-def _as_text(hint: Any, value: Any) -> Any:
-    """Return a number or a boolean of Python or YAML as the text that an option has for it.
+def _as_text(name: str, hint: Any, value: Any) -> Any:
+    """Return an integer or a boolean of Python or YAML as the text that an option has for it.
 
-    A text in the place of a list is one that is separated by commas, as in the environment.
+    Not where it may have been another text before: YAML reads `0123` as 83 and `1.10` as 1.1, so
+    secrets, headers and fractions want quotes. A text in the place of a list is one that is
+    separated by commas, as in the environment.
     """
     bare = _bare(hint)
     if typing.get_origin(bare) is tuple:
         return split_names(value) if isinstance(value, str) else value
-    if _holds_mapping(hint) and isinstance(value, Mapping):
-        return {key: _plain_text(part) for key, part in value.items()}
+    if name.endswith("config") and isinstance(value, Mapping):
+        return {
+            key: part if str(key).endswith(_SECRET_PROPERTIES) else _plain_text(part)
+            for key, part in value.items()
+        }
     # A text of a form, such as an octal mode, need not be the number that it looks like.
-    is_free = bare is str and not any(meta.pattern for meta in _metas(hint))
+    is_free = bare is str and not is_secret(hint) and not any(m.pattern for m in _metas(hint))
     if (is_free or _choices(hint)) and not isinstance(value, bool):
         return _plain_text(value)
     return value
@@ -208,7 +216,7 @@ def _as_text(hint: Any, value: Any) -> Any:
 def _plain_text(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, int | float) else value
+    return str(value) if isinstance(value, int) else value
 
 
 def _metas(hint: Any) -> Iterator[Meta]:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from otel_cbtop_exporter.errors import ConfigError
-from otel_cbtop_exporter.options import SECRET, NotNegative, Options, WaitMs
+from otel_cbtop_exporter.options import SECRET, NotNegative, Options, WaitMs, absolute_path
 
 __all__ = [
     "NOT_IN_TOPIC",
@@ -52,6 +52,10 @@ class JsonLinesConfig(Options, frozen=True, kw_only=True):
     fsync: Literal["never", "batch", "interval"] = "never"
     fsync_interval_ms: WaitMs = 1_000
     mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0640"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        absolute_path("jsonlines.path", self.path)  # only looked at: it is shown as it was given
 
 
 class ConsoleConfig(Options, frozen=True, kw_only=True):
@@ -114,8 +118,8 @@ class InfluxDBConfig(Options, frozen=True, kw_only=True):
             is_address = False
         if not is_address:
             raise ConfigError(
-                f"influxdb.url is {self.url!r}: expected an address like http://localhost:8086, "
-                "without a query"
+                f"influxdb.url is {re.split('[?#]', self.url or '')[0]!r} and what is behind it: "
+                "expected an address like http://localhost:8086, without a query"
             )
 
 

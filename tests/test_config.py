@@ -65,15 +65,31 @@ def test_numbers_booleans_and_lists_may_be_as_python_and_yaml_have_them():
         {
             "sink": "kafka, console",
             "mapping": {"redact": "user.*,password"},
-            "influxdb": {"token": 123456, "headers": {"X-Tenant": 7}},
+            "influxdb": {"org": 123456},
             "kafka": {"acks": 1, "config": {"linger.ms": 5, "enable.idempotence": False}},
         },
     )
     assert config.sink == ("kafka", "console")
     assert config.mapping.redact == ("user.*", "password")
-    assert (config.influxdb.token, config.influxdb.headers) == ("123456", {"X-Tenant": "7"})
+    assert config.influxdb.org == "123456"
     assert config.kafka.acks == "1"
     assert config.kafka.config == {"linger.ms": "5", "enable.idempotence": "false"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"influxdb": {"token": 42798}},  # 0123456 to YAML
+        {"influxdb": {"org": 1.1}},  # 1.10
+        {"influxdb": {"headers": {"X-Tenant": 202401}}},  # 2024_01
+        {"kafka": {"config": {"sasl.password": 83}}},  # 0123
+        {"kafka": {"config": {"retry.backoff.ms": 1.5}}},
+    ],
+)
+def test_what_yaml_may_have_read_as_something_else_wants_quotes(options):
+    """A wrong secret would be refused far away, by a server that cannot say why."""
+    with pytest.raises(ConfigError, match="expected"):
+        build(ExporterConfig, options)
 
 
 def test_a_resource_attribute_in_a_topic_is_a_tag():

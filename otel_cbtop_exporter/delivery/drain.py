@@ -39,6 +39,18 @@ class Drained(msgspec.Struct, frozen=True):
     stalled_seconds: float
 
 
+class _Mark:
+    """Up to where a caller of `drain` waits.
+
+    Args:
+        ns: When its newest record was appended; None if that is not known.
+    """
+
+    def __init__(self, ns: int | None) -> None:
+        self.ns = ns
+        self.has_passed = False
+
+
 class Drain:
     """One daemon thread that sends what waits, started with the first `wake`.
 
@@ -66,8 +78,7 @@ class Drain:
         self._thread: threading.Thread | None = None
         self._appends = 0
         self._drained = 0  # the appends after which the spool was last seen empty
-        self._marks: list[int] = []  # for each caller of `drain` when its newest record came
-        self._passed_ns: int | None = None  # none of its marks before it waits any more
+        self._marks: list[_Mark] = []  # one for each caller of `drain`
         self._progress_at = 0.0
         self._next_try: float | None = None  # None while it works, and while nothing waits
         self._idle = False
@@ -115,24 +126,19 @@ class Drain:
             if self._drained >= wanted:
                 return Drained(done=True, stalled_seconds=0.0)
         try:
-            mark_ns = self._lanes.newest_ns()
+            mark = _Mark(self._lanes.waiting.newest_ns())
         except Exception:  # noqa: BLE001  the thread meets it too, and tells; this must not raise
-            mark_ns = None
-        with self._condition:
-            self._passed_ns = None
-            if mark_ns is not None:
-                self._marks.append(mark_ns)
+            mark = _Mark(None)
+        self._marks.append(mark)
         try:
-            return self._wait(wanted, mark_ns, deadline, stall_seconds)
+            return self._wait(wanted, mark, deadline, stall_seconds)
         finally:
-            if mark_ns is not None:
-                with self._condition:
-                    self._marks.remove(mark_ns)
+            self._marks.remove(mark)
 
     def _wait(
         self,
         wanted: int,
-        mark_ns: int | None,
+        mark: _Mark,
         deadline: float,
         stall_seconds: Callable[[], float],
     ) -> Drained:
@@ -147,7 +153,7 @@ class Drain:
             with self._condition:
                 now = self._clock.monotonic()
                 end = min(deadline, self._progress_at + stall_seconds())
-                if self._drained >= wanted or self._has_passed(mark_ns):
+                if self._drained >= wanted or mark.has_passed:
                     return Drained(done=True, stalled_seconds=0.0)
                 is_late = self._next_try is not None and self._next_try >= end
                 hopeless = is_late or self._unreadable > 1
@@ -177,10 +183,6 @@ class Drain:
             self._log.log(logging.WARNING, "abandon", f"{self._name}: {error}")
         return thread is None or not thread.is_alive()
 
-    def _has_passed(self, mark_ns: int | None) -> bool:
-        passed_ns = self._passed_ns
-        return mark_ns is not None and passed_ns is not None and mark_ns <= passed_ns
-
     def _run(self) -> None:
         while not self._stopping:
             seen = self._work(math.inf)
@@ -201,14 +203,15 @@ class Drain:
                 self._lanes.hurry()
                 self._hurried = False
         settled = unreadable = False
-        passed: list[int] = []
         wait_seconds: float | None
         try:
             with self._stepping, suppress_instrumentation():
                 step = self._lanes.step(deadline)
             settled, wait_seconds = step.settled, step.wait_seconds
             # Where others append all the time the spool is hardly ever empty.
-            passed = [mark for mark in [*self._marks] if settled and self._lanes.has_passed(mark)]
+            waiting = self._lanes.waiting
+            for mark in [*self._marks] if settled else ():
+                mark.has_passed = mark.ns is not None and not waiting.has_older(mark.ns)
         # The edge of the thread: whatever happens, what waits must be tried again.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__
@@ -221,8 +224,6 @@ class Drain:
             )
             wait_seconds = _PAUSE_SECONDS
         with self._condition:
-            if passed:
-                self._passed_ns = max(passed)
             now = self._clock.monotonic()
             if settled:
                 self._progress_at = now

@@ -10,7 +10,6 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import msgspec
 
@@ -19,6 +18,7 @@ from otel_cbtop_exporter.delivery.retry import Clock, next_delay_seconds
 from otel_cbtop_exporter.delivery.search import add, broke_server, not_in, search
 from otel_cbtop_exporter.delivery.sender import Sender, Sent
 from otel_cbtop_exporter.delivery.spool import Claim, Spool, SpoolError
+from otel_cbtop_exporter.delivery.waiting import Waiting
 from otel_cbtop_exporter.sinks.base import Record, Rejection
 
 __all__ = ["Lanes", "Step"]
@@ -31,6 +31,8 @@ _SEARCH_EVENTS = 4_000
 _SEARCH_BYTES = 2 * 1024 * 1024
 # How often dead neighbours are looked for, while there is work anyway.
 _ADOPT_SECONDS = 2.0
+# What a use of the spools takes at the most, as a rule.
+_LEAST_SECONDS = 0.1
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -74,6 +76,9 @@ class Lanes:
         write_timeout_seconds: The longest that a write may take; and after so long no other one
             of a step begins, if something is settled by then.
         reject: Told of what is refused for good, and why, before it leaves the spool.
+
+    Attributes:
+        waiting: What is in the spools.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class Lanes:
         reject: Callable[[Sequence[Rejection], str], None],
     ) -> None:
         self._spools = spools
+        self.waiting = Waiting(spools)
         self._adopt = adopt
         self._sender = sender
         self._retry = retry
@@ -99,6 +105,7 @@ class Lanes:
         self._lanes: dict[str, _Lane] = {}
         # What tries of refused lanes have taken more than the others' since.
         self._refused_seconds = 0.0
+        self._is_hurried = False  # since the last of them
         self._adopt_at = clock.monotonic()
         # Held over every use of the spools, and never over a write. Reentrant: a signal handler
         # may shut everything down on the thread that holds it.
@@ -120,7 +127,7 @@ class Lanes:
             SpoolError: It cannot be settled.
         """
         self._sender.abandon()
-        seconds = max(0.0, deadline - self._clock.monotonic())
+        seconds = max(_LEAST_SECONDS, deadline - self._clock.monotonic())
         has_ended = self._using_spools.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
         self._abandoned = True
         if has_ended:
@@ -130,27 +137,17 @@ class Lanes:
             finally:
                 self._using_spools.release()
 
-    def newest_ns(self) -> int | None:
-        """Return when the newest record that waits was appended; None if that cannot be said."""
-        with self._using_spools, suppress(SpoolError):
-            times_ns = [spool.newest_ns() for spool in self._spools()]
-            return max((time_ns for time_ns in times_ns if time_ns is not None), default=None)
-        return None
-
-    def has_passed(self, created_ns: int) -> bool:
-        """Say whether all that was appended up to a time has left the spools."""
-        with self._using_spools, suppress(SpoolError):
-            return not any(spool.has_older(created_ns) for spool in self._spools())
-        return False
-
     def hurry(self) -> None:
         """Let every lane be tried at once, with its backoff from the beginning."""
         # A copy: at the end of the interpreter another thread may be in a step, and add a lane.
         for lane in list(self._lanes.values()):
             lane.not_before = 0.0
             lane.failures = min(lane.failures, 1)  # one is kept: it still begins with a probe
-        # First what is taken as a rule: there may be no time for more.
-        self._refused_seconds = max(self._refused_seconds, self._write_timeout_seconds)
+        # First what is taken as a rule: there may be no time for more. Once for each try of what is
+        # refused, which would never come where somebody flushes all the time.
+        if not self._is_hurried:
+            self._is_hurried = True
+            self._refused_seconds = max(self._refused_seconds, self._write_timeout_seconds)
 
     def has_refused(self) -> bool:
         """Whether a lane that waits was refused when it was tried last."""
@@ -174,6 +171,9 @@ class Lanes:
         if soonest is None and self._more_to_adopt and not self._abandoned:
             self._adopt_at = now
             return Step(settled=False, wait_seconds=0.0)
+        if soonest is None and not self._abandoned and not self.waiting.is_empty():
+            # It came back to disk meanwhile.
+            return Step(settled=False, wait_seconds=_LEAST_SECONDS)
         return Step(settled=False, wait_seconds=None if soonest is None else soonest - now)
 
     def _next_claim(self, now: float) -> tuple[Claim | None, float | None]:
@@ -212,7 +212,9 @@ class Lanes:
             except SpoolError as error:  # noqa: PERF203  as above
                 unreadable = error
         # Lanes of which nothing waits are forgotten: there may be one for each value of a tag.
-        self._lanes = {name: self._lanes.get(name) or _Lane() for name in places}
+        others = {} if unreadable is None else self._lanes  # what it holds is not known
+        known = {name: self._lanes.get(name) or _Lane() for name in places}
+        self._lanes = {**others, **known}
         return places, unreadable
 
     def _turn(self, name: str) -> tuple[bool, float]:
@@ -259,7 +261,9 @@ class Lanes:
         else:
             sent = attempt(claim.records)
         taken_seconds = self._clock.monotonic() - began
-        if not was_refused:
+        if was_refused:
+            self._is_hurried = False
+        else:
             taken_seconds = -taken_seconds
         self._refused_seconds = max(0.0, self._refused_seconds + taken_seconds)
         with self._using_spools:

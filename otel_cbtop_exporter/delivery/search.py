@@ -11,7 +11,7 @@ from otel_cbtop_exporter.sinks.base import Record, Records, Rejection
 __all__ = ["add", "broke_server", "not_in", "search"]
 
 # After so many pieces that failed, and none that passed, it is the server and not a record.
-_PIECES_BEFORE_GIVING_UP = 8
+_PIECES_BEFORE_GIVING_UP = 16  # from 4,000 records to one are 12
 # A record left alone is tried so often in one search.
 _TRIES_ALONE = 2
 # A record is blamed that broke the server alone in so many searches. Between two of them other
@@ -41,10 +41,10 @@ def search(
             what has done so often enough is rejected.
     """
     total = Sent()
+    alone = [record for record in records if record in suspects]
+    pieces = deque(_halves([record for record in records if record not in suspects]))
     # What is left may be nothing but such as broke it while others passed.
-    is_known = all(record in suspects for record in records)
-    pieces = deque([] if is_known else _halves(records))
-    alone = list(records) if is_known else []
+    is_known = not pieces
     broken = 0
     while pieces and not ((total.delivered or total.rejected) and is_over()):
         sent = attempt(pieces.popleft())
@@ -58,12 +58,16 @@ def search(
         if len(sent.kept) == 1:
             alone += sent.kept
         else:
-            pieces.extend(_halves(sent.kept))
-    for record in alone:
+            # The front half at once and the other one last: of pieces of one size a few bad
+            # records here and there would be in each, and of neighbours all might be bad.
+            front, *back = _halves(sent.kept)
+            pieces.appendleft(front)
+            pieces.extend(back)
+    for record, times in Counter(alone).items():
         if (is_known or total.delivered) and _breaks_alone(total, record, attempt):
             suspects[record] += 1
             if suspects[record] >= _SEARCHES_BEFORE_BLAME:
-                total.rejected.append(Rejection(record, "server_error", total.error))
+                total.rejected += [Rejection(record, "server_error", total.error)] * times
     total.kept = not_in(records, total)
     return total
 

@@ -35,14 +35,19 @@ def shortened(attributes: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
     """
     left = dict(attributes)
     sizes = {key: len(encode_value({key: value})) for key, value in left.items()}
-    changed = set()
-    while sum(sizes.values()) > MAX_STRING_BYTES:
-        key = max(sizes, key=sizes.__getitem__)
-        changed.add(key)
-        value = left[key]
-        text = cut_text(str.__str__(value), _KEPT_BYTES) if isinstance(value, str) else value
-        if text == value:
-            del left[key], sizes[key]
-        else:
-            left[key], sizes[key] = text, len(encode_value({key: text}))
+    total = sum(sizes.values())
+    changed: set[str] = set()
+    for is_cut in (True, False):
+        for key in sorted(left, key=sizes.__getitem__, reverse=True):
+            if total <= MAX_STRING_BYTES:
+                return left, len(changed)
+            value = left.pop(key)
+            total -= sizes[key]
+            if is_cut and isinstance(value, str):
+                left[key] = cut_text(str.__str__(value), _KEPT_BYTES)
+                sizes[key] = len(encode_value({key: left[key]}))
+                total += sizes[key]
+                if left[key] == value:
+                    continue
+            changed.add(key)
     return left, len(changed)

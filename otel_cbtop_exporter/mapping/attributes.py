@@ -251,12 +251,14 @@ class ScopeCache(Generic[_S]):
         """Return the resource's tags.
 
         `service.instance.id` is one of them whatever the globs say, and a random one for this
-        process where the resource has none, so that two processes never share a series.
+        process where the resource has none or it is redacted, so that two processes never share a
+        series.
         """
         attributes = self._redaction.apply(resource.attributes)
         tags = {key: tag_text(value) for key, value in attributes.items() if self._match(key)}
         own_id = tag_text(attributes.get(_INSTANCE_ID))
-        tags[_INSTANCE_ID] = own_id or _process_instance_id()
+        is_told = own_id and own_id != REDACTED
+        tags[_INSTANCE_ID] = own_id if is_told else _process_instance_id()
         return tags
 
     def _scope_tags(self, scope: InstrumentationScope | None) -> dict[str, str]:
@@ -264,7 +266,7 @@ class ScopeCache(Generic[_S]):
             return {}
         # As OpenTelemetry's Prometheus mapping has it: scopes that differ in an attribute are
         # different streams, and must not share series.
-        attributes = self._redaction.apply(scope.attributes or {})
+        attributes = self._redaction.apply_apart(scope.attributes or {})
         tags = {f"otel.scope.{key}": tag_text(value) for key, value in attributes.items()}
         tags["otel.scope.name"] = tag_text(scope.name)
         tags["otel.scope.version"] = tag_text(scope.version)

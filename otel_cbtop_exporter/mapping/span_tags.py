@@ -21,7 +21,7 @@ from otel_cbtop_exporter.mapping.attributes import (
 )
 from otel_cbtop_exporter.tag_set import TagSet
 
-__all__ = ["Shape", "SpanScope"]
+__all__ = ["Shape", "SpanScope", "without_path"]
 
 
 class SpanScope:
@@ -77,7 +77,7 @@ class SpanScope:
         for key in self._tag_keys & attributes.keys():
             tags[key] = tag_text(attributes[key])
         tags.update(self._scope_tags)
-        tags["span.name"] = _without_path(name, attributes) if kind is SpanKind.SERVER else name
+        tags["span.name"] = without_path(name, attributes) if kind is SpanKind.SERVER else name
         tags["span.kind"] = kind.name
         if status is not StatusCode.UNSET:
             tags["otel.status_code"] = status.name
@@ -93,7 +93,7 @@ class SpanScope:
         return tags
 
 
-def _without_path(name: str, attributes: Mapping[str, Any]) -> str:
+def without_path(name: str, attributes: Mapping[str, Any]) -> str:
     """Return a span's name without a path in it that is no route.
 
     https://opentelemetry.io/docs/specs/semconv/http/http-spans/#name forbids such names, which some

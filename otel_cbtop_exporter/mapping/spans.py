@@ -11,7 +11,7 @@ from functools import partial
 
 from opentelemetry.sdk.trace import Event as SpanEvent
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import DEFAULT_TRACE_STATE, Link
+from opentelemetry.trace import DEFAULT_TRACE_STATE, Link, SpanKind
 from opentelemetry.trace.status import StatusCode
 
 from otel_cbtop_exporter._sdk import NONE_DROPPED, SpanParts, attribute_map, read_spans
@@ -26,7 +26,7 @@ from otel_cbtop_exporter.mapping.attributes import (
     present,
     tag_text,
 )
-from otel_cbtop_exporter.mapping.span_tags import Shape, SpanScope
+from otel_cbtop_exporter.mapping.span_tags import Shape, SpanScope, without_path
 from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["SpanMapper"]
@@ -169,7 +169,10 @@ class SpanMapper:
 def _read_redacted(spans: Sequence[ReadableSpan], redaction: Redaction) -> Iterator[SpanParts]:
     """Yield what `read_spans` does, without what must not be seen of a span itself."""
     for parts in map(SpanParts._make, read_spans(spans)):
+        is_server = parts.kind is SpanKind.SERVER
         yield parts._replace(
+            # Now, because the path may be redacted.
+            name=without_path(parts.name, parts.attributes) if is_server else parts.name,
             attributes=redaction.apply(parts.attributes),
             # The SDK copies an exception's message into it.
             status_message=redaction.value("status_message", parts.status_message or None),

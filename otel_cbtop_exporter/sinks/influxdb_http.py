@@ -38,8 +38,6 @@ _logger = logging.getLogger("otel_cbtop_exporter")
 _MOST_ANSWER_BYTES = 64 * 1024
 # Kept open: with `delivery=direct` each signal's thread may send at the same time.
 _MOST_CONNECTIONS = 3
-# Enough for a connection to anywhere.
-_CONNECT_SECONDS = 3.0
 _MASK = "********"
 # A header's value may be as short as a tenant's number, which lines hold, too.
 _SHORTEST_SECRET = 8
@@ -76,6 +74,7 @@ class InfluxDBConnections:
         self._lock = threading.Lock()
         self._pool: urllib3.PoolManager | None = None
         self._closed = False
+        self._is_hasty = False
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
         """Post a body; a redirection is an answer like others.
@@ -89,18 +88,19 @@ class InfluxDBConnections:
         Raises:
             NoAnswer: Nothing came, or nothing whole.
         """
+        began = time.monotonic()
         secrets = [headers.get("Authorization", ""), *self._options.headers.values()]
         try:
             return _read(self._request(path, body, headers, seconds), secrets)
         except NoAnswer:
             raise
         except (OSError, ValueError, http.client.HTTPException, ImportError) as error:
-            raise self._no_answer(error, seconds) from None
+            raise self._no_answer(error, time.monotonic() - began) from None
         # urllib3's own errors derive from Exception alone, and it is not imported before.
         except Exception as error:
             if not type(error).__module__.startswith("urllib3."):
                 raise
-            raise self._no_answer(error, seconds) from None
+            raise self._no_answer(error, time.monotonic() - began) from None
 
     def close(self) -> None:
         """Close the connections, for good."""
@@ -114,7 +114,9 @@ class InfluxDBConnections:
             pool.clear()
 
     def _no_answer(self, error: Exception, seconds: float) -> NoAnswer:
-        why, word, cause = no_answer_reason(error, seconds)
+        why, word, cause = no_answer_reason(error, round(seconds, 1))
+        if word == "timeout":
+            self._is_hasty = not self._is_hasty
         if self._is_tls and isinstance(cause, ssl.SSLError | FileNotFoundError | PermissionError):
             try:
                 _check_files(self._options)  # one of them may have been replaced since
@@ -126,21 +128,31 @@ class InfluxDBConnections:
         self, path: str, body: bytes, headers: Mapping[str, str], seconds: float
     ) -> urllib3.BaseHTTPResponse:
         deadline = time.monotonic() + seconds
-        # As bytes of UTF-8: http.client would send Latin-1, and refuse what is not.
-        headers = {name: text.encode().decode("latin-1") for name, text in headers.items()}
+        headers = {name: _in_utf_8(text) for name, text in headers.items()}
         pool = self._connected()
         return pool.request(
             "POST",
             self._address + path,
             body=body,
             headers=headers,
-            timeout=_timeout(deadline - time.monotonic()),
+            timeout=self._timeout(deadline - time.monotonic()),
             retries=False,
             redirect=False,
             preload_content=False,
             decode_content=False,
             enforce_content_length=True,  # the default of urllib3 2 alone
         )
+
+    def _timeout(self, seconds: float) -> urllib3.Timeout:
+        """Leave time for another address of a host, where the first one takes all of it.
+
+        Every second time of those that end without an answer: a server may be slow to say hello,
+        and that has all of the time at first.
+        """
+        import urllib3  # noqa: PLC0415 -- there by now
+
+        total = max(0.001, seconds)
+        return urllib3.Timeout(connect=total / 3 if self._is_hasty else total, total=total)
 
     def _connected(self) -> urllib3.PoolManager:
         with self._lock:
@@ -185,7 +197,9 @@ class InfluxDBConnections:
             return urllib3.PoolManager(**settings)
         login = urllib3.util.parse_url(proxy).auth
         # Percent-encoded there, because it may hold what an address may not.
-        proxy_headers = urllib3.make_headers(proxy_basic_auth=unquote(login)) if login else None
+        proxy_headers = (
+            urllib3.make_headers(proxy_basic_auth=_in_utf_8(unquote(login))) if login else None
+        )
         return urllib3.ProxyManager(proxy, proxy_headers=proxy_headers, **settings)
 
     def _proxy(self) -> str | None:
@@ -203,12 +217,9 @@ class InfluxDBConnections:
         return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _timeout(seconds: float) -> urllib3.Timeout:
-    """Leave time for another address of a host, where the first one takes a connection for ever."""
-    import urllib3  # noqa: PLC0415 -- there by now
-
-    total = max(0.001, seconds)
-    return urllib3.Timeout(connect=max(total / 3, min(total, _CONNECT_SECONDS)), total=total)
+def _in_utf_8(text: str) -> str:
+    """Return what http.client, which sends Latin-1, sends as the UTF-8 of a text."""
+    return text.encode().decode("latin-1")
 
 
 def _check_files(options: InfluxDBConfig) -> None:

@@ -203,11 +203,7 @@ class KafkaSink:
                 )
 
             self._registry = SchemaRegistry(self._options)
-        try:
-            return self._registry.prefix(topic, deadline - time.monotonic())
-        except SinkError:
-            self._registry = None  # its login is read again
-            raise
+        return self._registry.prefix(topic, deadline - time.monotonic())
 
     def _tell(self) -> None:
         # A handler may export what librdkafka logs at once, through this very sink.

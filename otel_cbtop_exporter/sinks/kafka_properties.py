@@ -50,10 +50,12 @@ def read_properties(options: KafkaConfig) -> dict[str, str]:
         name, separator, text = line.strip().partition("=")
         if not name or name.startswith("#"):
             continue
-        if name.startswith(_OF_REGISTRY):
-            continue
         if not separator:  # ignored, `security.protocol: SASL_SSL` would be no security
             raise SinkError(f"kafka.config_file: line {number} is no name=value")
+        if name.startswith(_OF_REGISTRY):
+            if not options.schema_registry_url or name.strip() == f"{_OF_REGISTRY}url":
+                raise SinkError("kafka.config_file: the address is kafka.schema_registry_url")
+            continue
         given[name.strip()] = text.strip()
     if "transactional.id" in given:
         raise SinkError("kafka: transactional.id is not supported, records are sent one by one")

@@ -49,26 +49,18 @@ class SchemaRegistry:
 
     Args:
         options: `schema_registry_url`, `schema_registry_config` and `config_file` are read.
-
-    Raises:
-        SinkError: An option of the client that is a number is none, or the file cannot be read.
     """
 
     def __init__(self, options: KafkaConfig) -> None:
-        given = read_registry_config(options)
-        self._registers = given.pop(_AUTO_REGISTER, "true").lower() != "false"
-        config: dict[str, Any] = {
-            name: _number(name, text) if name in _NUMBERS else text for name, text in given.items()
-        }
-        # The one retry loop is not here.
-        self._config = {"max.retries": 0, **config, "url": options.schema_registry_url}
+        self._options = options
         self._prefixes: dict[str, bytes] = {}
 
     def prefix(self, topic: str, timeout_seconds: float) -> bytes:
         """Return what goes before each value of a topic, asking the registry the first time.
 
         Raises:
-            SinkError: It cannot be reached, or refuses the schema.
+            SinkError: It cannot be reached, or refuses the schema; an option of its client that is
+                a number is none, or the file cannot be read.
         """
         prefix = self._prefixes.get(topic)
         if prefix is None:
@@ -76,7 +68,16 @@ class SchemaRegistry:
             prefix = self._prefixes[topic] = _MAGIC + schema_id.to_bytes(4, "big")
         return prefix
 
+    def _config(self) -> tuple[dict[str, Any], bool]:
+        """Return the client's properties, and whether it may register; the file is read anew."""
+        given = read_registry_config(self._options)
+        may_register = given.pop(_AUTO_REGISTER, "true").lower() != "false"
+        config = {n: _number(n, text) if n in _NUMBERS else text for n, text in given.items()}
+        # The one retry loop is not here.
+        return {"max.retries": 0, **config, "url": self._options.schema_registry_url}, may_register
+
     def _register(self, subject: str, timeout_seconds: float) -> int:
+        config, may_register = self._config()
         package = importlib.resources.files("otel_cbtop_exporter")
         schema = package.joinpath(f"schemas/event_v{SCHEMA_VERSION}.json").read_text("utf-8")
         # Nothing in the schema is newer than draft 7, which is the newest dialect that registries
@@ -85,9 +86,9 @@ class SchemaRegistry:
         # httpx counts connecting and reading each for itself.
         seconds = min(timeout_seconds / 2, _LONGEST_REQUEST_SECONDS)
         try:
-            with SchemaRegistryClient({"timeout": seconds, **self._config}) as client:
+            with SchemaRegistryClient({"timeout": seconds, **config}) as client:
                 wanted = Schema(schema, "JSON")
-                if self._registers:
+                if may_register:
                     return int(client.register_schema(subject, wanted))
                 return int(client.lookup_schema(subject, wanted).schema_id)
         except SchemaRegistryError as error:
@@ -96,7 +97,7 @@ class SchemaRegistry:
                     f"the schema registry holds another schema for {subject}, which the event's "
                     "is not compatible with: set the subject's compatibility, or delete it"
                 )
-            elif not self._registers and error.http_status_code == 404:
+            elif not may_register and error.http_status_code == 404:
                 meaning = f"the schema registry does not hold the event's schema for {subject}"
             else:
                 meaning = f"the schema registry refuses the event's schema for {subject}"
@@ -124,5 +125,5 @@ def _number(name: str, text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise SinkError(f"kafka.schema_registry_config: {name} is {text!r}, a number was expected")
+        raise SinkError(f"the schema registry's {name} is no number")
     return number

@@ -91,6 +91,10 @@ def make_bench():
             spool.close()
 
 
+def deliver(batch):
+    return WriteResult(delivered=batch)
+
+
 def by_lane(**answers):
     """Answer each lane in its own way; a lane without an answer is delivered."""
 
@@ -255,6 +259,53 @@ def test_a_restarting_server_is_not_suspicious(make_bench):
     bench.append(records(8))
     bench.run()
     assert {len(write) for write in bench.sink.writes} == {8}
+
+
+@pytest.mark.parametrize("every", [20, 40])
+def test_breakers_here_and_there_do_not_stop_a_lane(make_bench, every):
+    """One of them is in each large piece, so that nothing passes before pieces are small."""
+    batch = records(440)
+    bad = batch[every // 2 :: every]
+    bench = make_bench(*itertools.repeat(broken_by(bad), 100_000))
+    bench.append(batch)
+    bench.run()
+    assert {rejection.record for rejection in bench.rejections} == set(bad)
+    assert len(bench.sink.delivered) == len(batch) - len(bad)
+    assert len(bench.sink.writes) < 1_500
+
+
+def test_equal_records_are_not_blamed_sooner(make_bench):
+    """Each search counts once, however often a record is in it."""
+    one = records(1)
+    tries = itertools.count()
+
+    def answer(written):
+        return (broken if one[0] in written and next(tries) < 12 else deliver)(written)
+
+    bench = make_bench(*itertools.repeat(answer, 1_000))
+    bench.append([*one * 3, *records(30, start=5)])
+    bench.run()
+    assert bench.rejections == []
+    assert len(bench.sink.delivered) == 33
+
+
+def test_a_refused_lane_is_tried_where_somebody_flushes_all_the_time(make_bench):
+    """What goes first at a flush does so once for each try of it."""
+    refusals = iter([away])
+
+    def answer(written):
+        bench.clock.advance(0.2)
+        if written[0].lane == "b":
+            return next(refusals, deliver)(written)
+        return deliver(written)
+
+    bench = make_bench(*itertools.repeat(answer, 1_000))
+    bench.append(records(1, lane="b"))
+    for number in range(200):
+        bench.append(records(1, start=number, lane="a"))
+        bench.lanes.hurry()
+        bench.step()
+    assert [record for record in bench.sink.delivered if record.lane == "b"]
 
 
 def test_a_server_that_takes_one_and_refuses_the_next_costs_no_record(make_bench):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -189,6 +190,19 @@ def test_a_path_that_is_no_route_is_not_in_the_name(name, attributes, kind, tag)
     )
     assert [event.tags["span.name"] for event in events] == [tag] * 4
     assert events[0].attributes == attributes
+
+
+def test_a_path_that_is_redacted_is_not_in_the_name():
+    """It is left out before it is unknown."""
+    hidden = span("GET /u/1", {"url.path": "/u/1"}, kind=SpanKind.SERVER)
+    (event,) = map_spans(hidden, redact=("url.*",))
+    assert event.tags["span.name"] == "GET"
+
+
+def test_a_redacted_instance_id_does_not_merge_processes():
+    """Two of them would be one series."""
+    (event,) = map_spans(span(), redact=("service.*",))
+    assert re.fullmatch(r"[0-9a-f-]{36}", event.tags["service.instance.id"])
 
 
 def test_redaction_reaches_resource_tags():

@@ -1,0 +1,46 @@
+"""What waits in all spools of a pipeline together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from otel_cbtop_exporter.delivery.process_lock import process_lock
+from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
+
+__all__ = ["Waiting"]
+
+
+class Waiting:
+    """Asks several spools one question, while nothing can move from one to another.
+
+    Another thread may bring what is in memory back to disk, to a file that was empty before.
+
+    Args:
+        spools: Returns where records wait.
+    """
+
+    def __init__(self, spools: Callable[[], Sequence[Spool]]) -> None:
+        self._spools = spools
+
+    def newest_ns(self) -> int | None:
+        """Return when the newest record was appended; None if none waits, or that is not known."""
+        with suppress(SpoolError), process_lock():
+            times_ns = [spool.newest_ns() for spool in self._spools()]
+            return max((time_ns for time_ns in times_ns if time_ns is not None), default=None)
+        return None
+
+    def has_older(self, created_ns: int) -> bool:
+        """Say whether something may wait that was appended at a time or before it."""
+        with suppress(SpoolError), process_lock():
+            return any(spool.has_older(created_ns) for spool in self._spools())
+        return True
+
+    def is_empty(self) -> bool:
+        """Say whether nothing waits.
+
+        Raises:
+            SpoolError: A spool cannot be read.
+        """
+        with process_lock():
+            return not any(spool.lanes() for spool in self._spools())
