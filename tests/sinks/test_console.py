@@ -122,8 +122,8 @@ if pid == 0:
     records = sink.encode(events[:1]).records
     one = threading.Thread(target=sink.write, args=(records, 5.0))
     one.start()
+    one.join()  # else the two lines may meet where Python's output has no buffer
     print("same thread id" if one.ident == stuck.ident else "another", flush=True)
-    one.join()
     os._exit(0)
 os.waitpid(pid, 0)
 stuck.join()
