@@ -127,7 +127,9 @@ class Drain:
                 return Drained(done=True, stalled_seconds=0.0)
         try:
             mark = _Mark(self._lanes.waiting.newest_ns())
-        except Exception:  # noqa: BLE001  the thread meets it too, and tells; this must not raise
+        # The application flushes, and must not see it; the thread meets it too, and logs it. Without
+        # a mark only an empty spool says that all has left.
+        except Exception:  # noqa: BLE001
             mark = _Mark(None)
         self._marks.append(mark)
         try:

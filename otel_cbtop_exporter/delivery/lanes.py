@@ -10,6 +10,8 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 
@@ -33,6 +35,9 @@ _SEARCH_BYTES = 2 * 1024 * 1024
 _ADOPT_SECONDS = 2.0
 # What a use of the spools takes at the most, as a rule.
 _LEAST_SECONDS = 0.1
+
+
+_T = TypeVar("_T")
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -113,6 +118,7 @@ class Lanes:
         self._abandoned = False
         self._under_way: tuple[Claim, list[Sent]] | None = None  # of a step's claim
         self._more_to_adopt = False
+        self._unreadable: SpoolError | None = None  # why a spool could not be read in this step
 
     def abandon(self, deadline: float) -> None:
         """Leave the spools alone from now on, whatever a write that hangs may still answer.
@@ -181,7 +187,8 @@ class Lanes:
         if now >= self._adopt_at:
             self._adopt_at = now + _ADOPT_SECONDS
             self._more_to_adopt = self._adopt()
-        places, unreadable = self._places()
+        self._unreadable = None
+        places = self._places()
         soonest: float | None = None
         for name in sorted(places, key=self._turn):
             lane = self._lanes[name]
@@ -189,33 +196,32 @@ class Lanes:
                 soonest = min(lane.not_before, soonest or lane.not_before)
                 continue
             for spool in places[name]:
-                try:
-                    claim = self._claim(spool, name, lane)
-                # A file on a bad disk must not hold up the others.
-                except SpoolError as error:  # noqa: PERF203  as good as never
-                    unreadable = error
-                else:
-                    if claim is not None:
-                        return claim, None
-        if unreadable is not None:
-            raise unreadable
+                claim = self._asked(partial(self._claim, spool, name, lane))
+                if claim is not None:
+                    return claim, None
+        if self._unreadable is not None:
+            raise self._unreadable
         return None, soonest
 
-    def _places(self) -> tuple[dict[str, list[Spool]], SpoolError | None]:
-        """Return for each lane the spools that have some of it, in order; and what went wrong."""
+    def _asked(self, question: Callable[[], _T]) -> _T | None:
+        """Ask a spool; None if it cannot be read: a file on a bad disk must not hold up others."""
+        try:
+            return question()
+        except SpoolError as error:
+            self._unreadable = error
+            return None
+
+    def _places(self) -> dict[str, list[Spool]]:
+        """Return for each lane the spools that have some of it, in order."""
         places: dict[str, list[Spool]] = {}
-        unreadable: SpoolError | None = None
         for spool in self._spools():
-            try:
-                for name in spool.lanes():
-                    places.setdefault(name, []).append(spool)
-            except SpoolError as error:  # noqa: PERF203  as above
-                unreadable = error
+            for name in self._asked(spool.lanes) or ():
+                places.setdefault(name, []).append(spool)
         # Lanes of which nothing waits are forgotten: there may be one for each value of a tag.
-        others = {} if unreadable is None else self._lanes  # what it holds is not known
+        others = self._lanes if self._unreadable else {}  # what is in that one is not known
         known = {name: self._lanes.get(name) or _Lane() for name in places}
         self._lanes = {**others, **known}
-        return places, unreadable
+        return places
 
     def _turn(self, name: str) -> tuple[bool, float]:
         # What was refused has half of the time, whatever a try takes, and no more while there is

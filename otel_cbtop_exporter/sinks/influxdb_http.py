@@ -149,7 +149,7 @@ class InfluxDBConnections:
         Every second time of those that end without an answer: a server may be slow to say hello,
         and that has all of the time at first.
         """
-        import urllib3  # noqa: PLC0415 -- there by now
+        import urllib3  # noqa: PLC0415 -- there by now; at the top, start-up would pay for it
 
         total = max(0.001, seconds)
         return urllib3.Timeout(connect=total / 3 if self._is_hasty else total, total=total)

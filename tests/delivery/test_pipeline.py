@@ -377,7 +377,7 @@ def test_a_backend_that_is_slow_is_not_away(make, idle_sink):
     """
 
     def slow(batch):
-        time.sleep(0.6)
+        time.sleep(0.6)  # a server that is slow: the budget is one of real time, for the process
         return WriteResult(delivered=batch)
 
     idle = [make(idle_sink) for _ in range(8)] if idle_sink else []

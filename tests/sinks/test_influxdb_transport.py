@@ -216,6 +216,7 @@ def test_another_address_of_a_host_is_tried_in_time(monkeypatch):
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, server.port))
             for host in ("127.0.0.2", "127.0.0.1")
         ]
+        # A name with two addresses would be the test machine's to have.
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: two)
         sink = influxdb_sink(url=f"http://two.example:{server.port}", bucket="b", token=TOKEN)
         records = encoded(sink, spans(3))

@@ -41,6 +41,11 @@ def registry_url(tmp_path_factory):
 
 
 @pytest.fixture
+def new_topic(broker):  # noqa: F811  the fixture that is imported above
+    return broker.new_topic
+
+
+@pytest.fixture
 def sink_for(broker, registry_url):  # noqa: F811  the fixture
     made = []
 
@@ -115,9 +120,9 @@ def test_a_schema_that_is_not_compatible_is_refused(broker, registry_url, sink_f
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://user:hush-hush@127.0.0.1:1/x"])
-def test_a_registry_that_is_away(broker, sink_for, url):  # noqa: F811
+def test_a_registry_that_is_away(new_topic, sink_for, url):
     """Records are kept within the time, and the error holds no password of the address."""
-    sink = sink_for(broker.new_topic(), url)
+    sink = sink_for(new_topic(), url)
     records = encoded(sink, spans(5))
     result = sink.write(records, 3)
     assert result.kept == records
@@ -125,7 +130,7 @@ def test_a_registry_that_is_away(broker, sink_for, url):  # noqa: F811
     assert "hush-hush" not in result.error
 
 
-def test_options_of_the_client_are_texts_but_for_its_numbers(broker, sink_for):  # noqa: F811  the fixture
+def test_options_of_the_client_are_texts_but_for_its_numbers(new_topic, sink_for):
     """A token may be made of digits, and a timeout have a fraction."""
     token = {
         "bearer.auth.credentials.source": "STATIC_TOKEN",
@@ -134,20 +139,15 @@ def test_options_of_the_client_are_texts_but_for_its_numbers(broker, sink_for): 
         "bearer.auth.identity.pool.id": "8",
     }
     sink = sink_for(
-        broker.new_topic(), schema_registry_config={**token, "timeout": "2.5", "max.retries": "1"}
+        new_topic(), schema_registry_config={**token, "timeout": "2.5", "max.retries": "1"}
     )
     records = encoded(sink, spans(5))
     assert sink.write(records, 30).delivered == records
 
 
-def test_where_applications_may_not_register_the_schema_is_looked_up(
-    broker,  # noqa: F811  the fixture
-    registry_url,
-    sink_for,
-    tmp_path,
-):
+def test_where_applications_may_not_register_the_schema_is_looked_up(new_topic, sink_for, tmp_path):
     """Properties may be in the file; what is missing is told, and found when it is there."""
-    topic = broker.new_topic()
+    topic = new_topic()
     file = tmp_path / "kafka.properties"
     file.write_text("schema.registry.auto.register.schemas=false\n")
     sink = sink_for(topic, config_file=str(file))
@@ -160,22 +160,22 @@ def test_where_applications_may_not_register_the_schema_is_looked_up(
     assert sink.write(records, 30).delivered == records
 
 
-def test_a_property_that_the_registrys_client_does_not_know_is_named(broker, sink_for):  # noqa: F811
+def test_a_property_that_the_registrys_client_does_not_know_is_named(new_topic, sink_for):
     """And no value of another one is shown."""
     config = {"use.latest.version": "true", "basic.auth.user.info": "user:hush-hush"}
-    sink = sink_for(broker.new_topic(), schema_registry_config=config)
+    sink = sink_for(new_topic(), schema_registry_config=config)
     result = sink.write(encoded(sink, spans(5)), 10)
     assert "it knows no use.latest.version" in result.error
     assert "hush-hush" not in result.error
 
 
-def test_a_registry_that_goes_away_holds_up_no_topic_that_it_knows(broker, registry_url, sink_for):  # noqa: F811
+def test_a_registry_that_goes_away_holds_up_no_topic_that_it_knows(new_topic, sink_for):
     """The ids of schemas are kept, whatever another topic is answered."""
-    sink = sink_for(broker.new_topic())
+    sink = sink_for(new_topic())
     records = encoded(sink, spans(5))
     assert sink.write(records, 30).delivered == records
     msgspec.structs.force_setattr(sink._options, "schema_registry_url", "http://127.0.0.1:1")
-    other = encoded(sink_for(broker.new_topic()), spans(5))
+    other = encoded(sink_for(new_topic()), spans(5))
     assert sink.write(other, 3).kept == other
     assert sink.write(records, 30).delivered == records
 
