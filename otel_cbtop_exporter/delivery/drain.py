@@ -127,8 +127,8 @@ class Drain:
                 return Drained(done=True, stalled_seconds=0.0)
         try:
             mark = _Mark(self._lanes.waiting.newest_ns())
-        # The application flushes, and must not see it; the thread meets it too, and logs it. Without
-        # a mark only an empty spool says that all has left.
+        # The application flushes, and must not see it; the thread meets it too, and logs it.
+        # Without a mark only an empty spool says that all has left.
         except Exception:  # noqa: BLE001
             mark = _Mark(None)
         self._marks.append(mark)

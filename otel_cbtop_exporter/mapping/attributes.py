@@ -101,23 +101,21 @@ class Redaction:
         self._verdicts: dict[str, bool] = {}
         self.active = bool(patterns)
 
-    def apply(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the attributes with matching values replaced, also inside of their values."""
+    def apply(self, attributes: Mapping[str, Any], *, apart: bool = False) -> Mapping[str, Any]:
+        """Return the attributes with matching values replaced, also inside of their values.
+
+        Args:
+            attributes: Any.
+            apart: Keep apart what tells one series from another: what stands for a value has
+                digits that are the same for the same value, and mean nothing outside of this
+                process.
+        """
         if not self.active:
             return attributes
         return {
-            key: REDACTED if self._matches(key) else self.inside(value)
-            for key, value in attributes.items()
-        }
-
-    def apply_apart(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Redact as `apply` does, and keep apart what tells one series from another.
-
-        What stands for a value has digits that are the same for the same value, and mean nothing
-        outside of this process.
-        """
-        return {
-            key: _stand_in(value) if self._matches(key) else self.inside(value)
+            key: (_stand_in(value) if apart else REDACTED)
+            if self._matches(key)
+            else self.inside(value)
             for key, value in attributes.items()
         }
 
@@ -266,7 +264,7 @@ class ScopeCache(Generic[_S]):
             return {}
         # As OpenTelemetry's Prometheus mapping has it: scopes that differ in an attribute are
         # different streams, and must not share series.
-        attributes = self._redaction.apply_apart(scope.attributes or {})
+        attributes = self._redaction.apply(scope.attributes or {}, apart=True)
         tags = {f"otel.scope.{key}": tag_text(value) for key, value in attributes.items()}
         tags["otel.scope.name"] = tag_text(scope.name)
         tags["otel.scope.version"] = tag_text(scope.version)

@@ -158,9 +158,8 @@ class MetricSeries:
         known = self._tags.get(id(attributes))
         if known is not None and known[0] is attributes:
             return known[1]
-        shown = attribute_map(attributes)
-        if redaction.active:
-            shown = redaction.apply_apart(shown)  # or points of several series were one
+        # Apart, or points of several series were one.
+        shown = redaction.apply(attribute_map(attributes), apart=True)
         shape = self._tag_shapes.of(tuple(shown))
         texts = shape.texts.copy()
         for position, key in shape.own:

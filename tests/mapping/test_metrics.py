@@ -27,8 +27,10 @@ from opentelemetry.sdk.metrics.view import (
     View,
 )
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_cbtop_exporter.encoding.event_json import encode_events
+from otel_cbtop_exporter.encoding.json_values import encode_value
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from tests.builders import (
     DELTA,
@@ -405,6 +407,26 @@ def test_times_and_counts_of_foreign_types_spoil_no_neighbour():
         lines = LineProtocolEncoder().encode(map_metrics(batch))
         assert not lines.refused
         assert there in lines.bodies[0]
+
+
+@pytest.mark.parametrize("redact", [(), ("tenant",)])
+def test_scopes_that_differ_in_an_attribute_are_different_series(redact):
+    """Whether it is shown or not; what is no text is as it would be without redaction."""
+    batch = [
+        one
+        for tenant in ("a", "b")
+        for one in metrics(
+            sum_metric(number_point(1)),
+            scope=InstrumentationScope("m", attributes={"tenant": tenant, "odd": (object, 1)}),
+        )
+    ]
+    events = map_metrics(batch, redact=redact)
+    tenants = {event.tags["otel.scope.tenant"] for event in events}
+    assert len(tenants) == 2
+    assert (tenants == {"a", "b"}) is (not redact)
+    assert LineProtocolEncoder().encode(events).refused == {}
+    odd = {event.tags["otel.scope.odd"] for event in map_metrics(batch)}
+    assert odd == {encode_value((object, 1)).decode()}
 
 
 def test_redaction_keeps_series_apart():
