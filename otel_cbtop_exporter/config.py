@@ -209,8 +209,11 @@ class ExporterConfig(Options, frozen=True, kw_only=True):
             )
         if len(set(self.sink)) < len(self.sink):
             raise ConfigError(f"sink names one sink twice: {', '.join(self.sink)}")
-        if "kafka" in self.sink:
-            named = set(TOPIC_TAG.findall(self.kafka.topic)) - {"signal"}
-            tags = (*self.mapping.resource_tags, *map(glob.escape, sorted(named)))
-            mapping = msgspec.structs.replace(self.mapping, resource_tags=tags)
-            msgspec.structs.force_setattr(self, "mapping", mapping)
+
+    @property
+    def resource_tags(self) -> tuple[str, ...]:
+        """Patterns of the resource attributes that become tags; the topic's are among them."""
+        if "kafka" not in self.sink:
+            return self.mapping.resource_tags
+        named = set(TOPIC_TAG.findall(self.kafka.topic)) - {"signal"}
+        return (*self.mapping.resource_tags, *map(glob.escape, sorted(named)))

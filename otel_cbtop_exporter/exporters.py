@@ -82,8 +82,9 @@ class CbtopSpanExporter(_Exporter, SpanExporter):
 
     def __init__(self, *, sink: Sink | str | Sequence[str] | None = None, **options: Any) -> None:
         self._delivery = SignalDelivery("traces", sink, options)
-        mapping = self._delivery.config.mapping
-        self._mapper = SpanMapper(mapping.resource_tags, mapping.span_tags, mapping.redact)
+        config = self._delivery.config
+        mapping = config.mapping
+        self._mapper = SpanMapper(config.resource_tags, mapping.span_tags, mapping.redact)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Deliver spans, or accept them into the spool; never raises."""
@@ -107,8 +108,8 @@ class CbtopLogRecordExporter(_Exporter, LogRecordExporter):
 
     def __init__(self, *, sink: Sink | str | Sequence[str] | None = None, **options: Any) -> None:
         self._delivery = SignalDelivery("logs", sink, options)
-        mapping = self._delivery.config.mapping
-        self._mapper = LogMapper(mapping.resource_tags, mapping.redact)
+        config = self._delivery.config
+        self._mapper = LogMapper(config.resource_tags, config.mapping.redact)
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """Deliver log records, or accept them into the spool; never raises."""
@@ -152,11 +153,10 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
             preferred_temporality=temporality | dict(preferred_temporality or {}),
             preferred_aggregation=aggregation | dict(preferred_aggregation or {}),
         )
-        mapping = config.mapping
         self._mapper = MetricMapper(
-            mapping.resource_tags,
-            mapping.exemplars,
-            mapping.redact,
+            config.resource_tags,
+            config.mapping.exemplars,
+            config.mapping.redact,
             self._delivery.on_mapping_loss,
         )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from otel_cbtop_exporter.delivery.pipeline import flush_all, open_pipelines
+import time
+from collections.abc import Iterable
 
-__all__ = ["force_flush"]
+from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline, open_pipelines
+
+__all__ = ["flush_all", "force_flush"]
 
 
 def force_flush(timeout_seconds: float = 10.0) -> bool:
@@ -20,3 +23,10 @@ def force_flush(timeout_seconds: float = 10.0) -> bool:
         False if some of it still waits.
     """
     return flush_all(open_pipelines(), timeout_seconds)
+
+
+def flush_all(pipelines: Iterable[Pipeline], timeout_seconds: float) -> bool:
+    """Flush one pipeline after the other, within the time; False if something still waits."""
+    deadline = time.monotonic() + min(timeout_seconds, LONGEST_WAIT_SECONDS)
+    flushed = [one.force_flush(max(0.0, deadline - time.monotonic())) for one in pipelines]
+    return all(flushed)

@@ -18,6 +18,7 @@ from msgspec import Meta
 from otel_cbtop_exporter.errors import ConfigError
 
 __all__ = [
+    "MASK",
     "SECRET",
     "AtLeastOne",
     "NotNegative",
@@ -32,6 +33,7 @@ __all__ = [
     "parse_text",
     "shown",
     "split_names",
+    "without_login",
 ]
 
 SECRET = Meta(extra={"secret": True})
@@ -45,7 +47,9 @@ WaitMs = Annotated[int, Meta(ge=1, le=86_400_000)]
 # How the names of properties end whose values are secrets.
 _SECRET_PROPERTIES = ("password", "secret", "key", "user.info", "token")
 
-_MASK = "********"
+MASK = "********"
+"""Stands for a secret."""
+
 # A password may hold any of `/?#`, which no parser of URLs would allow there.
 _LOGIN_IN_URL = re.compile(r"(?<=://)\S*@")
 # Two ways to say the same: who gives one does not mean the other any more.
@@ -255,10 +259,15 @@ def is_secret(hint: Any) -> bool:
 def shown(hint: Any, value: Any) -> str:
     """Return an option's value as messages may have it: without secrets."""
     if not value or not is_secret(hint):
-        return _LOGIN_IN_URL.sub(f"{_MASK}@", repr(value))
+        return without_login(repr(value))
     if isinstance(value, Mapping):
-        return repr(dict.fromkeys(value, _MASK))
-    return repr(_MASK)
+        return repr(dict.fromkeys(value, MASK))
+    return repr(MASK)
+
+
+def without_login(text: str) -> str:
+    """Return a text without the user names and passwords of URLs in it."""
+    return _LOGIN_IN_URL.sub(f"{MASK}@", text)
 
 
 def _choices(hint: Any) -> tuple[str, ...]:

@@ -11,16 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
 from otel_cbtop_exporter.config import ExporterConfig
-from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline, acquire, flush_all
+from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline, acquire
 from otel_cbtop_exporter.env import SignalName, configuration
 from otel_cbtop_exporter.errors import CbtopError, ConfigError
 from otel_cbtop_exporter.event_batch import Events
+from otel_cbtop_exporter.flush import flush_all
 from otel_cbtop_exporter.health import HealthCounters, SinkHealth, combined
 from otel_cbtop_exporter.own_log import RateLimitedLog, counted, were
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
@@ -40,6 +40,15 @@ _COMPONENTS: dict[SignalName, str] = {
     "metrics": "cbtop_metric_exporter",
     "logs": "cbtop_log_exporter",
 }
+# The options that exporters of one pipeline have in common, beside those of the sink.
+_SHARED = (
+    "delivery",
+    "retry",
+    "spool",
+    "internal_metrics",
+    "max_batch_events",
+    "max_batch_bytes",
+)
 # An item of each signal that could not be mapped.
 _ONE: dict[SignalName, Tally] = {
     "traces": Tally(1, spans=1),
@@ -88,7 +97,7 @@ class SignalDelivery:
         self._losses = _Losses(self._metrics)
         self._shut_down = threading.Lock()  # acquired once, without waiting, and never released
         if ready is not None:
-            self._pipelines = [acquire(id(ready), partial(_same, ready), self.config)]
+            self._pipelines = [_pipeline_of(ready, self.config)]
         else:
             self._pipelines = self._acquire_all(given)
         if self.config.exit_on_sigterm:
@@ -153,7 +162,7 @@ class SignalDelivery:
         # Mapping has a rule for everything that the SDK makes. What a foreign object does when
         # it is read is not ours to know, and must not cost its neighbours or the application.
         except Exception as error:  # noqa: BLE001
-            smaller, what = _taken_apart(batch, pieces)
+            smaller, what = _smaller(batch, pieces)
             if not smaller:
                 word = type(error).__name__
                 self._reject(word, _ONE[self._signal], f"{what} could not be mapped: {word}")
@@ -189,7 +198,7 @@ class SignalDelivery:
         return self._losses
 
     def force_flush(self, timeout_millis: float) -> bool:
-        """Push out what was accepted, within the time."""
+        """Push out what was accepted, within the time; False if something still waits."""
         return flush_all(self._pipelines, timeout_millis / 1000)
 
     def shutdown(self, timeout_millis: float) -> None:
@@ -213,7 +222,7 @@ class SignalDelivery:
         )
 
 
-def _taken_apart(batch: Sequence[_T], pieces: Pieces[_T]) -> tuple[Sequence[Sequence[_T]], str]:
+def _smaller(batch: Sequence[_T], pieces: Pieces[_T]) -> tuple[Sequence[Sequence[_T]], str]:
     """Return smaller batches, or none and what the batch is."""
     try:
         smaller = pieces.of(batch)
@@ -232,24 +241,28 @@ class _Losses:
         self.log = RateLimitedLog(_logger)
 
 
-def _same(sink: Sink) -> Sink:
-    return sink
+def _pipeline_of(sink: Sink, config: ExporterConfig) -> Pipeline:
+    """Acquire the pipeline of a ready sink, of which there is one.
+
+    Raises:
+        ConfigError: Another exporter has it with other options.
+    """
+    pipeline = acquire(id(sink), lambda: sink, config)
+    others = pipeline.config
+    differ = [name for name in _SHARED if getattr(others, name) != getattr(config, name)]
+    if differ:
+        pipeline.release(0)
+        raise ConfigError(
+            f"sink {sink.name} is in use by another exporter with other options: "
+            f"{', '.join(differ)}; give both the same, or each a sink of its own"
+        )
+    return pipeline
 
 
 def _sharing_key(name: str, config: ExporterConfig) -> bytes:
     """Return what is equal for exporters that can share a pipeline; stays in memory."""
-    return msgspec.msgpack.encode(
-        (
-            name,
-            getattr(config, name),
-            config.delivery,
-            config.retry,
-            config.spool,
-            config.internal_metrics,
-            config.max_batch_events,
-            config.max_batch_bytes,
-        )
-    )
+    shared = [getattr(config, option) for option in _SHARED]
+    return msgspec.msgpack.encode((name, getattr(config, name), shared))
 
 
 def _exit_on_sigterm() -> None:

@@ -47,7 +47,8 @@ class Tally(msgspec.Struct, frozen=True):
             for part in things.blocks if isinstance(things, Records) else things.parts:
                 counts[part.signal] += len(part)
             return cls(len(things), counts["span"], counts["log"], counts["metric"])
-        signals = [thing.signal for thing in things]
+        # By hand anything can be given for an event, and what is lost is counted all the same.
+        signals = [getattr(thing, "signal", None) for thing in things]
         return cls(
             len(signals), signals.count("span"), signals.count("log"), signals.count("metric")
         )

@@ -250,6 +250,19 @@ def test_batch_processors_find_the_name_of_the_timeout():
         exporter.shutdown()
 
 
+def test_a_ready_sink_has_one_delivery():
+    """Exporters may share it; one that wants it delivered otherwise is told so."""
+    sink = RecordingSink(local=True)
+    spans = CbtopSpanExporter(sink=sink, max_batch_events=3)
+    logs = CbtopLogRecordExporter(sink=sink, max_batch_events=3)
+    with pytest.raises(ConfigError, match=r"other options: delivery, max_batch_events;"):
+        CbtopMetricExporter(sink=sink, delivery="direct")
+    spans.shutdown()
+    assert sink.closes == 0
+    logs.shutdown()
+    assert sink.closes == 1
+
+
 def test_a_failing_sink_is_a_failure_and_never_an_exception():
     """The SDK is told the truth."""
     sink = RecordingSink(*[_kept] * 10, local=True)

@@ -88,6 +88,7 @@ MAY_IMPORT = {
         "env",
         "errors",
         "event_batch",
+        "flush",
         "health",
         "own_log",
         "sdk_metrics",

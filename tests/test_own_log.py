@@ -155,6 +155,7 @@ for name in sys.argv[1:]:
         mine.addHandler(logging.StreamHandler())
         mine.handlers[-1].setFormatter(logging.Formatter("own: %(message)s"))
 CbtopSpanExporter()
+mine.handlers.clear()  # at the end the SDK's starts a thread, which Python 3.12 refuses
 """
 
 

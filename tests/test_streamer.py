@@ -54,6 +54,21 @@ def test_flush_hands_over_what_waits():
     streamer.shutdown()
 
 
+def test_what_is_no_event_costs_itself_alone(caplog):
+    """Anything can be given by hand: it is counted and named, and its neighbours go on."""
+    sink = RecordingSink(local=True)
+    streamer = EventStreamer(sink, batch_size=3)
+    assert streamer.send(sample(1))
+    assert streamer.send({"measurement": "b"})
+    assert not streamer.send(sample(2))
+    streamer.send(None)
+    streamer.shutdown()
+    assert values(sink) == [1, 2]
+    assert sum(streamer.health().events_dropped.values()) == 2
+    assert "a dict is no Event" in caplog.text
+    assert sink.closes == 1
+
+
 @pytest.mark.parametrize("seconds", [math.inf, 1e10])
 def test_any_time_can_be_given(seconds):
     """Whoever has no limit in mind says so; no clock of the system takes such a number."""

@@ -18,7 +18,14 @@ from otel_cbtop_exporter.env import (
 )
 from otel_cbtop_exporter.errors import ConfigError, SinkError
 from otel_cbtop_exporter.events import SCHEMA_VERSION
-from otel_cbtop_exporter.options import Options, build, is_secret, option_types
+from otel_cbtop_exporter.options import (
+    MASK,
+    Options,
+    build,
+    is_secret,
+    option_types,
+    without_login,
+)
 from otel_cbtop_exporter.sinks import sink_factory
 
 __all__ = ["show_config", "show_schema"]
@@ -95,13 +102,13 @@ def _at(config: ExporterConfig, path: tuple[str, ...]) -> str:
         return "unset" if value is None else "empty"
     hint = option_types(type(group))[path[-1]]
     if isinstance(value, Mapping):
-        pairs = dict.fromkeys(value, "********") if is_secret(hint) else value
+        pairs = dict.fromkeys(value, MASK) if is_secret(hint) else value
         return ",".join(f"{key}={text}" for key, text in pairs.items())
     if is_secret(hint):
-        return "********"
+        return MASK
     if isinstance(value, tuple):
         return ",".join(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else without_login(str(value))
 
 
 def _lacking(name: str, config: ExporterConfig) -> str:

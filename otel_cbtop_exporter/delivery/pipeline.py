@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import random
 import threading
-import time
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,7 +37,7 @@ from otel_cbtop_exporter.tally import Tally
 if TYPE_CHECKING:
     from otel_cbtop_exporter.delivery.backlog import Backlog
 
-__all__ = ["LONGEST_WAIT_SECONDS", "Pipeline", "acquire", "flush_all", "open_pipelines"]
+__all__ = ["LONGEST_WAIT_SECONDS", "Pipeline", "acquire", "open_pipelines"]
 
 
 LONGEST_WAIT_SECONDS = 86_400.0
@@ -52,6 +52,12 @@ class Pipeline:
         config: `delivery`, `spool`, `retry`, `timeout_ms` and the batch limits are read.
         clock: Time; tests bring their own.
         jitter: Returns a number in [0, 1).
+
+    Attributes:
+        config: As given.
+        is_spooled: Whether shutdown may have to wait for its backend.
+        holders: How many have acquired it and not released it.
+        closed: Whether the last of them has released it.
     """
 
     def __init__(
@@ -63,16 +69,16 @@ class Pipeline:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._sink = sink
-        self._config = config
+        self.config = config
         self._clock = clock
         self._jitter = jitter
-        self._spooled = config.delivery == "spooled" and (
+        self.is_spooled = config.delivery == "spooled" and (
             config.spool.path is not None or not sink.local
         )
         component = f"cbtop_{sink.name}_exporter"
         self._metrics = SdkMetrics(component, self._inflight) if config.internal_metrics else None
         self.holders = 1
-        self._closed = False
+        self.closed = False
         self._begin()
         with _registry.lock:
             _live.add(self)
@@ -80,7 +86,7 @@ class Pipeline:
 
     def _begin(self) -> None:
         """Make everything that a forked child must have of its own."""
-        config, clock = self._config, self._clock
+        config, clock = self.config, self._clock
         self._condition = threading.Condition()
         self._outcomes = Outcomes(self._sink.name, config.spool.path, clock, self._metrics)
         self._patience = Patience()
@@ -96,7 +102,7 @@ class Pipeline:
             jitter=self._jitter,
             wait=self._wait_unless_closed,
         )
-        self._backlog = self._make_backlog() if self._spooled else None
+        self._backlog = self._make_backlog() if self.is_spooled else None
 
     def _make_backlog(self) -> Backlog:
         # SQLite, zstd and hashes take 13 ms to import, a third of what the package takes.
@@ -105,7 +111,7 @@ class Pipeline:
 
         return Backlog(
             self._sink,
-            self._config,
+            self.config,
             sender=self._sender,
             outcomes=self._outcomes,
             clock=self._clock,
@@ -130,7 +136,7 @@ class Pipeline:
         deadline = self._clock.monotonic() + timeout_seconds
         if self._metrics is not None:
             self._metrics.open()
-        if self._closed:
+        if self.closed:
             self._outcomes.drop("shutdown", Tally.of(events), "the exporter was shut down before")
             return False
         records, ok = self._encode(events)
@@ -166,7 +172,7 @@ class Pipeline:
                     del _shared[key]
         if last:
             with self._condition:
-                self._closed = True
+                self.closed = True
                 self._condition.notify_all()
         if self._backlog:
             _away_budget.spend(self._backlog.drain(deadline, self._share).stalled_seconds)
@@ -191,16 +197,6 @@ class Pipeline:
         client_statistics: Mapping[str, int] = getattr(self._sink, "statistics", dict)()
         return msgspec.structs.replace(health, client_statistics=client_statistics)
 
-    @property
-    def is_spooled(self) -> bool:
-        """Whether shutdown may have to wait for its backend."""
-        return self._spooled
-
-    @property
-    def closed(self) -> bool:
-        """Whether the last holder has released it."""
-        return self._closed
-
     def after_fork_in_child(self) -> None:
         """Begin anew, with nothing of the parent's."""
         self._begin()
@@ -213,11 +209,14 @@ class Pipeline:
         # An encoder must not raise, but an event that was made by hand may hold anything: it must
         # not cost its neighbours or the application.
         except Exception as error:  # noqa: BLE001
-            singles = _taken_apart(events)
+            singles = _singles(events)
             if len(singles) > 1:
                 return [one for event in singles for one in self._encode([event])[0]], False
             word = type(error).__name__
-            self._outcomes.drop(word, Tally.of(events), f"encoding raised {word}")
+            why = f"encoding raised {word}"
+            if not isinstance(events[0], Event):  # by hand anything can be given
+                why = f"a {type(events[0]).__name__} is no Event"
+            self._outcomes.drop(word, Tally.of(events), why)
             return [], False
         if encoded.rejected:
             self._outcomes.reject(encoded.rejected, encoded.why_rejected)
@@ -241,11 +240,11 @@ class Pipeline:
 
     def _share(self) -> float:
         """Return how long this holder may wait without any progress."""
-        others = [pipeline for pipeline in open_pipelines() if pipeline.is_spooled]
-        waiting = sum(pipeline is not self for pipeline in others)
+        spooled = [pipeline for pipeline in open_pipelines() if pipeline.is_spooled]
+        waiting = sum(pipeline is not self for pipeline in spooled)
         if self._backlog and self._backlog.has_refused():
             # A topic of this holder alone may be missing, which the others need no time for.
-            waiting = sum(pipeline.holders for pipeline in others)
+            waiting = sum(pipeline.holders for pipeline in spooled)
         return _away_budget.share(1 + waiting, self._outcomes.counters.write_seconds)
 
     def _inflight(self) -> Tally:
@@ -257,12 +256,12 @@ class Pipeline:
         """Wait; True as soon as the pipeline is closed."""
         end = self._clock.monotonic() + seconds
         with self._condition:
-            while not self._closed and (left := end - self._clock.monotonic()) > 0:
+            while not self.closed and (left := end - self._clock.monotonic()) > 0:
                 self._clock.wait(self._condition, left)
-            return self._closed
+            return self.closed
 
 
-def _taken_apart(events: Sequence[Event]) -> Sequence[Event]:
+def _singles(events: Sequence[Event]) -> Sequence[Event]:
     """Return the events one by one; none if what is in a table cannot be made into them."""
     try:
         return list(events)
@@ -279,13 +278,6 @@ def open_pipelines() -> list[Pipeline]:
     """Return the pipelines of this process that are not closed."""
     with _registry.lock:
         return [pipeline for pipeline in _live if not pipeline.closed]
-
-
-def flush_all(pipelines: Iterable[Pipeline], timeout_seconds: float) -> bool:
-    """Flush one pipeline after the other, within the time; False if something still waits."""
-    deadline = time.monotonic() + min(timeout_seconds, LONGEST_WAIT_SECONDS)
-    flushed = [one.force_flush(max(0.0, deadline - time.monotonic())) for one in pipelines]
-    return all(flushed)
 
 
 def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig) -> Pipeline:
@@ -310,8 +302,10 @@ def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig
 
 def _in_child() -> None:
     _away_budget.renew()
-    for pipeline in list(_live):
-        pipeline.after_fork_in_child()
+    # What a foreign sink raises must not keep the others the parent's.
+    with ExitStack() as each:
+        for pipeline in list(_live):
+            each.callback(pipeline.after_fork_in_child)
 
 
 # It guards what is above and the holders of every pipeline, so that a child finds none half

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, repeat
@@ -61,11 +62,15 @@ class Rendered(NamedTuple):
             be rendered.
         times_ns: The points' times, in the same order.
         refused: By position.
+        values_lost: How many values the lines lack or have shortened: `field_left_out` (a field
+            that line protocol cannot carry: NaN, a count beyond 64 bits), `tag_cut` (the point's
+            key was too long), `field_cut` (a text, or attributes, were too long).
     """
 
     bodies: Sequence[bytes]
     times_ns: list[int]
     refused: dict[int, Refusal]
+    values_lost: Mapping[str, int] = {}
 
 
 class LineProtocolEncoder:
@@ -83,12 +88,6 @@ class LineProtocolEncoder:
     """
 
     def __init__(self, *, trace_id_tag_digits: int = 0) -> None:
-        self.fields_left_out = 0
-        """Fields that line protocol cannot carry (NaN, a count beyond 64 bits), so far."""
-        self.tag_values_cut = 0
-        """Tag values that were cut because the point's key was too long, so far."""
-        self.field_values_cut = 0
-        """Texts of fields, and attributes, that were cut or left out as too long, so far."""
         self._trace_digits = trace_id_tag_digits
         self.after_fork_in_child()
 
@@ -103,13 +102,15 @@ class LineProtocolEncoder:
         """Render events; never raises for what they hold."""
         rendered = [self.encode_part(part) for part in Events.of(events).parts]
         refused: dict[int, Refusal] = {}
+        values_lost = Counter[str]()
         start = 0
         for part in rendered:
+            values_lost.update(part.values_lost)
             refused.update((start + position, why) for position, why in part.refused.items())
             start += len(part.bodies)
         bodies = list(chain.from_iterable(part.bodies for part in rendered))
         times_ns = list(chain.from_iterable(part.times_ns for part in rendered))
-        return Rendered(bodies, times_ns, refused)
+        return Rendered(bodies, times_ns, refused, values_lost)
 
     def encode_part(self, part: Part) -> Rendered:
         """Render a part of a batch of events, as `encode` does."""
@@ -175,6 +176,7 @@ class LineProtocolEncoder:
         """Render whatever events hold; count or refuse what does not fit."""
         heads = [self._head_of(event) for event in events]
         refused: dict[int, Refusal] = {}
+        values_lost = Counter[str]()
         times_ns = self._take_times(events, heads, refused)
         bodies: list[bytes] = []
         for position, (event, head, time_ns) in enumerate(
@@ -188,11 +190,12 @@ class LineProtocolEncoder:
                 refused[position] = Refusal("invalid", reason)
                 bodies.append(b"")
                 continue
-            if head.values_cut or fields.left_out or fields.cut:
-                with self._lock:
-                    self.tag_values_cut += head.values_cut or 0
-                    self.fields_left_out += fields.left_out
-                    self.field_values_cut += fields.cut
+            if head.values_cut:
+                values_lost["tag_cut"] += head.values_cut
+            if fields.left_out:
+                values_lost["field_left_out"] += fields.left_out
+            if fields.cut:
+                values_lost["field_cut"] += fields.cut
             if not fields.text:
                 reason = f"{event.measurement!r} has no field that InfluxDB can carry"
                 refused.setdefault(position, Refusal("no_field", reason))
@@ -201,7 +204,7 @@ class LineProtocolEncoder:
                 reason = f"the tag keys of {name!r} are over {MAX_HEAD_BYTES} bytes"
                 refused.setdefault(position, Refusal("too_large", reason))
             bodies.append(f"{head.text} {fields.text} {time_ns}".encode())
-        return Rendered(bodies, times_ns, refused)
+        return Rendered(bodies, times_ns, refused, values_lost)
 
     def _take_times(
         self, events: Sequence[Event], heads: list[Head], refused: dict[int, Refusal]

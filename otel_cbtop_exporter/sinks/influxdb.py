@@ -7,7 +7,7 @@ How a request gets there is in `influxdb_http.py`, what an answer means in
 
 from __future__ import annotations
 
-import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -72,8 +72,6 @@ class InfluxDBSink:
             for signal, name in SIGNAL_NAMES.items()
         }
         self._encoder = LineProtocolEncoder(trace_id_tag_digits=options.trace_id_tag_digits)
-        self._told = (0, 0, 0)
-        self._telling = threading.RLock()
         self._token: str | None = None
         self._inherited: list[InfluxDBConnections] = []
         self._connections = InfluxDBConnections(options, self._address)
@@ -82,23 +80,13 @@ class InfluxDBSink:
         """Make one line of each event; the second point of a metric at one time is refused."""
         blocks: list[Block] = []
         refused: dict[int, Refusal] = {}
+        values_lost = Counter[str]()
         for part, place in Events.of(events).placed_parts():
-            bodies, times_ns, why = self._encoder.encode_part(part)
+            bodies, times_ns, why, lost = self._encoder.encode_part(part)
             refused.update((place.start + position, reason) for position, reason in why.items())
+            values_lost.update(lost)
             blocks.append(Block(self._lanes[part.signal], part.signal, bodies, times_ns))
-        records = Records(blocks)
-        return Encoded.without(refused, records, self._values_lost_since_last_told())
-
-    def _values_lost_since_last_told(self) -> dict[str, int]:
-        """Return what the encoder has counted since; every loss is told once, by any thread."""
-        encoder = self._encoder
-        now = (encoder.fields_left_out, encoder.tag_values_cut, encoder.field_values_cut)
-        if now == self._told:
-            return {}
-        with self._telling:
-            before, self._told = self._told, now
-        reasons = ("field_left_out", "tag_cut", "field_cut")
-        return {r: n - b for r, n, b in zip(reasons, now, before, strict=True) if n > b}
+        return Encoded.without(refused, Records(blocks), values_lost)
 
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
         """Post the records in one request; what is refused is told from what may be sent again."""
@@ -132,7 +120,6 @@ class InfluxDBSink:
         # take locks that nobody can release any more.
         self._inherited.append(self._connections)
         self._connections = InfluxDBConnections(self._options, self._address)
-        self._telling = threading.RLock()
         self._encoder.after_fork_in_child()
 
     def _post(self, batch: Records, bucket: str, seconds: float) -> Answer:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from otel_cbtop_exporter.config import InfluxDBConfig
+from otel_cbtop_exporter.options import MASK
 from otel_cbtop_exporter.sinks.base import parse_retry_after
 from otel_cbtop_exporter.sinks.forks import forks_wait
 from otel_cbtop_exporter.sinks.influxdb_answers import Answer
@@ -38,7 +39,6 @@ _logger = logging.getLogger("otel_cbtop_exporter")
 _MOST_ANSWER_BYTES = 64 * 1024
 # Kept open: with `delivery=direct` each signal's thread may send at the same time.
 _MOST_CONNECTIONS = 3
-_MASK = "********"
 # A header's value may be as short as a tenant's number, which lines hold, too.
 _SHORTEST_SECRET = 8
 
@@ -252,7 +252,7 @@ def _read(response: urllib3.BaseHTTPResponse, secrets: Sequence[str]) -> Answer:
     for secret in secrets:
         # Behind `Token` or `Bearer`, which a server would leave out.
         bare = secret.rpartition(" ")[2]
-        text = text.replace(bare, _MASK) if len(bare) >= _SHORTEST_SECRET else text
+        text = text.replace(bare, MASK) if len(bare) >= _SHORTEST_SECRET else text
     location = urlsplit(headers.get("Location", ""))
     return Answer(
         status=response.status,

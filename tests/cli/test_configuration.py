@@ -30,6 +30,9 @@ def test_no_secret_is_shown(config):
     result = config(INFLUXDB_TOKEN="s3cret", KAFKA_CONFIG="sasl.password=s3cret")
     assert "s3cret" not in result.output
     assert "sasl.password=********" in result.output
+    result = config(KAFKA_SCHEMA_REGISTRY_URL="http://user:s3cret@registry:8081")
+    assert "s3cret" not in result.output
+    assert "= http://********@registry:8081" in result.output
 
 
 def test_a_signal_has_variables_of_its_own(config):

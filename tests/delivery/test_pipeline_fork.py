@@ -161,6 +161,29 @@ def test_holders_are_counted_on_both_sides():
     )
 
 
+def test_a_sink_that_raises_after_a_fork_leaves_the_others_alone():
+    """Every other pipeline begins anew; what was raised is reported by Python."""
+    run(
+        """
+        class Broken(RecordingSink):
+            def after_fork_in_child(self):
+                raise RuntimeError("broken")
+
+        sinks = [RecordingSink(), Broken(), RecordingSink(), Broken(), RecordingSink()]
+        pipelines = [Pipeline(sink, ExporterConfig()) for sink in sinks]
+        for pipeline in pipelines:
+            pipeline.submit(events(1), 5)
+            assert pipeline.force_flush(20)
+
+        def child():
+            written = [pipeline.health().events_written for pipeline in pipelines]
+            assert written == [0] * 5, written
+
+        wait_for(in_child(child))
+        """
+    )
+
+
 def test_on_disk_each_process_delivers_its_own(tmp_path):
     """With a spool on disk nothing of the parent is sent twice or lost by a child."""
     run(

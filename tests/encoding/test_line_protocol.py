@@ -195,7 +195,7 @@ def test_a_field_that_cannot_be_carried_takes_nothing_along(value):
     encoder = LineProtocolEncoder()
     lines = encoder.encode([hand_made({"bad": value, "good": 1})])
     assert lines.bodies == [f"m,schema_version=1 good=1 {T}".encode()]
-    assert (lines.refused, encoder.fields_left_out) == ({}, 1)
+    assert (lines.refused, lines.values_lost) == ({}, {"field_left_out": 1})
     lines = encoder.encode([hand_made({"bad": value})])
     assert lines.refused[0].reason == "no_field"
 
@@ -204,9 +204,9 @@ def test_a_field_that_cannot_be_carried_takes_nothing_along(value):
 def test_an_integer_field_of_ours_is_an_integer_or_left_out(value):
     """Beyond 64 bits there is no integer in InfluxDB, and another type would be a conflict."""
     encoder = LineProtocolEncoder()
-    body = encoder.encode([span(duration_ns=value)]).bodies[0]
-    assert b"duration_ns" not in body
-    assert encoder.fields_left_out == 1
+    lines = encoder.encode([span(duration_ns=value)])
+    assert b"duration_ns" not in lines.bodies[0]
+    assert lines.values_lost == {"field_left_out": 1}
     assert (
         b"duration_ns=9223372036854775807i"
         in encoder.encode([span(duration_ns=2**63 - 1)]).bodies[0]
@@ -222,7 +222,7 @@ def test_a_tag_value_of_70_kb_is_cut_at_a_character_and_counted():
     assert tags["short"] == "s"
     assert set(tags["long"]) == {"é"}
     assert 10_000 < len(lines.bodies[0]) < 65_535
-    assert encoder.tag_values_cut == 2
+    assert lines.values_lost == {"tag_cut": 2}
 
 
 def test_keys_that_alone_are_too_long_are_refused():
