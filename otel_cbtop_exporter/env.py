@@ -28,6 +28,7 @@ __all__ = [
     "FALLBACKS",
     "PREFIX",
     "SignalName",
+    "configuration",
     "declarative_file",
     "options_from_environment",
     "variables",

@@ -1,12 +1,13 @@
-"""A lock of the process that a fork waits for, so that no child inherits it held."""
+"""Locks of the process that a fork waits for, so that no child inherits one held."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-__all__ = ["ForkLock"]
+__all__ = ["ForkLock", "forks_wait"]
 
 
 def _nothing() -> None:
@@ -56,3 +57,16 @@ class ForkLock:
         # the old lock may then be held by a thread that the child does not have.
         self.lock = threading.RLock()
         self._do_in_child()
+
+
+_imports = ForkLock()
+
+
+def forks_wait() -> AbstractContextManager[bool]:
+    """Have forks wait for what is done inside: imports, and a client library's first steps.
+
+    Python locks a module while it is being imported. A child that was forked then has the lock
+    and not the thread that would give it back, so it could never import the library: it would
+    wait for ever with its first batch. Never for what waits for the outside, or logs.
+    """
+    return _imports.lock

@@ -23,15 +23,17 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
     """How a sink is doing, at one moment, in this process.
 
     Attributes:
-        connected: Whether the last write reached the destination; False before the first.
+        connected: Whether the destination took or judged records in the last write; False before
+            the first, and while it refuses the login or answers with an error for all of them.
         last_write_ns: When it last took something, nanoseconds since the Unix epoch.
         events_written: Events that the destination has acknowledged.
         write_errors: Writes that did not deliver everything.
-        events_rejected: Events refused for good; they are in the dead letters where a spool
-            path is set.
+        events_rejected: Events refused for good; what a sink or its destination refused is in the
+            dead letters where a spool path is set.
         events_dropped: Events that were lost, by reason, for example `spool_full`, `shutdown`.
         values_lost: Values that events had to go without, by reason: `non_finite` (a field of a
-            metric), `field_left_out` (line protocol cannot carry it), `tag_cut` (too long).
+            metric), `field_left_out` (line protocol cannot carry it), `tag_cut` and `field_cut`
+            (too long).
         events_spooled: Events that wait.
         spool_bytes: Bytes that they take, compressed but for the first few MiB in memory.
         oldest_spooled_ns: When the oldest of them was accepted, nanoseconds since the epoch.
@@ -128,7 +130,7 @@ class HealthCounters:
 
         Args:
             error: One sentence without secrets and data; it is cut at 300 characters.
-            connected: Whether the destination was reached all the same.
+            connected: Whether the destination took or judged records all the same.
         """
         with self._lock:
             self._connected = connected

@@ -32,7 +32,6 @@ __all__ = [
     "option_types",
     "parse_text",
     "shown",
-    "split_names",
     "without_login",
 ]
 
@@ -159,20 +158,20 @@ def parse_text(hint: Any, text: str) -> Any:
     if choices := _choices(hint):
         value = text.lower() if text.lower() in choices else text
     elif _holds_mapping(hint):
-        pairs = [part.partition("=") for part in split_names(text)]
+        pairs = [part.partition("=") for part in _split_names(text)]
         if any(not separator for _, separator, _ in pairs):
             raise ValueError("expected key=value,key=value")
         value = {key.strip(): part.strip() for key, _, part in pairs}
     elif typing.get_origin(_bare(hint)) is tuple:
         some = _choices(typing.get_args(_bare(hint))[0])
-        value = [name.lower() if name.lower() in some else name for name in split_names(text)]
+        value = [name.lower() if name.lower() in some else name for name in _split_names(text)]
     try:
         return msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError as error:
         raise ValueError(_expectation(hint, error)) from None
 
 
-def split_names(text: str) -> tuple[str, ...]:
+def _split_names(text: str) -> tuple[str, ...]:
     """Return the parts of a list that is separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -204,7 +203,7 @@ def _as_text(name: str, hint: Any, value: Any) -> Any:
     """
     bare = _bare(hint)
     if typing.get_origin(bare) is tuple:
-        return split_names(value) if isinstance(value, str) else value
+        return _split_names(value) if isinstance(value, str) else value
     if name.endswith("config") and isinstance(value, Mapping):
         return {
             key: part if str(key).endswith(_SECRET_PROPERTIES) else _plain_text(part)

@@ -269,4 +269,11 @@ def _exit_on_sigterm() -> None:
     """Exit cleanly where SIGTERM would end the process at once, with its queues."""
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signals.getsignal(signals.SIGTERM) is signals.SIG_DFL:
-        signals.signal(signals.SIGTERM, lambda *_: sys.exit(128 + signals.SIGTERM))
+        signals.signal(signals.SIGTERM, _exit)
+
+
+def _exit(*_: Any) -> None:
+    # A second one, as of a supervisor that signals a whole group, would end the clean exit in its
+    # middle. Not SIG_IGN, which what is executed meanwhile would inherit.
+    signals.signal(signals.SIGTERM, lambda *_: None)
+    sys.exit(128 + signals.SIGTERM)

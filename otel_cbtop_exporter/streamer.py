@@ -65,7 +65,8 @@ class EventBatch:
         """Return the events as line protocol, one point a line, without a newline at the end.
 
         Raises:
-            EventError: An event has no field that line protocol can carry.
+            EventError: An event cannot be a point: by its time, its tag keys, or because no field
+                of it can be carried.
         """
         lines = LineProtocolEncoder().encode(self.events)
         for refusal in lines.refused.values():
@@ -76,7 +77,8 @@ class EventBatch:
         """Return the events as JSON, one object a line, without a newline at the end.
 
         Raises:
-            EventError: An event has no field, or one that is not finite.
+            EventError: An event has no field, or one that is not finite, or a time that is no
+                integer.
         """
         return b"\n".join(map(encode_event, self.events)).decode()
 
@@ -211,7 +213,11 @@ class EventStreamer:
 
     @staticmethod
     def generate_correlation_id() -> str:
-        """Return `cbtop-<pid>-<n>`, which no other thread or running process here returns."""
+        """Return `cbtop-<pid>-<n>`, which no other thread or running process here returns.
+
+        Containers number their processes each for itself, often from 1: what runs in several of
+        them takes an id of its own, such as `uuid.uuid4().hex`.
+        """
         return f"cbtop-{os.getpid()}-{next(_correlation_ids)}"
 
     def _hand_over(self, timeout_seconds: float) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["TagColumn", "TagKeys", "TagSet", "object_type"]
+__all__ = ["TagColumn", "TagKeys", "TagSet", "object_type", "portable_text"]
 
 
 class TagSet(Mapping[str, str]):
@@ -40,7 +40,7 @@ class TagSet(Mapping[str, str]):
         try:
             json = msgspec.json.encode(shown)
         except UnicodeEncodeError:
-            shown = {_utf8(key): _utf8(text) for key, text in shown.items()}
+            shown = {portable_text(key): portable_text(text) for key, text in shown.items()}
             json = msgspec.json.encode(shown)
         self._set(tuple(shown), list(shown.values()), json)
 
@@ -145,5 +145,6 @@ def _plain(text: Any) -> str:
     return str.__str__(text) if isinstance(text, str) else str(text)
 
 
-def _utf8(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def portable_text(text: str) -> str:
+    """Return a text with U+FFFD for lone surrogates, as a plain `str`, not of a subclass."""
+    return str.__str__(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")

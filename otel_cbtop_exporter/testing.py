@@ -126,7 +126,7 @@ class RecordingSink:
             )
             for body, event in zip(bodies, events, strict=True)
         ]
-        return Encoded.without(refused, Records.of(records))
+        return Encoded.from_records(refused, Records.of(records))
 
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
         """Keep the records and give the next answer."""

@@ -55,10 +55,10 @@ MAY_IMPORT = {
     "encoding": ("encoding", "event_table", *EVENTS),
     "sinks": (
         "sinks.base",
-        "sinks.forks",
         "encoding",
         "config",
         "file_lock",
+        "fork_lock",
         "options",
         "own_log",
         "sink_options",
@@ -66,12 +66,10 @@ MAY_IMPORT = {
     ),
     "sinks.records": ("on_demand",),
     "sinks.base": ("events", "sinks.records"),
-    "sinks.forks": ("fork_lock",),
     "sinks.__init__": ("sinks", "config", "errors"),
     "delivery": (
         "delivery",
         "sinks.base",
-        "sinks.forks",
         "config",
         "events",
         "file_lock",
@@ -269,6 +267,28 @@ def test_modules_are_short_and_say_what_belongs_in_them(module):
             if isinstance(t, ast.Name)
         }
         assert "__all__" in names, f"{module} has no __all__"
+
+
+def test_what_others_import_is_offered():
+    """A module's `__all__` is what its neighbours may use of it."""
+    offered = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                offered[module] = ast.literal_eval(node.value)
+    taken = [
+        (node.module, alias.name)
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module in offered
+        for alias in node.names
+    ]
+    hidden = {
+        f"{module}.{name}"
+        for module, name in taken
+        if name not in offered[module] and f"{module}.{name}" not in MODULES
+    }
+    assert not hidden
 
 
 def test_no_folder_of_loose_ends():

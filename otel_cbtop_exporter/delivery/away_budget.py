@@ -25,8 +25,8 @@ class AwayBudget:
 
         Args:
             waiting: How many wait, or will.
-            write_seconds: What the last write took that was answered: a backend that is slow is not
-                away for it.
+            write_seconds: What the last write took that delivered everything: a slow backend is not
+                taken for one that is away.
         """
         with self._lock:
             left = self._left_seconds

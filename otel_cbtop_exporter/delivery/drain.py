@@ -73,7 +73,8 @@ class Drain:
         self._name = name
         self._clock = clock
         self._log = log
-        # It guards everything below, and is never held over a write or a call of the spool.
+        # It guards what is below, but for `_stepping` and `_marks`, whose changes are atomic; it
+        # is never held over a write or a call of the spool.
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
         self._appends = 0
@@ -213,7 +214,7 @@ class Drain:
             # Where others append all the time the spool is hardly ever empty.
             waiting = self._lanes.waiting
             for mark in [*self._marks] if settled else ():
-                mark.has_passed = mark.ns is not None and not waiting.has_older(mark.ns)
+                mark.has_passed = mark.ns is not None and not waiting.has_up_to(mark.ns)
         # The edge of the thread: whatever happens, what waits must be tried again.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__

@@ -34,7 +34,9 @@ _SEARCH_BYTES = 2 * 1024 * 1024
 # How often dead neighbours are looked for, while there is work anyway.
 _ADOPT_SECONDS = 2.0
 # What a use of the spools takes at the most, as a rule.
-_LEAST_SECONDS = 0.1
+_SPOOL_USE_SECONDS = 0.1
+# When to look again where something waits that could not be claimed just now.
+_LOOK_AGAIN_SECONDS = 0.1
 
 
 _T = TypeVar("_T")
@@ -108,9 +110,9 @@ class Lanes:
         self._write_timeout_seconds = write_timeout_seconds
         self._reject = reject
         self._lanes: dict[str, _Lane] = {}
-        # What tries of refused lanes have taken more than the others' since.
+        # What refused lanes have had beyond the others; while it is above 0 the others go first.
         self._refused_seconds = 0.0
-        self._is_hurried = False  # since the last of them
+        self._is_hurried = False  # whether `hurry` came since a refused lane was last tried
         self._adopt_at = clock.monotonic()
         # Held over every use of the spools, and never over a write. Reentrant: a signal handler
         # may shut everything down on the thread that holds it.
@@ -133,7 +135,7 @@ class Lanes:
             SpoolError: It cannot be settled.
         """
         self._sender.abandon()
-        seconds = max(_LEAST_SECONDS, deadline - self._clock.monotonic())
+        seconds = max(_SPOOL_USE_SECONDS, deadline - self._clock.monotonic())
         has_ended = self._using_spools.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
         self._abandoned = True
         if has_ended:
@@ -179,7 +181,7 @@ class Lanes:
             return Step(settled=False, wait_seconds=0.0)
         if soonest is None and not self._abandoned and not self.waiting.is_empty():
             # It came back to disk meanwhile.
-            return Step(settled=False, wait_seconds=_LEAST_SECONDS)
+            return Step(settled=False, wait_seconds=_LOOK_AGAIN_SECONDS)
         return Step(settled=False, wait_seconds=None if soonest is None else soonest - now)
 
     def _next_claim(self, now: float) -> tuple[Claim | None, float | None]:

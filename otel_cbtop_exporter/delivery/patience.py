@@ -9,7 +9,7 @@ _SHORT_FOR_SECONDS = 30.0
 
 
 class Patience:
-    """After a send that had its time in vain, others have a second each for half a minute.
+    """After a send of a second or more that settled nothing, sends get a second each, for 30 s.
 
     A process that ends has several batches left, of each signal, and would wait for each of them.
     """

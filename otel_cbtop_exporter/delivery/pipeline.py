@@ -27,11 +27,10 @@ from otel_cbtop_exporter.delivery.patience import Patience
 from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK, Clock
 from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.fork_lock import ForkLock
+from otel_cbtop_exporter.fork_lock import ForkLock, forks_wait
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks.base import Record, Sink
-from otel_cbtop_exporter.sinks.forks import forks_wait
 from otel_cbtop_exporter.tally import Tally
 
 if TYPE_CHECKING:

@@ -214,7 +214,7 @@ class Spool:
         return None if self._store.is_known_empty() else self._store.run(queries.newest_ns)
 
     @reporting
-    def has_older(self, created_ns: int) -> bool:
+    def has_up_to(self, created_ns: int) -> bool:
         """Say whether a record waits that was appended at a time or before it.
 
         Raises:
@@ -222,7 +222,7 @@ class Spool:
         """
         if self._store.is_known_empty():
             return False
-        return self._store.run(lambda connection: queries.has_older(connection, created_ns))
+        return self._store.run(lambda connection: queries.has_up_to(connection, created_ns))
 
     @reporting
     def was_removed(self) -> bool:

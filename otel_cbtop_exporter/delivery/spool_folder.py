@@ -25,7 +25,7 @@ from otel_cbtop_exporter.delivery.spool_claim import sum_of
 from otel_cbtop_exporter.delivery.spool_files import SpoolFiles
 from otel_cbtop_exporter.delivery.spool_owner import is_alive
 from otel_cbtop_exporter.delivery.spool_reports import Reports, reporting
-from otel_cbtop_exporter.delivery.spool_rows import Row, pack
+from otel_cbtop_exporter.delivery.spool_rows import Row, rows_of
 from otel_cbtop_exporter.sinks.base import Record
 from otel_cbtop_exporter.tally import Tally
 
@@ -163,14 +163,15 @@ class SpoolFolder:
         Raises:
             SpoolError: Neither disk nor memory can take them.
         """
-        self._append_rows(pack(records, now_ns), now_ns)  # packs without the lock
+        rows = [row.packed() for row in rows_of(records, now_ns)]  # without the lock
+        self._append_rows(rows, now_ns)
 
     @reporting
     def spools(self) -> Sequence[Spool]:
         """Return the spools that have records, in the order to empty them.
 
-        Those of dead processes come first. One that cannot be read now is there: whoever reads it
-        is told, and comes again.
+        Those of dead processes come first. One that cannot be read now is among them: reading it
+        raises, and the caller tries again later.
         """
         self._share(self._time_ns())
         self._files.drop_empty()

@@ -24,6 +24,8 @@ from otel_cbtop_exporter.sinks.base import Records
 __all__ = ["HeldFile", "SpoolFile", "hold", "look"]
 
 
+# What a destination's folder is called; a volume has others, such as `lost+found`.
+_FOLDER = re.compile(r".+-[0-9a-f]{16}")
 # What a process calls its file: when, its id, and something random. Others are not ours.
 _NAME = re.compile(r"\d+-\d+-[0-9a-f]+")
 
@@ -56,7 +58,8 @@ def look(root: Path) -> list[SpoolFile]:
     Raises:
         OSError: The folder cannot be read.
     """
-    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+    folders = sorted(p for p in root.iterdir() if _FOLDER.fullmatch(p.name) and p.is_dir())
+    folders.insert(0, root)
     return [file for folder in folders for file in _look_into(folder)]
 
 

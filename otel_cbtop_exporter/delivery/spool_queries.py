@@ -15,10 +15,12 @@ __all__ = [
     "count",
     "delete",
     "file_bytes",
+    "has_up_to",
     "insert",
     "is_empty",
     "lanes",
     "leaving",
+    "newest_ns",
     "next_id",
     "oldest_ns",
     "previous_id",
@@ -68,7 +70,7 @@ def newest_ns(connection: sqlite3.Connection) -> int | None:
     return None if latest is None else int(latest)
 
 
-def has_older(connection: sqlite3.Connection, created_ns: int) -> bool:
+def has_up_to(connection: sqlite3.Connection, created_ns: int) -> bool:
     """Say whether a row was appended at a time or before it."""
     query = "SELECT 1 FROM batches WHERE created_ns <= ? LIMIT 1"
     return connection.execute(query, (created_ns,)).fetchone() is not None

@@ -24,11 +24,9 @@ else:
 __all__ = [
     "MIGRATIONS",
     "ROW_OVERHEAD_BYTES",
-    "NewerSchemaError",
     "Row",
     "SpoolError",
     "migrate",
-    "pack",
     "row_of",
     "rows_of",
     "unpack",
@@ -97,10 +95,6 @@ _older_decoder = msgspec.msgpack.Decoder(list[Record])  # of what was written be
 
 class SpoolError(Exception):
     """A spool's place cannot take or give records now; nothing of the call was done."""
-
-
-class NewerSchemaError(SpoolError):
-    """The file was written by a later version of the package."""
 
 
 class Row(NamedTuple):
@@ -185,12 +179,12 @@ def migrate(
         migrations: The statements of each step.
 
     Raises:
-        NewerSchemaError: The file is of a version that is not known here; it is untouched.
+        SpoolError: The file is of a version that is not known here; it is untouched.
         sqlite3.Error: A step could not be made; the steps before it stay.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if not 0 <= version <= len(migrations):
-        raise NewerSchemaError(
+        raise SpoolError(
             f"it has schema version {version}, this package knows 0 to {len(migrations)}"
         )
     for number, statements in enumerate(migrations[version:], version + 1):
@@ -228,15 +222,6 @@ def row_of(records: Records, created_ns: int) -> Row:
         created_ns,
         records=records,
     )
-
-
-def pack(records: Sequence[Record], now_ns: int) -> list[Row]:
-    """Make rows of records as `rows_of` does, and pack them.
-
-    Raises:
-        SpoolError: A text of the records is not Unicode.
-    """
-    return [row.packed() for row in rows_of(records, now_ns)]
 
 
 def unpack(body: bytes) -> Records | None:

@@ -30,10 +30,10 @@ class Waiting:
             return max((time_ns for time_ns in times_ns if time_ns is not None), default=None)
         return None
 
-    def has_older(self, created_ns: int) -> bool:
+    def has_up_to(self, created_ns: int) -> bool:
         """Say whether something may wait that was appended at a time or before it."""
         with suppress(SpoolError), process_lock():
-            return any(spool.has_older(created_ns) for spool in self._spools())
+            return any(spool.has_up_to(created_ns) for spool in self._spools())
         return True
 
     def is_empty(self) -> bool:

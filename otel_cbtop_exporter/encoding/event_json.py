@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from otel_cbtop_exporter.encoding.event_rows import rows_of
+from otel_cbtop_exporter.encoding.event_rows import json_rows
 from otel_cbtop_exporter.encoding.json_values import NULL, encoder, may_hold_null, null_value
 from otel_cbtop_exporter.encoding.portable import NOT_ENCODABLE, portable, portable_text
 from otel_cbtop_exporter.errors import EventError
@@ -65,7 +65,7 @@ def encode_joined(table: EventTable) -> bytes | None:
         None if something in it has to be looked at by `encode_events`.
     """
     try:
-        text = encoder.encode_lines(rows_of(table))
+        text = encoder.encode_lines(json_rows(table))
     except NOT_ENCODABLE:
         return None
     # No field is null, by the table's promise, and a metric has no attributes.
@@ -76,7 +76,7 @@ def encode_joined(table: EventTable) -> bytes | None:
 
 def _encode_table(table: EventTable) -> list[bytes]:
     try:
-        bodies = list(map(_encode, rows_of(table)))
+        bodies = list(map(_encode, json_rows(table)))
     except NOT_ENCODABLE:
         return [encode_event(event) for event in table]
     # Attributes come behind the tags.

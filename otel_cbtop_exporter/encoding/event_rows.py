@@ -14,7 +14,7 @@ from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.events import SCHEMA_VERSION, MetricInfo
 from otel_cbtop_exporter.tag_set import object_type
 
-__all__ = ["rows_of"]
+__all__ = ["json_rows"]
 
 
 class _Row(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -50,7 +50,7 @@ class _Point(msgspec.Struct, frozen=True, gc=False, rename={"rest": "timestamp_n
     rest: msgspec.Raw
 
 
-def rows_of(table: EventTable) -> list[_Row] | list[_Point]:
+def json_rows(table: EventTable) -> list[_Row] | list[_Point]:
     """Return the objects to encode, one for each event."""
     if table.metric is not None:
         return _points(table, table.metric)

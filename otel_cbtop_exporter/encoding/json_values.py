@@ -9,7 +9,8 @@
   member of an Enum as its value;
 - any other object becomes its `str()`;
 - a container inside of itself becomes `[...]` or `{...}`;
-- beside what has no JSON, a container that is nested more than 32 deep becomes its `str()`.
+- in a value of which some part has no JSON, a container that is nested more than 32 deep becomes
+  its `str()`.
 """
 
 from __future__ import annotations
@@ -77,13 +78,7 @@ def encode_quoted(value: Any) -> str:
     JSON has no control characters, so that escapes exactly what line protocol has escapes for:
     quotation marks and backslashes.
     """
-    try:
-        body = _encode(value)
-        if body.rfind(NULL) >= 0:
-            body = encode_value(value)
-    except NOT_ENCODABLE:
-        body = encode_value(value)
-    return _encode(body.decode()).decode()
+    return _encode(encode_value(value).decode()).decode()
 
 
 def quoted_texts(values: Sequence[Any]) -> list[str]:

@@ -15,8 +15,8 @@ from otel_cbtop_exporter.encoding.line_protocol_limits import MAX_STRING_BYTES, 
 from otel_cbtop_exporter.encoding.line_protocol_text import (
     INTEGER_FIELDS,
     cut_text,
+    escaped,
     field_name,
-    key_text,
     string_text,
 )
 from otel_cbtop_exporter.event_table import ID_FIELDS, INT64_MAX, INT64_MIN, TEXT_FIELDS
@@ -98,7 +98,7 @@ def plan_fields(keys: tuple[str, ...], *, hand_made: bool, tag_keys: Collection[
             name += "_"
         names.add(name)
         role = NUMBER if hand_made else _role(name)
-        planned.append(Planned(name, role, key, f"{key_text(name)}="))
+        planned.append(Planned(name, role, key, f"{escaped(name)}="))
     return tuple(sorted(planned, key=lambda field: field.name))
 
 
@@ -116,7 +116,8 @@ def render_fields(event: Event, plan: Plan, added: tuple[str, str, str, str]) ->
     for name, role, key, prefix in plan:
         value = None if key is None else event.fields[key]
         if isinstance(value, str) and may_be_too_long([value]):
-            short = cut_text(str.__str__(value), MAX_STRING_BYTES)
+            value = str.__str__(value).replace("\x00", "\ufffd")  # as it is written: three bytes
+            short = cut_text(value, MAX_STRING_BYTES)
             cut += short != value
             value = short
         text = texts[name] if key is None else _value_text(value, role)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from otel_cbtop_exporter.encoding.line_protocol_text import (
     TRACE_ID_TAG,
     cut_text,
-    key_text,
+    escaped,
     measurement_text,
     tag_name,
 )
@@ -54,7 +54,7 @@ def _joined_head(measurement: str, tags: Mapping[str, str], trace_id: str | None
     if trace_id:
         texts = [*texts, trace_id]
     template, order = _template(keys, has_trace=bool(trace_id))
-    return measurement_text(measurement) + template % tuple([key_text(texts[at]) for at in order])
+    return measurement_text(measurement) + template % tuple([escaped(texts[at]) for at in order])
 
 
 @functools.lru_cache(maxsize=1_024)
@@ -73,7 +73,7 @@ def _template(keys: tuple[str, ...], *, has_trace: bool) -> tuple[str, list[int]
         positions[name] = position
     template, order = "", []
     for name, position in sorted(positions.items()):
-        text = key_text(name).replace("%", "%%")
+        text = escaped(name).replace("%", "%%")
         if position < 0:
             template += f",{text}={SCHEMA_VERSION}"
         else:

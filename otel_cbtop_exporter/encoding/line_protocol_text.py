@@ -22,15 +22,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from otel_cbtop_exporter.encoding.json_values import encode_value
+from otel_cbtop_exporter.encoding.portable import portable_text
 from otel_cbtop_exporter.event_table import ID_FIELDS, TEXT_FIELDS
 
 __all__ = [
     "INTEGER_FIELDS",
     "TRACE_ID_TAG",
     "cut_text",
+    "escaped",
     "field_name",
-    "key_text",
     "measurement_text",
     "string_text",
     "string_texts",
@@ -129,7 +129,7 @@ class _KeyTexts(dict[str, str]):
         return made
 
 
-key_text = _KeyTexts().__getitem__
+escaped = _KeyTexts().__getitem__
 """Render a tag's name or value, or a field's name."""
 
 
@@ -175,9 +175,5 @@ def _spelled_out(match: re.Match[str]) -> str:
 
 
 def _valid(text: str) -> str:
-    """Replace lone surrogates by the rule of `json_values`."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return msgspec.json.decode(encode_value(text), type=str)
-    return text
+    """Replace lone surrogates."""
+    return text if text.isascii() else portable_text(text)

@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from otel_cbtop_exporter.events import MAX_INTEGER_BITS
+from otel_cbtop_exporter.tag_set import portable_text
 
-__all__ = ["NOT_ENCODABLE", "integer", "key_text", "portable", "portable_text"]
+__all__ = ["NOT_ENCODABLE", "integer", "json_key", "portable", "portable_text"]
 
-# Nested deeper, a value is shown by its repr.
+# Nested deeper, a value is shown by its `str()`, or as `[...]` where secrets may be in it.
 _MAX_DEPTH = 32
 
 # Of a value with a container that is inside of itself.
@@ -46,17 +47,12 @@ def portable(value: Any, *, has_secrets: bool = False) -> Any:
         return _Rebuilder(has_secrets=has_secrets, most=_MOST_CONTAINERS).rebuild(value)
 
 
-def portable_text(value: str) -> str:
-    """Return a text without lone surrogates, as a plain `str`, which a subclass need not be."""
-    return str.__str__(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def integer(value: int) -> int | str:
     """Return a plain integer; hexadecimal digits if Python does not write it in decimal."""
     return int(value) if value.bit_length() <= MAX_INTEGER_BITS else hex(value)
 
 
-def key_text(key: Any) -> str:
+def json_key(key: Any) -> str:
     """Return the key of an object that a key of a mapping becomes."""
     if isinstance(key, str):
         return portable_text(key)
@@ -121,7 +117,7 @@ class _Rebuilder:
         self._around.add(id(value))
         try:
             if isinstance(value, Mapping):
-                return {key_text(key): self.rebuild(part) for key, part in value.items()}
+                return {json_key(key): self.rebuild(part) for key, part in value.items()}
             return [self.rebuild(part) for part in value]
         finally:
             self._around.remove(id(value))

@@ -12,17 +12,20 @@ import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import translate
+from operator import index
 from typing import Any, Generic, TypeVar
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_cbtop_exporter.encoding.json_values import encode_value
-from otel_cbtop_exporter.encoding.portable import integer, key_text, portable
+from otel_cbtop_exporter.encoding.portable import integer, json_key, portable
 from otel_cbtop_exporter.events import FieldValue
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = [
+    "MAX_CACHED_TAG_SETS",
+    "REDACTED",
     "CacheBudget",
     "Loss",
     "Redaction",
@@ -31,6 +34,7 @@ __all__ = [
     "hex_span_id",
     "hex_trace_id",
     "is_finite",
+    "plain_time",
     "present",
     "tag_text",
 ]
@@ -62,6 +66,14 @@ def hex_span_id(span_id: int) -> str:
     return span_id.to_bytes(8, "big").hex()
 
 
+def plain_time(time_ns: Any) -> Any:
+    """Return a time as an `int`, also a foreign integer such as numpy's; else what it is."""
+    try:
+        return index(time_ns)
+    except TypeError:
+        return time_ns
+
+
 def present(fields: Mapping[str, FieldValue | None]) -> dict[str, FieldValue]:
     """Return the fields that an event has."""
     return {key: value for key, value in fields.items() if value is not None}
@@ -86,7 +98,8 @@ def tag_text(value: Any) -> str:
         return repr(float(value) + 0.0)  # -0.0 equals 0.0, so the two are one tag
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
-    return encode_value(value).decode()
+    made = portable(value)
+    return made if isinstance(made, str) else encode_value(made).decode()
 
 
 class Redaction:
@@ -143,7 +156,7 @@ class Redaction:
         if verdict is None:
             if len(self._verdicts) >= MAX_CACHED_TAG_SETS:
                 self._verdicts.clear()
-            verdict = self._verdicts[key] = self._match(key_text(key)) is not None
+            verdict = self._verdicts[key] = self._match(json_key(key)) is not None
         return verdict
 
 

@@ -14,11 +14,13 @@ from otel_cbtop_exporter.event_batch import Events, Tables
 from otel_cbtop_exporter.event_table import INT64_MAX
 from otel_cbtop_exporter.events import SCHEMA_VERSION, Event
 from otel_cbtop_exporter.mapping.attributes import (
+    REDACTED,
     CacheBudget,
     Redaction,
     ScopeCache,
     TagCache,
     hex_span_id,
+    plain_time,
     present,
     tag_text,
 )
@@ -68,7 +70,7 @@ class LogMapper:
             attributes, body = own_attributes, record.body
             if redaction is not None:
                 attributes = redaction.apply(own_attributes)
-                body = redaction.value("body", body)
+                body = _redacted_body(redaction, body)
             observed = record.observed_timestamp
             time_ns = record.timestamp or observed or 0
             severity = record.severity_number
@@ -119,7 +121,7 @@ class LogMapper:
                 body = encode_value(body).decode()
             fields = {
                 "body": body,
-                "observed_timestamp_ns": observed or None,
+                "observed_timestamp_ns": plain_time(observed or None),
                 "otel.dropped_attributes_count": dropped or None,
                 "severity_number": number or None,
                 "span_id": hex_span_id(span_id) if span_id else None,
@@ -130,7 +132,7 @@ class LogMapper:
                     tags,
                     # A record may say nothing but that it happened; 0 is UNSPECIFIED.
                     present(fields) or {"severity_number": 0},
-                    time_ns,
+                    plain_time(time_ns),
                     SCHEMA_VERSION,
                     correlation_id,
                     "log",
@@ -138,6 +140,14 @@ class LogMapper:
                 )
             )
         return tables.events()
+
+
+def _redacted_body(redaction: Redaction, body: Any) -> str | None:
+    """Return a body's text without what must not be seen, of the same form as otherwise."""
+    shown: str | None = redaction.value("body", body)
+    if shown is None or shown is REDACTED or isinstance(body, str):
+        return shown
+    return encode_value(shown).decode()
 
 
 class _Scope:

@@ -28,6 +28,7 @@ from otel_cbtop_exporter.mapping.attributes import (
     TagCache,
     tag_text,
 )
+from otel_cbtop_exporter.mapping.metric_twins import has_twins
 from otel_cbtop_exporter.tag_set import TagColumn, TagKeys, TagSet
 
 __all__ = ["MetricScope", "MetricSeries", "bound_text"]
@@ -139,18 +140,19 @@ class MetricSeries:
         self._measurement = self.name + "_" if is_ours else self.name
         self._tag_shapes = tag_shapes
         self._tags: TagCache[int, tuple[Any, TagSet]] = TagCache(budget)
-        self._last: tuple[list[Any], TagColumn] = ([], TagColumn(()))
+        self._last: tuple[list[Any], TagColumn, bool] = ([], TagColumn(()), False)
         self._bounds: tuple[Sequence[float], tuple[str, ...]] = ((), ("count", "le_inf"))
 
-    def tag_sets(self, points: Sequence[Any], redaction: Redaction) -> TagColumn:
-        """Return the tags of each point."""
+    def tag_sets(self, points: Sequence[Any], redaction: Redaction) -> tuple[TagColumn, bool]:
+        """Return the tags of each point, and whether some are equal."""
         attributes = [point.attributes for point in points]
-        known, tag_sets = self._last
+        known, tag_sets, have_twins = self._last
         # A collection often has the series of the one before.
         if len(known) != len(attributes) or not all(map(is_, known, attributes)):
             tag_sets = TagColumn(self._tags_of(one, redaction) for one in attributes)
-            self._last = attributes, tag_sets
-        return tag_sets
+            have_twins = has_twins(tag_sets)
+            self._last = attributes, tag_sets, have_twins
+        return tag_sets, have_twins
 
     def _tags_of(self, attributes: Any, redaction: Redaction) -> TagSet:
         # The SDK keeps one attributes object per series over collections. The entry holds it,

@@ -36,12 +36,13 @@ from otel_cbtop_exporter.mapping.attributes import (
 from otel_cbtop_exporter.mapping.exponential import exponential_fields
 from otel_cbtop_exporter.mapping.metric_columns import are_integers, are_numbers, histogram_columns
 from otel_cbtop_exporter.mapping.metric_series import MetricScope, MetricSeries
+from otel_cbtop_exporter.mapping.metric_twins import add_up
 from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["MetricMapper"]
 
-_NUMBERS = (Sum, Gauge)
+_KINDS = (Sum, Gauge, Histogram, ExponentialHistogram)
 
 _by_time = attrgetter("time_unix_nano")
 
@@ -96,23 +97,31 @@ class MetricMapper:
 
     def _map_metric(self, scope: MetricScope, metric: Metric, made: _Made) -> None:
         data = metric.data
-        series = scope.series_of(metric)
-        if isinstance(data, _NUMBERS):
-            self._map_numbers(series, data.data_points, made)
-        elif isinstance(data, Histogram):
-            self._map_histograms(series, data.data_points, made)
-        elif isinstance(data, ExponentialHistogram):
-            self._map_exponential(series, data.data_points, made)
-        else:
+        if not isinstance(data, _KINDS):
             # A kind that a later SDK invents: say so, and lose nothing else.
-            points = len(getattr(data, "data_points", ())) or 1
-            lost = Tally(points, data_points=points)
+            count = len(getattr(data, "data_points", ())) or 1
+            lost = Tally(count, data_points=count)
             made.losses.append(("unknown_metric_type", metric.name, lost))
+            return
+        series = scope.series_of(metric)
+        points: Sequence[Any] = data.data_points
+        tag_sets, have_twins = series.tag_sets(points, self._redaction)
+        if have_twins:
+            points, tag_sets = add_up(points, tag_sets, newest=isinstance(data, Gauge))
+        if isinstance(data, Histogram):
+            self._map_histograms(series, points, tag_sets, made)
+        elif isinstance(data, ExponentialHistogram):
+            self._map_exponential(series, points, tag_sets, made)
+        else:
+            self._map_numbers(series, points, tag_sets, made)
 
     def _map_numbers(
-        self, series: MetricSeries, points: Sequence[NumberDataPoint], made: _Made
+        self,
+        series: MetricSeries,
+        points: Sequence[NumberDataPoint],
+        tag_sets: TagColumn,
+        made: _Made,
     ) -> None:
-        tag_sets = series.tag_sets(points, self._redaction)
         values = [point.value for point in points]
         plain = are_numbers(values)
         if not plain:
@@ -139,9 +148,12 @@ class MetricMapper:
         made.points.add_table(table, plain=plain and are_integers(times_ns))
 
     def _map_histograms(
-        self, series: MetricSeries, points: Sequence[HistogramDataPoint], made: _Made
+        self,
+        series: MetricSeries,
+        points: Sequence[HistogramDataPoint],
+        tag_sets: TagColumn,
+        made: _Made,
     ) -> None:
-        tag_sets = series.tag_sets(points, self._redaction)
         exemplars = [point.exemplars for point in points] if self._of_histograms else ()
         trace_ids = self._map_all_exemplars(series, tag_sets, exemplars, made)
         columns = histogram_columns(series, points)
@@ -180,9 +192,9 @@ class MetricMapper:
         self,
         series: MetricSeries,
         points: Sequence[ExponentialHistogramDataPoint],
+        tag_sets: TagColumn,
         made: _Made,
     ) -> None:
-        tag_sets = series.tag_sets(points, self._redaction)
         exemplars = [point.exemplars for point in points] if self._of_histograms else ()
         trace_ids = self._map_all_exemplars(series, tag_sets, exemplars, made)
         for tags, trace_id, point in zip(

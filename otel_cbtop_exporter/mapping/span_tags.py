@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.trace import SpanKind
 from opentelemetry.trace.status import StatusCode
@@ -77,7 +77,7 @@ class SpanScope:
         for key in self._tag_keys & attributes.keys():
             tags[key] = tag_text(attributes[key])
         tags.update(self._scope_tags)
-        tags["span.name"] = without_path(name, attributes) if kind is SpanKind.SERVER else name
+        tags["span.name"] = name
         tags["span.kind"] = kind.name
         if status is not StatusCode.UNSET:
             tags["otel.status_code"] = status.name
@@ -91,6 +91,9 @@ class SpanScope:
                 own, TagSet({**self._resource_tags, **self._scope_tags, **dict(own)})
             )
         return tags
+
+
+_PATHS = frozenset({"url.path", "http.target"})
 
 
 def without_path(name: str, attributes: Mapping[str, Any]) -> str:
@@ -107,6 +110,24 @@ def without_path(name: str, attributes: Mapping[str, Any]) -> str:
     return name.removesuffix(f" {path}") or name
 
 
+class InUse(NamedTuple):
+    """What every span whose attributes have a shape needs.
+
+    Attributes:
+        pick: Returns the values that become tags.
+        number_at: The position of the only number among them, or None.
+        types_of: Returns the types of the numbers among them, where there is not just one.
+        has_path: Whether the name of a server's span may have a path in it; see `without_path`.
+        tags: See `Shape`.
+    """
+
+    pick: Callable[[Mapping[str, Any]], Any]
+    number_at: int | None
+    types_of: Callable[[Any], Any]
+    has_path: bool
+    tags: TagCache[Any, TagSet]
+
+
 class Shape:
     """Attributes that have the same keys, and how to pick what becomes tags out of them.
 
@@ -120,8 +141,7 @@ class Shape:
         tags: Tag sets by name, kind, status, picked values, and the types of the numbers.
 
     Attributes:
-        in_use: What every span with such attributes needs: how values are picked; the position of
-            the only number among them, or else None and how the types of numbers are picked; tags.
+        in_use: What of it every span needs.
     """
 
     __slots__ = ("in_use", "keys", "numbers", "tag_keys", "tags")
@@ -140,7 +160,9 @@ class Shape:
         pick: Callable[[Mapping[str, Any]], Any] = itemgetter(*tag_keys) if tag_keys else _nothing
         # As a rule it is the status code alone, for which a call would take twice the time.
         number_at = min(numbers) if len(numbers) == 1 < len(tag_keys) else None
-        self.in_use = (pick, number_at, _type_picker(sorted(numbers), len(tag_keys)), tags)
+        types_of = _type_picker(sorted(numbers), len(tag_keys))
+        has_path = "http.route" not in keys and not _PATHS.isdisjoint(keys)
+        self.in_use = InUse(pick, number_at, types_of, has_path, tags)
 
 
 def _nothing(_: Any) -> None:

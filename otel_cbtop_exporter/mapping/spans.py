@@ -23,6 +23,7 @@ from otel_cbtop_exporter.mapping.attributes import (
     ScopeCache,
     hex_span_id,
     hex_trace_id,
+    plain_time,
     present,
     tag_text,
 )
@@ -32,6 +33,7 @@ from otel_cbtop_exporter.tag_set import TagSet
 __all__ = ["SpanMapper"]
 
 _ERROR = StatusCode.ERROR
+_SERVER = SpanKind.SERVER
 # In key order, which is the order of line protocol.
 _KEYS = ("duration_ns", "error", "parent_span_id", "span_id")
 _FAILED_KEYS = (*_KEYS, "status_message")
@@ -101,17 +103,23 @@ class SpanMapper:
             if keys != known_keys:
                 shape, known_keys = scope.shape(tuple(keys)), keys
                 # What each span needs; asking the shape each time is 3 % of JSON.
-                pick, number_at, types_of, tag_sets = shape.in_use
+                pick, number_at, types_of, has_path, tag_sets = shape.in_use
             values = pick(attributes)
             # Members of an Enum hash in Python, their values in C.
             types = types_of(values) if number_at is None else type(values[number_at])
-            key = (name, kind._value_, status_code._value_, values, types)
+            key = (
+                without_path(name, attributes) if has_path and kind is _SERVER else name,
+                kind._value_,
+                status_code._value_,
+                values,
+                types,
+            )
             try:
                 tags = tag_sets[key]
             except (KeyError, TypeError):  # a nested map cannot be hashed
                 tags = scope.span_tags(shape, key, kind, status_code, attributes)
                 known_keys = None  # their shape may be another one now
-            start_ns = start or end or 0
+            start_ns = start if start is not None else end or 0
             duration_ns = None if end is None else end - start_ns
             is_error = 1 if status_code is _ERROR else 0
             if (
@@ -138,8 +146,9 @@ class SpanMapper:
                 else:
                     add(cells)
             else:
+                start_ns = plain_time(start_ns)
                 fields = {
-                    "duration_ns": duration_ns,
+                    "duration_ns": plain_time(duration_ns),
                     "error": is_error,
                     **_dropped_fields(dropped),
                     "parent_span_id": _id_text(parent_id),
@@ -169,7 +178,7 @@ class SpanMapper:
 def _read_redacted(spans: Sequence[ReadableSpan], redaction: Redaction) -> Iterator[SpanParts]:
     """Yield what `read_spans` does, without what must not be seen of a span itself."""
     for parts in map(SpanParts._make, read_spans(spans)):
-        is_server = parts.kind is SpanKind.SERVER
+        is_server = parts.kind is _SERVER
         yield parts._replace(
             # Now, because the path may be redacted.
             name=without_path(parts.name, parts.attributes) if is_server else parts.name,
@@ -207,7 +216,7 @@ def _map_events(
             ("span.name", span_name),
         )
         exception_type = attributes.get("exception.type")
-        if exception_type is not None:
+        if exception_type:
             own += (("exception.type", tag_text(exception_type)),)
         tags = scope.other_tags(own)
         time_ns = span_event.timestamp
@@ -223,7 +232,7 @@ def _map_events(
                 "span_events",
                 tags,
                 fields,
-                time_ns,
+                plain_time(time_ns),
                 SCHEMA_VERSION,
                 correlation_id,
                 "span_event",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.errors import SinkError
 from otel_cbtop_exporter.sinks.base import Sink
+from otel_cbtop_exporter.sinks.kafka_properties import named_brokers
 
 __all__ = ["sink_factory"]
 
@@ -56,9 +57,8 @@ def _influxdb(config: ExporterConfig) -> Callable[[], Sink]:
 
 def _kafka(config: ExporterConfig) -> Callable[[], Sink]:
     _require_extra("kafka", "confluent_kafka")
-    given = config.kafka.bootstrap_servers or config.kafka.config.get("bootstrap.servers")
-    given = given or config.kafka.config.get("metadata.broker.list")  # librdkafka's other name
-    if not given and not config.kafka.config_file:
+    options = config.kafka
+    if not (options.bootstrap_servers or named_brokers(options.config) or options.config_file):
         raise _missing("kafka", "bootstrap_servers")
 
     def make() -> Sink:

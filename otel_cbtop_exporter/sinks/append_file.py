@@ -65,7 +65,7 @@ class AppendFile:
         self._mode = int(options.mode, 8)
         self._window_ns = options.max_age_ms * 1_000_000
         self._descriptor: int | None = None
-        self._known = False
+        self._is_tidied = False
         self._warned: set[str] = set()
         self._rotated_in_window = -1
         self._unsynced = False
@@ -126,8 +126,8 @@ class AppendFile:
                 if time.monotonic() >= deadline:
                     raise TimeoutError(errno.ETIMEDOUT, "it is being moved all the time")
                 continue
-            if not self._known:
-                self._known = True
+            if not self._is_tidied:
+                self._is_tidied = True
                 self._rotated.tidy(self._path)  # what a killed process has left undone
             if not may_rotate or not self._is_due(status, incoming):
                 return descriptor, status.st_size

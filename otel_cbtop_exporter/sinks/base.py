@@ -1,7 +1,7 @@
 """What every sink is: the protocol between delivery and the outside.
 
 A sink encodes events once and writes records. It answers for each record and never sleeps,
-retries or spools: that is delivery's. A new sink is a class with these members; the suite
+retries or spools: that is delivery's. A new sink is a class with the members of `Sink`; the suite
 `tests/sinks/conformance.py` says whether it keeps the contract.
 """
 
@@ -63,7 +63,7 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     why_rejected: str = ""
 
     @classmethod
-    def without(
+    def from_records(
         cls,
         refused: Mapping[int, tuple[str, str]],
         records: Records,
@@ -120,6 +120,10 @@ class Sink(Protocol):
     Constructing one touches neither disk nor network. `encode` and `write` may be called
     from several threads at once. After a fork the child calls `after_fork_in_child` before
     anything else; nothing built before the fork is used after it.
+
+    Two more members are looked up where there are such: `request_seconds` (float), the longest
+    that the sink lets one request take, and `statistics()`, what its client library counts, by
+    name.
     """
 
     name: str
@@ -161,7 +165,10 @@ class Sink(Protocol):
         ...
 
     def after_fork_in_child(self) -> None:
-        """Forget, without touching them, the connections, locks and descriptors of the parent."""
+        """Forget, without touching them, the parent's connections, locks and descriptors.
+
+        Must not raise.
+        """
         ...
 
 

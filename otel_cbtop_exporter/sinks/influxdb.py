@@ -86,7 +86,7 @@ class InfluxDBSink:
             refused.update((place.start + position, reason) for position, reason in why.items())
             values_lost.update(lost)
             blocks.append(Block(self._lanes[part.signal], part.signal, bodies, times_ns))
-        return Encoded.without(refused, Records(blocks), values_lost)
+        return Encoded.from_records(refused, Records(blocks), values_lost)
 
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
         """Post the records in one request; what is refused is told from what may be sent again."""

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from otel_cbtop_exporter.config import InfluxDBConfig
+from otel_cbtop_exporter.fork_lock import forks_wait
 from otel_cbtop_exporter.options import MASK
 from otel_cbtop_exporter.sinks.base import parse_retry_after
-from otel_cbtop_exporter.sinks.forks import forks_wait
 from otel_cbtop_exporter.sinks.influxdb_answers import Answer
 from otel_cbtop_exporter.sinks.influxdb_causes import no_answer_reason, system_reason
 

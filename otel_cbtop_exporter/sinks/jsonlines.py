@@ -18,12 +18,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
 from otel_cbtop_exporter.config import JsonLinesConfig
-from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.options import absolute_path
 from otel_cbtop_exporter.own_log import HeldLog
 from otel_cbtop_exporter.sinks.append_file import AppendFile
-from otel_cbtop_exporter.sinks.base import Encoded, Record, Records, WriteResult
-from otel_cbtop_exporter.sinks.lines import Appended, Target, Turn, encode_lines, write_result
+from otel_cbtop_exporter.sinks.base import Record, WriteResult
+from otel_cbtop_exporter.sinks.lines import Appended, LineSink, Target
 from otel_cbtop_exporter.sinks.rotation import RotatedFiles
 from otel_cbtop_exporter.sinks.shared_stream import NotAStreamError, SharedStream
 
@@ -34,7 +33,7 @@ _OWN_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 _STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
-class JsonLinesSink:
+class JsonLinesSink(LineSink):
     """Appends events to `jsonlines.path`.
 
     Safe to use from several threads and, each with a sink of its own, several processes.
@@ -49,9 +48,6 @@ class JsonLinesSink:
     """
 
     name = "jsonlines"
-    local = True
-    max_batch_events = 10_000
-    max_batch_bytes = 8 * 1024 * 1024
 
     def __init__(
         self,
@@ -60,61 +56,39 @@ class JsonLinesSink:
         time_ns: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
         self._options = options
         self._time_ns = time_ns
         self._monotonic = monotonic
         path = options.path
         self._template = path if path in _STANDARD else absolute_path("jsonlines.path", path)
         self.destination = self._template
-        self._turn = Turn()
-        self._closed = False
         self._path = ""
-        self._target: Target | None = None
         self._rotated = RotatedFiles(options.max_files, options.compression)
         self._log = HeldLog(logging.getLogger("otel_cbtop_exporter.sinks.jsonlines"))
 
-    def encode(self, events: Sequence[Event]) -> Encoded:
-        """Make one record of each event: its JSON."""
-        return encode_lines(events)
-
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
         """Append the records; what cannot be written is kept."""
-        if not records:
-            return WriteResult()
-        deadline = time.monotonic() + timeout_seconds
-        try:
-            with self._turn.taken(timeout_seconds):
-                appended = self._append(Records.of(records).text, len(records), deadline)
-        except TimeoutError as error:
-            appended = Appended(0, error)
+        result = super().write(records, timeout_seconds)
         self._log.tell()
-        return write_result(records, appended, self._subject())
+        return result
 
     def flush(self, timeout_seconds: float) -> bool:
         """Sync what `fsync=interval` has not synced yet."""
-        try:
-            with self._turn.taken(timeout_seconds):
-                if self._target is not None:
-                    self._target.flush()
-        except OSError:  # a TimeoutError too
-            return False
+        flushed = super().flush(timeout_seconds)
         self._log.tell()
-        return True
+        return flushed
 
     def close(self, timeout_seconds: float) -> None:
         """Close the file and end the thread that compresses."""
         deadline = time.monotonic() + timeout_seconds
-        self._closed = True
-        with contextlib.suppress(TimeoutError), self._turn.taken(timeout_seconds):
-            self._release(deadline)
+        super().close(timeout_seconds)
         self._log.tell()
         self._rotated.close(deadline - time.monotonic())
 
     def after_fork_in_child(self) -> None:
         """Begin anew; the parent's descriptors share its locks."""
-        self._turn = Turn()
-        if self._target is not None:
-            self._target.after_fork_in_child()
+        super().after_fork_in_child()
         self._rotated.after_fork_in_child()
 
     def _append(self, payload: bytes, lines: int, deadline: float) -> Appended:
@@ -139,11 +113,6 @@ class JsonLinesSink:
                 return Appended(0, error)
             return self._target.append(payload, lines, deadline)
         return appended
-
-    def _release(self, deadline: float) -> None:
-        target, self._target = self._target, None
-        if target is not None:
-            target.close(deadline)
 
     def _path_now(self) -> str:
         if "{" not in self._template:

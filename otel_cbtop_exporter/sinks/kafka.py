@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.errors import ConfigError, SinkError
 from otel_cbtop_exporter.events import Event
+from otel_cbtop_exporter.fork_lock import forks_wait
 from otel_cbtop_exporter.sinks.base import Encoded, Record, Records, WriteResult
-from otel_cbtop_exporter.sinks.forks import forks_wait
 from otel_cbtop_exporter.sinks.kafka_causes import TIMEOUT, explain
+from otel_cbtop_exporter.sinks.kafka_properties import named_brokers
 from otel_cbtop_exporter.sinks.kafka_records import RecordMaker
 
 if TYPE_CHECKING:
@@ -71,9 +72,7 @@ class KafkaSink:
         self._options = options
         # A property counts before our own option, as it does for the client. So does one in the
         # file, which may not be there yet: its path stands for what it says.
-        config = options.config
-        servers = config.get("metadata.broker.list") or config.get("bootstrap.servers")
-        servers = servers or options.bootstrap_servers or ""
+        servers = named_brokers(options.config) or options.bootstrap_servers or ""
         brokers = ",".join(sorted(part.strip() for part in servers.split(",")))
         self.destination = " ".join(filter(None, [brokers, options.config_file]))
         _check_unicode("headers", options.headers)

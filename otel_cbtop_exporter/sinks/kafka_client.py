@@ -178,7 +178,7 @@ class KafkaClient:
         if self._server.is_alive():
             self._server.join(max(0.0, deadline - time.monotonic()))
         # Otherwise closing waits for delivery.timeout.ms when the broker is away.
-        self._producer.purge(blocking=False)
+        self._purge()
         # It joins librdkafka's threads, and one of those may be waiting for a name server.
         closing = threading.Thread(target=self._destroy, daemon=True)
         try:
@@ -207,12 +207,19 @@ class KafkaClient:
         # missed; not for long, because whoever gave up waits for this.
         end = min(deadline, time.monotonic() + _PURGE_SECONDS)
         while True:
-            self._producer.purge(blocking=False)
+            self._purge()
             left_seconds = max(0.0, end - time.monotonic())
             if not self._flush(min(_SLICE_SECONDS, left_seconds)):
                 return True
             if not left_seconds:
                 return False
+
+    def _purge(self) -> None:
+        """Give up all messages; their reports come soon after."""
+        # Its `blocking` is librdkafka's opposite (in its Producer.c), so the default does
+        # not block. False would wait, with Python's lock held, for threads that may be looking up
+        # a name: with the name server away the whole process stood still for 10 s.
+        self._producer.purge()
 
     def _serve_queue(self, timeout_seconds: float) -> None:
         """Hand out what librdkafka has to say, or wait for the first of it."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.errors import SinkError
 
-__all__ = ["read_properties", "read_registry_config"]
+__all__ = ["named_brokers", "read_properties", "read_registry_config"]
 
 _OURS = {
     "client.id": "otel-cbtop-exporter",
@@ -38,6 +39,11 @@ _OF_REGISTRY = "schema.registry."
 _ZSTD_LEVEL = "1"
 
 
+def named_brokers(properties: Mapping[str, str]) -> str:
+    """Return what properties say of the brokers, by the names that librdkafka has for them."""
+    return properties.get("metadata.broker.list") or properties.get("bootstrap.servers") or ""
+
+
 def read_properties(options: KafkaConfig) -> dict[str, str]:
     """Return librdkafka's properties: ours, then the options', then the file's.
 
@@ -53,8 +59,15 @@ def read_properties(options: KafkaConfig) -> dict[str, str]:
         if not separator:  # ignored, `security.protocol: SASL_SSL` would be no security
             raise SinkError(f"kafka.config_file: line {number} is no name=value")
         if name.startswith(_OF_REGISTRY):
-            if not options.schema_registry_url or name.strip() == f"{_OF_REGISTRY}url":
-                raise SinkError("kafka.config_file: the address is kafka.schema_registry_url")
+            if name.strip() == f"{_OF_REGISTRY}url":
+                raise SinkError(
+                    "kafka.config_file: give the registry's address as kafka.schema_registry_url"
+                )
+            if not options.schema_registry_url:
+                raise SinkError(
+                    f"kafka.config_file: {name.strip()} needs kafka.schema_registry_url, "
+                    "which is not set"
+                )
             continue
         given[name.strip()] = text.strip()
     if "transactional.id" in given:
@@ -70,7 +83,7 @@ def read_properties(options: KafkaConfig) -> dict[str, str]:
     if options.bootstrap_servers:
         properties["bootstrap.servers"] = options.bootstrap_servers
     properties.update(given)
-    if not any(properties.get(name) for name in ("bootstrap.servers", "metadata.broker.list")):
+    if not named_brokers(properties):
         raise SinkError("kafka.bootstrap_servers is not set, and no property names a broker")
     acks = given.get("request.required.acks", properties["acks"])
     # librdkafka refuses to start with idempotence and fewer acknowledgements.

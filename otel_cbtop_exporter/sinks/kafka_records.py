@@ -62,7 +62,7 @@ class RecordMaker:
             records = Records.of(
                 [self._record(event, body) for event, body in zip(batch, bodies, strict=True)]
             )
-        return Encoded.without(refused, records)
+        return Encoded.from_records(refused, records)
 
     def _record(self, event: Event, body: bytes) -> Record:
         topic = self._topic[event.signal] if isinstance(self._topic, dict) else self._topic(event)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import msgspec
@@ -19,7 +21,7 @@ from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.on_demand import Lines
 from otel_cbtop_exporter.sinks.base import Block, Encoded, Record, Records, WriteResult
 
-__all__ = ["Appended", "Target", "Turn", "encode_lines", "write_result"]
+__all__ = ["Appended", "LineSink", "Target", "encode_lines"]
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -81,6 +83,74 @@ class Turn:
             self._lock.release()
 
 
+class LineSink(ABC):
+    """A sink that appends lines to one target at a time.
+
+    Safe to use from several threads. Who is one says where lines go.
+    """
+
+    local = True
+    max_batch_events = 10_000
+    max_batch_bytes = 8 * 1024 * 1024
+
+    def __init__(self) -> None:
+        self._turn = Turn()
+        self._closed = False
+        self._target: Target | None = None
+
+    def encode(self, events: Sequence[Event]) -> Encoded:
+        """Make one record of each event: its JSON."""
+        return encode_lines(events)
+
+    def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
+        """Append the records; what cannot be written is kept."""
+        if not records:
+            return WriteResult()
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            with self._turn.taken(timeout_seconds):
+                appended = self._append(Records.of(records).text, len(records), deadline)
+        except TimeoutError as error:
+            appended = Appended(0, error)
+        return _write_result(records, appended, self._subject())
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Push out what was appended."""
+        try:
+            with self._turn.taken(timeout_seconds):
+                if self._target is not None:
+                    self._target.flush()
+        except OSError:  # a TimeoutError too
+            return False
+        return True
+
+    def close(self, timeout_seconds: float) -> None:
+        """Close the target within the time; a later write is kept."""
+        deadline = time.monotonic() + timeout_seconds
+        self._closed = True
+        with suppress(TimeoutError), self._turn.taken(timeout_seconds):
+            self._release(deadline)
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew; the parent's descriptors share its locks."""
+        self._turn = Turn()
+        if self._target is not None:
+            self._target.after_fork_in_child()
+
+    @abstractmethod
+    def _append(self, payload: bytes, lines: int, deadline: float) -> Appended:
+        """Append so many lines before `deadline` (monotonic clock)."""
+
+    @abstractmethod
+    def _subject(self) -> str:
+        """Say what cannot be written, for an error's text."""
+
+    def _release(self, deadline: float) -> None:
+        target, self._target = self._target, None
+        if target is not None:
+            target.close(deadline)
+
+
 def encode_lines(events: Sequence[Event]) -> Encoded:
     """Make one record of each event: its JSON."""
     blocks: list[Block] = []
@@ -94,10 +164,10 @@ def encode_lines(events: Sequence[Event]) -> Encoded:
             bodies, why = encode_events(Events([part]))
             refused.update((place.start + position, reason) for position, reason in why.items())
         blocks.append(Block("", part.signal, bodies, part.times_ns))
-    return Encoded.without(refused, Records(blocks))
+    return Encoded.from_records(refused, Records(blocks))
 
 
-def write_result(records: Sequence[Record], appended: Appended, subject: str) -> WriteResult:
+def _write_result(records: Sequence[Record], appended: Appended, subject: str) -> WriteResult:
     """Answer for a batch, of which the first `appended.lines` lines are out.
 
     Args:

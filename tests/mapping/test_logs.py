@@ -4,8 +4,10 @@ import logging
 import warnings
 from collections import UserList, deque
 from dataclasses import dataclass
+from datetime import date
 from enum import Enum
 from types import MappingProxyType
+from uuid import UUID
 
 import pytest
 from opentelemetry._logs import SeverityNumber
@@ -164,6 +166,15 @@ def test_records_of_kinds_that_take_turns_stay_in_order_and_in_few_parts():
     bodies = [record.log_record.body for record in (*taking_turns, *in_a_row)]
     assert [event.fields["body"] for event in events] == bodies
     assert [len(part) for part in events.parts] == [39, 41]
+
+
+@pytest.mark.parametrize("body", [b"\xff\x00", UUID(int=1), date(2024, 1, 2), 7, "text", None])
+def test_a_pattern_that_matches_nothing_changes_no_body(body):
+    """The form tells what a body was: a text is bare, everything else is JSON."""
+    (plain,), (redacted,) = map_logs(log(body)), map_logs(log(body), redact=("password",))
+    assert redacted.fields == plain.fields
+    (hidden,) = map_logs(log(body), redact=("body",))
+    assert hidden.fields.get("body") == (None if body is None else "[redacted]")
 
 
 def test_an_exception_type_that_says_nothing_is_no_tag():

@@ -2,10 +2,12 @@
 
 import math
 import re
+from collections import Counter as Counted
 from dataclasses import replace
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
+from http import HTTPStatus
 from itertools import accumulate
 
 import pytest
@@ -35,6 +37,7 @@ from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from tests.builders import (
     DELTA,
     RESOURCE,
+    START_NS,
     exemplar,
     exponential_metric,
     exponential_point,
@@ -263,9 +266,9 @@ def test_bounds_may_change_between_points_of_one_metric():
     events = map_metrics(
         metrics(
             histogram_metric(
-                histogram_point(counts=(1, 0), bounds=(1.0,)),
-                histogram_point(counts=(0, 1), bounds=(2.0,)),
-                histogram_point(counts=(1, 1), bounds=(1.0,)),
+                histogram_point(counts=(1, 0), bounds=(1.0,), attributes={"n": 1}),
+                histogram_point(counts=(0, 1), bounds=(2.0,), attributes={"n": 2}),
+                histogram_point(counts=(1, 1), bounds=(1.0,), attributes={"n": 3}),
             )
         )
     )
@@ -364,6 +367,85 @@ def test_a_kind_that_a_later_sdk_invents_is_counted():
     assert losses == [("unknown_metric_type", "new", 2)]
 
 
+def test_series_that_tags_cannot_tell_apart_are_added_up(sdk):
+    """To the SDK these are several series; InfluxDB would keep one point and lose the others."""
+    meter, collect = sdk(temporality={Counter: DELTA, Histogram: DELTA})
+    counter, gauge = meter.create_counter("counter"), meter.create_gauge("gauge")
+    histogram = meter.create_histogram("histogram", explicit_bucket_boundaries_advisory=[5, 10])
+    for _ in range(2):  # cold and warm
+        for number, status in enumerate((HTTPStatus.OK, 200, "200", 404)):
+            counter.add(10**number, {"status": status})
+            gauge.set(number, {"status": status})
+            histogram.record(4 * number, {"status": status})
+        made = {(e.measurement, e.tags["status"]): e.fields for e in collect()}
+        assert len(made) == 6
+        assert made["counter", "200"]["value"] == 111
+        assert made["counter", "404"]["value"] == 1_000
+        assert made["gauge", "200"]["value"] == 2
+        found = made["histogram", "200"]
+        expected = {"count": 3, "le_5": 2, "le_10": 3, "le_inf": 3, "sum": 12, "min": 0, "max": 8}
+        assert {key: found[key] for key in expected} == expected
+
+
+def test_twins_keep_their_exemplars_and_the_earliest_start():
+    """What is added up stands for all of them."""
+    points = [
+        number_point(1, {"a": ""}, exemplars=[exemplar(1.0)]),
+        replace(
+            number_point(2, {}, exemplars=[exemplar(2.0, time_ns=START_NS + 600)]),
+            start_time_unix_nano=7,
+        ),
+    ]
+    point, *exemplars = map_metrics(metrics(sum_metric(*points)), exemplars="all")
+    assert (point.fields["value"], point.fields["start_time_ns"]) == (3, 7)
+    assert [one.fields["value"] for one in exemplars] == [2.0]  # of a sum the newest one
+    other_times = [number_point(1), number_point(2, time_ns=9)]
+    assert len(map_metrics(metrics(sum_metric(*other_times)))) == 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.floats(0.001, 1e6), min_size=1, max_size=30),
+    st.lists(st.floats(0.001, 1e6), min_size=1, max_size=30),
+    st.integers(-2, 6),
+    st.integers(-2, 6),
+)
+def test_exponential_twins_are_what_one_histogram_of_both_is(ones, others, scale, other_scale):
+    """At the coarser scale the buckets hold the values of both."""
+
+    def point(values, scale):
+        counts = Counted(math.ceil(math.log2(value) * 2**scale) - 1 for value in values)
+        first = min(counts)
+        buckets = [counts[index] for index in range(first, max(counts) + 1)]
+        return exponential_point(
+            scale=scale, positive=(first, buckets), zero_count=1, total=1.0, least=1, most=2
+        )
+
+    both = [point(ones, scale), point(others, other_scale)]
+    (made,) = map_metrics(metrics(exponential_metric(*both)))
+    coarser = min(scale, other_scale)
+    values = [*ones, *others]
+    counts = Counted(math.ceil(math.log2(value) * 2**coarser) - 1 for value in values)
+    found = made.metric.positive
+    assert made.metric.scale == coarser
+    assert counts == +Counted(dict(enumerate(found.counts, found.offset)))
+    assert (made.fields["count"], made.fields["zero_count"]) == (len(ones) + len(others) + 2, 2)
+    assert (made.fields["sum"], made.fields["min"], made.fields["max"]) == (2.0, 1, 2)
+
+
+def test_histograms_of_other_bounds_are_not_added_up():
+    """There is no sum of them; who cannot carry both refuses the second one by name."""
+    batch = metrics(
+        histogram_metric(
+            histogram_point((1, 0), (1.0,)),
+            histogram_point((0, 1), (2.0,)),
+            histogram_point((1, 1), (1.0,), least=None, most=None),
+        )
+    )
+    made = sorted((e.fields["count"], e.fields["min"]) for e in map_metrics(batch))
+    assert made == [(1, 1.5), (3, 1.5)]
+
+
 def test_keys_of_attributes_may_be_members_of_an_enum():
     """They are the texts that they equal, in the metric that has them and in all others."""
 
@@ -371,7 +453,7 @@ def test_keys_of_attributes_may_be_members_of_an_enum():
         ROUTE = "http.route"
 
     points = [number_point(1, {Key.ROUTE: "/a"}), number_point(2, {"http.route": "/b"})]
-    events = map_metrics(metrics(sum_metric(*points, *points)))
+    events = map_metrics(metrics(sum_metric(*points), sum_metric(*points)))
     assert [event.tags["http.route"] for event in events] == ["/a", "/b"] * 2
     assert all(type(key) is str for event in events for key in event.tags)
     assert b'"http.route":"/a"' in encode_events(events).bodies[0]

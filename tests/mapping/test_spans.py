@@ -22,7 +22,7 @@ from otel_cbtop_exporter.encoding.event_json import encode_event, encode_events
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.mapping.spans import SpanMapper
 from otel_cbtop_exporter.tag_set import TagSet
-from tests.builders import RESOURCE, SPAN_ID, TRACE_ID, context, link, span, span_event
+from tests.builders import RESOURCE, SPAN_ID, START_NS, TRACE_ID, context, link, span, span_event
 from tests.mappers import map_spans
 
 
@@ -190,6 +190,50 @@ def test_a_path_that_is_no_route_is_not_in_the_name(name, attributes, kind, tag)
     )
     assert [event.tags["span.name"] for event in events] == [tag] * 4
     assert events[0].attributes == attributes
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_name_does_not_depend_on_which_span_came_first(backwards):
+    """Two paths may have one name."""
+    spans = [
+        span("GET /users", {"url.path": path}, kind=SpanKind.SERVER)
+        for path in ("/users", "/users/")
+    ]
+    made = map_spans(*(reversed(spans) if backwards else spans))
+    names = {event.attributes["url.path"]: event.tags["span.name"] for event in made}
+    assert names == {"/users": "GET", "/users/": "GET /users"}
+
+
+class ForeignInteger:
+    """As numpy's are: no int, but it says which one it is."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __index__(self):
+        return self.number
+
+    def __add__(self, other):
+        return ForeignInteger(self.number + other)
+
+    def __sub__(self, other):
+        return ForeignInteger(self.number - other.number)
+
+
+def test_times_of_foreign_integers_are_times():
+    """Whoever replays times from an array has such, and OTLP takes them."""
+    at = ForeignInteger(START_NS)
+    (made, event) = map_spans(span(start=at, events=[span_event(time_ns=at)], duration=5))
+    assert (made.timestamp_ns, made.fields["duration_ns"]) == (START_NS, 5)
+    assert event.timestamp_ns == START_NS
+    assert type(made.timestamp_ns) is type(event.timestamp_ns) is int
+    assert not encode_events([made, event]).refused
+
+
+def test_a_span_that_began_at_zero_began_then():
+    """As simulated clocks have it; 0 is no missing time."""
+    (made,) = map_spans(span(start=0, duration=5))
+    assert (made.timestamp_ns, made.fields["duration_ns"]) == (0, 5)
 
 
 def test_a_path_that_is_redacted_is_not_in_the_name():

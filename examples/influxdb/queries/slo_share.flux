@@ -6,6 +6,7 @@ from(bucket: bucket)
     |> range(start: start)
     |> filter(fn: (r) => r._measurement == "http.server.request.duration")
     |> filter(fn: (r) => r._field == "le_0.25" or r._field == "count")
+    |> filter(fn: (r) => exists r["http.route"]) // a 404 has none
     |> sum()
     |> group(columns: ["http.route", "_field"])
     |> sum()

@@ -22,7 +22,7 @@ main_thread.begun, main_thread.may_end = threading.Event(), threading.Event()
 """
 
 FIRST_WRITE = """
-from otel_cbtop_exporter.sinks.forks import forks_wait
+from otel_cbtop_exporter.fork_lock import forks_wait
 
 def begin():
     with forks_wait():
