@@ -18,10 +18,10 @@ from otel_cbtop_exporter.exporters import (
     CbtopMetricExporter,
     CbtopSpanExporter,
 )
-from otel_cbtop_exporter.flush import force_flush
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.sinks.base import Encoded, Record, Rejection, Sink, WriteResult
 from otel_cbtop_exporter.streamer import EventBatch, EventStreamer
+from otel_cbtop_exporter.whole_process import force_flush, process_health
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -47,4 +47,5 @@ __all__ = [
     "decode_event",
     "event_from_sample",
     "force_flush",
+    "process_health",
 ]

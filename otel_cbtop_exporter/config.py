@@ -133,7 +133,7 @@ class SpoolConfig(Options, frozen=True, kw_only=True):
 
     group: ClassVar[str] = "spool"
 
-    path: Annotated[str, Meta(pattern=r"^[^\x00]+\Z")] | None = None
+    path: Annotated[str, Meta(pattern=r"^[^\x00]+\Z", description="a path")] | None = None
     max_bytes: Annotated[int, Meta(ge=1_048_576, le=2**63 - 1)] | None = None
     max_age_ms: NotNegative = 0
     synchronous: Literal["normal", "full"] = "normal"

@@ -148,13 +148,13 @@ def _warn_of_unknown(environ: Mapping[str, str], known: Mapping[str, _Path]) -> 
     for variable in environ:
         if not variable.startswith(PREFIX) or variable in _warned:
             continue
-        general = variable
-        for signal in _SIGNALS:
-            general = general.replace(PREFIX + signal, PREFIX, 1)
-        if variable not in known and general not in known:
+        start = next((PREFIX + s for s in _SIGNALS if variable.startswith(PREFIX + s)), PREFIX)
+        name = variable.removeprefix(start)
+        if variable not in known and PREFIX + name not in known:
             _warned.add(variable)  # three exporters read the same environment
             import difflib  # noqa: PLC0415 -- only a mistake needs it
 
-            nearest = difflib.get_close_matches(general, known, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            names = [one.removeprefix(PREFIX) for one in known]
+            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+            hint = f"; did you mean {start}{nearest[0]}?" if nearest else ""
             _logger.warning("%s is no variable of otel_cbtop_exporter%s", variable, hint)

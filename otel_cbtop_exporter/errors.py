@@ -2,8 +2,8 @@
 
     CbtopError
     +-- ConfigError (also a ValueError)    an argument or setting is not allowed
+    |   +-- SinkError                      a sink cannot be used at all
     +-- EventError (also a ValueError)     a line is not an event of a version that we read
-    +-- SinkError                          a sink cannot be used at all
 
 None of them reaches an instrumented application: exporters raise only from their
 constructors, and only for arguments given in code or in a declarative file.
@@ -26,5 +26,5 @@ class EventError(CbtopError, ValueError):
     """You decoded a line that is not an event; the message names the key and what was expected."""
 
 
-class SinkError(CbtopError):
+class SinkError(ConfigError):
     """A sink cannot be used: its extra is not installed, or a setting it needs is missing."""

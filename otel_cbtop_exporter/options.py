@@ -53,6 +53,13 @@ MASK = "********"
 _LOGIN_IN_URL = re.compile(r"(?<=://)\S*@")
 # Two ways to say the same: who gives one does not mean the other any more.
 _INSTEAD = {("influxdb", "token"): "token_file", ("influxdb", "token_file"): "token"}
+# What an option of a type is, for people who do not write Python.
+_IN_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+}
 _O = TypeVar("_O", bound="Options")
 
 
@@ -282,7 +289,12 @@ def _expectation(hint: Any, error: msgspec.ValidationError) -> str:
         bare = typing.get_args(bare)[0]
     if choices := _choices(bare):
         return f"expected one of {', '.join(choices)}"
+    for meta in _metas(hint):
+        if meta.description:
+            return f"expected {meta.description}"
     text = str(error).partition(" - at ")[0]
+    if bare in _IN_WORDS and ", got " in text:
+        return f"expected {_IN_WORDS[bare]}"
     return text[:1].lower() + text[1:]
 
 

@@ -20,13 +20,13 @@ from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline
 from otel_cbtop_exporter.env import SignalName, configuration
 from otel_cbtop_exporter.errors import CbtopError, ConfigError
 from otel_cbtop_exporter.event_batch import Events
-from otel_cbtop_exporter.flush import flush_all
 from otel_cbtop_exporter.health import HealthCounters, SinkHealth, combined
 from otel_cbtop_exporter.own_log import RateLimitedLog, counted, were
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks import sink_factory
 from otel_cbtop_exporter.sinks.base import Sink
 from otel_cbtop_exporter.tally import Tally
+from otel_cbtop_exporter.whole_process import flush_all
 
 __all__ = ["Pieces", "SignalDelivery"]
 
@@ -96,6 +96,7 @@ class SignalDelivery:
         self._metrics = SdkMetrics(_COMPONENTS[signal]) if self.config.internal_metrics else None
         self._losses = _Losses(self._metrics)
         self._shut_down = threading.Lock()  # acquired once, without waiting, and never released
+        self._unusable: dict[str, str] = {}  # sinks that get nothing, and why
         if ready is not None:
             self._pipelines = [_pipeline_of(ready, self.config)]
         else:
@@ -120,7 +121,8 @@ class SignalDelivery:
                     for pipeline in pipelines:
                         pipeline.release(0)
                     raise ConfigError(why) from error
-                _logger.error("%s; until then this exporter drops what it is given", why)
+                self._unusable[name] = why
+                _logger.error("%s; until then sink %s gets nothing", why, name)
         return pipelines
 
     def export(
@@ -144,9 +146,9 @@ class SignalDelivery:
         if self._shut_down.locked():
             self._lose("shutdown", events, "it came after shutdown")
             return False
-        if not self._pipelines and self.config.sink != ("none",):
-            self._lose("no_sink", events, "there is no usable sink")
-            return False
+        for name in self._unusable:
+            self._lose("no_sink", events, f"sink {name} cannot be used")
+            ok = False
         for pipeline in self._pipelines:
             ok = pipeline.submit(events, max(0.0, deadline - time.monotonic())) and ok
         return ok
@@ -212,7 +214,8 @@ class SignalDelivery:
 
     def health(self) -> SinkHealth:
         """Return the health of the sink, or of all sinks together."""
-        health = combined([pipeline.health() for pipeline in self._pipelines])
+        unusable = [SinkHealth(last_error=why) for why in self._unusable.values()]
+        health = combined([pipeline.health() for pipeline in self._pipelines] + unusable)
         lost = self._own_losses().counters.snapshot()
         return msgspec.structs.replace(
             health,

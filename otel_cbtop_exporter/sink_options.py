@@ -44,14 +44,22 @@ class JsonLinesConfig(Options, frozen=True, kw_only=True):
 
     group: ClassVar[str] = "jsonlines"
 
-    path: Annotated[str, Meta(pattern=_FILE_PATTERN)] = "cbtop-events.jsonl"
+    path: Annotated[
+        str,
+        Meta(
+            pattern=_FILE_PATTERN,
+            description="a path, in which {pid}, {date} and {hour} are all that may be in braces",
+        ),
+    ] = "cbtop-events.jsonl"
     max_bytes: NotNegative = 100 * 1024 * 1024
     max_age_ms: NotNegative = 0
     max_files: NotNegative = 5
     compression: Literal["none", "gzip", "zstd"] = "gzip"
     fsync: Literal["never", "batch", "interval"] = "never"
     fsync_interval_ms: WaitMs = 1_000
-    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0640"
+    mode: Annotated[
+        str, Meta(pattern="^0?[0-7]{3}$", description="octal permissions, in quotes, like 0640")
+    ] = "0640"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,9 +101,27 @@ class InfluxDBConfig(Options, frozen=True, kw_only=True):
 
     group: ClassVar[str] = "influxdb"
 
-    url: Annotated[str, Meta(pattern="^https?://[^@]+$")] | None = None
+    url: (
+        Annotated[
+            str,
+            Meta(
+                pattern="^https?://[^@]+$",
+                description="an address like http://localhost:8086, without a login (see token)",
+            ),
+        ]
+        | None
+    ) = None
     org: str | None = None
-    bucket: str | None = None
+    bucket: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^([^{}]|\{signal\})+\Z",
+                description="a bucket's name, in which {signal} is all that may be in braces",
+            ),
+        ]
+        | None
+    ) = None
     token: Annotated[str, SECRET] | None = None
     token_file: str | None = None
     timeout_ms: WaitMs = 10_000
@@ -163,7 +189,12 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
     event_headers: bool = False
     config: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
     config_file: str | None = None
-    schema_registry_url: Annotated[str, Meta(pattern="^https?://")] | None = None
+    schema_registry_url: (
+        Annotated[
+            str, Meta(pattern="^https?://", description="an address like http://localhost:8081")
+        ]
+        | None
+    ) = None
     schema_registry_config: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -87,7 +87,7 @@ def test_influxdbs_own_variables_are_fallbacks():
     [
         ("SINK", "pigeon", ("SINK", "pigeon", "jsonlines")),
         ("SINK", "none,console", ("SINK", "none alone")),
-        ("TIMEOUT_MS", "soon", ("TIMEOUT_MS", "soon", "int")),
+        ("TIMEOUT_MS", "soon", ("TIMEOUT_MS", "soon", "a whole number")),
         ("SPOOL_MAX_BYTES", "4096", ("SPOOL_MAX_BYTES", "4096", "1048576")),
         ("KAFKA_CONFIG", "no-equals", ("KAFKA_CONFIG", "key=value")),
         ("TRACES_KAFKA_ACKS", "2", ("TRACES_KAFKA_ACKS", "2", "all, 1, 0, -1")),
@@ -122,7 +122,14 @@ def test_an_unknown_variable_is_warned_about_once_with_the_nearest_name(caplog):
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2
     assert any("did you mean OTEL_EXPORTER_CBTOP_KAFKA_BOOTSTRAP_SERVERS" in m for m in messages)
-    assert any("OTEL_EXPORTER_CBTOP_TIMEOUT_MS" in m for m in messages)
+    assert any("did you mean OTEL_EXPORTER_CBTOP_METRICS_TIMEOUT_MS" in m for m in messages)
+
+
+def test_an_unknown_variable_that_is_like_none_gets_no_advice(caplog):
+    """A wrong name would send people to a variable that does something else."""
+    read(None, KAFKA_BROKERS="x")
+    assert "KAFKA_BROKERS is no variable" in caplog.text
+    assert "did you mean" not in caplog.text
 
 
 def test_words_of_a_choice_may_be_in_capitals():

@@ -212,13 +212,18 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch, caplog, package, e
     assert f"pip install 'otel-cbtop-exporter[{extra}]'" in caplog.text
 
 
-def test_the_other_sinks_work_where_one_cannot(monkeypatch, tmp_path):
-    """A missing url of one sink costs the others nothing."""
+def test_the_other_sinks_work_where_one_cannot(monkeypatch, tmp_path, caplog):
+    """A missing url of one sink costs the others nothing, and what that one lacks is counted."""
     monkeypatch.setenv("OTEL_EXPORTER_CBTOP_SINK", "jsonlines,influxdb")
     exporter = CbtopSpanExporter()
-    assert exporter.export([span()]) is SpanExportResult.SUCCESS
+    assert exporter.export([span()]) is SpanExportResult.FAILURE
+    health = exporter.health()
     exporter.shutdown()
     assert len((tmp_path / "cbtop-events.jsonl").read_text().splitlines()) == 1
+    assert "until then sink influxdb gets nothing" in caplog.text
+    assert (health.events_written, health.events_dropped) == (1, {"no_sink": 1})
+    assert not health.connected
+    assert "OTEL_EXPORTER_CBTOP_INFLUXDB_URL" in health.last_error
 
 
 def test_export_after_shutdown_fails_cleanly_and_shutdown_twice_is_quiet(caplog):

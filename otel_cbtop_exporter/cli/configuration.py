@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, get_args
 
@@ -85,7 +85,9 @@ def show_config(signal: SignalName | None) -> None:
         is_set = _is_given(given, path)
         note = "(default)" if not is_set else f"(default: {default})"
         click.secho(f"{shown}  {note}".rstrip(), bold=is_set)
-    messages += [lack for name in config.sink if (lack := _lacking(name, config))]
+    messages += [f"error: {lack}" for name in config.sink if (lack := _lacking(name, config))]
+    for other in _SIGNALS:
+        messages += _wrong_with(other, messages)
     for message in messages:
         click.echo(message, err=True)
     if messages:
@@ -117,8 +119,19 @@ def _lacking(name: str, config: ExporterConfig) -> str:
         if name != "none":
             sink_factory(name, config)
     except SinkError as error:
-        return f"error: {error}"
+        return str(error)
     return ""
+
+
+def _wrong_with(signal: SignalName, told: Sequence[str]) -> list[str]:
+    """Return what else is wrong where the variables of a signal hold."""
+    try:
+        config = build(ExporterConfig, options_from_environment(signal))
+    except ConfigError as error:
+        wrong = [str(error)]
+    else:
+        wrong = [lack for name in config.sink if (lack := _lacking(name, config))]
+    return [f"error: for {signal}: {one}" for one in wrong if f"error: {one}" not in told]
 
 
 def _is_given(given: Mapping[str, Any], path: tuple[str, ...]) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.events import Event, decode_event
@@ -83,15 +84,12 @@ def is_compressed(path: str) -> bool:
 
 @contextmanager
 def open_lines(path: str) -> Iterator[BinaryIO]:
-    """Open a file, uncompressed by what its first bytes say it is.
+    """Open a file, or standard input, uncompressed by what its first bytes say it is.
 
     Raises:
         OSError: It cannot be read.
     """
-    if path == "-":
-        yield sys.stdin.buffer
-        return
-    with Path(path).open("rb") as file:
+    with nullcontext(_standard_input()) if path == "-" else Path(path).open("rb") as file:
         magic = file.peek(4)[:4]
         if magic.startswith(_GZIP):
             with gzip.open(file) as uncompressed:
@@ -101,6 +99,11 @@ def open_lines(path: str) -> Iterator[BinaryIO]:
                 yield cast("BinaryIO", uncompressed)
         else:
             yield file
+
+
+def _standard_input() -> io.BufferedReader:
+    given: Any = sys.stdin.buffer
+    return given if isinstance(given, io.BufferedReader) else io.BufferedReader(given)
 
 
 def whole_files(paths: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -83,7 +84,14 @@ def export_files(folder: Path, *, destination: str | None, lane: str | None, del
     if destination is not None and destination not in names:
         known = ", ".join(map(printable, names)) or "none"
         raise click.ClickException(f"nothing waits for {destination}; destinations are {known}")
+    left = {file.folder.name for file in files if file.name and not file.alive}
+    if delete and destination is None and len(left) > 1:
+        known = ", ".join(map(printable, sorted(left)))
+        raise click.UsageError(
+            f"what is for {known} would be one stream, and removed: take one --destination each"
+        )
     failed = False
+    lanes, others = Counter[str](), set[str]()
     for file in files:
         if file.alive or destination not in (None, file.folder.name):
             continue
@@ -93,7 +101,7 @@ def export_files(folder: Path, *, destination: str | None, lane: str | None, del
             continue
         try:
             with hold(file.folder, file.name) as held:
-                events = _write(held, lane)
+                written, passed_over = _write(held, lane)
                 if delete:
                     held.remove()
         except (OSError, SpoolError) as error:
@@ -102,17 +110,27 @@ def export_files(folder: Path, *, destination: str | None, lane: str | None, del
             failed = True
             click.echo(f"{file.name} stays where it is: {printable(error)}", err=True)
         else:
-            click.echo(f"{file.name}: {counted(events)}", err=True)
+            parts = [f"{counted(n)} of {printable(name)}" for name, n in written.items() if name]
+            what = ", ".join(parts) or counted(written.total())
+            click.echo(f"{file.name}: {what}", err=True)
+            lanes += written
+            others |= passed_over
+    if lane is not None and not lanes and not failed:
+        known = ", ".join(map(printable, sorted(others))) or "none"
+        raise click.ClickException(f"nothing waits for {lane}; buckets or topics are {known}")
     if failed:
         raise SystemExit(1)
 
 
-def _write(held: HeldFile, lane: str | None) -> int:
+def _write(held: HeldFile, lane: str | None) -> tuple[Counter[str], set[str]]:
+    """Write what waits; returns how many events of each lane, and the lanes that were left out."""
     out = sys.stdout.buffer
-    events = 0
+    written, others = Counter[str](), set[str]()
     for batch in held.batches():
         if lane in (None, batch.lane):
             out.writelines(body + b"\n" for body in batch.bodies)
-            events += len(batch)
+            written[batch.lane] += len(batch)
+        else:
+            others.add(batch.lane)
     out.flush()  # before anything is removed
-    return events
+    return written, others

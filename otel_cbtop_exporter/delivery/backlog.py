@@ -130,5 +130,6 @@ class Backlog:
         if not self._adopted_before:
             self._adopted_before = True
             if folders := ", ".join(map(str, self._store.foreign())):
-                self._outcomes.notice("foreign", f"events of other destinations wait in {folders}")
+                what = f"events of other destinations wait in {folders}"
+                self._outcomes.notice("foreign", f"{what} (see `otel-cbtop spool`)")
         return bool(adopted)

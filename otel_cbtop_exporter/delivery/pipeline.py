@@ -54,6 +54,7 @@ class Pipeline:
 
     Attributes:
         config: As given.
+        label: The sink and its destination, for people.
         is_spooled: Whether shutdown may have to wait for its backend.
         holders: How many have acquired it and not released it.
         closed: Whether the last of them has released it.
@@ -69,6 +70,7 @@ class Pipeline:
     ) -> None:
         self._sink = sink
         self.config = config
+        self.label = f"{sink.name} {sink.destination}"
         self._clock = clock
         self._jitter = jitter
         self.is_spooled = config.delivery == "spooled" and (
@@ -100,6 +102,7 @@ class Pipeline:
             clock=clock,
             jitter=self._jitter,
             wait=self._wait_unless_closed,
+            spooled=self.is_spooled,
         )
         self._backlog = self._make_backlog() if self.is_spooled else None
 

@@ -64,6 +64,7 @@ class Sender:
         clock: For deadlines and for the time of the last write.
         jitter: Returns a number in [0, 1).
         wait: Waits some seconds; True if it was woken because of a shutdown.
+        spooled: Whether what is kept waits in a spool.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Sender:
         clock: Clock,
         jitter: Callable[[], float],
         wait: Callable[[float], bool],
+        spooled: bool,
     ) -> None:
         self._sink = sink
         self._counters = counters
@@ -88,6 +90,8 @@ class Sender:
         self._clock = clock
         self._jitter = jitter
         self._wait = wait
+        self._prospect = " (kept, to be tried again)" if spooled else ""
+        self._refused: set[str] = set()  # lanes of which something was kept when tried last
         # Held while an answer is counted. Reentrant: a signal handler may shut down meanwhile.
         self._counting = threading.RLock()
         self._abandoned = False
@@ -183,6 +187,8 @@ class Sender:
                 sent.error_type = result.error_type
                 refused = bool(result.split_reason or result.delivered or result.rejected)
                 self._counters.write_failed(sent.error, connected=refused)
+            if result.delivered and records.lane in self._refused:
+                self._tell_of_recovery(records.lane)
             if not result.kept:
                 continue
             if result.split_reason:
@@ -199,16 +205,26 @@ class Sender:
                 # The rest was kept because of those alone. It is less each time, so this ends.
                 waiting.append(Records.of(result.kept))
                 continue
+            self._refused.add(records.lane)
+            what = f"{were(len(result.kept))} not taken{self._prospect}: {result.error}"
             self._log.log(
-                logging.WARNING,
-                f"kept {result.error_type}",
-                f"sink {self._sink.name}: {were(len(result.kept))} not taken: {result.error}",
+                logging.WARNING, f"kept {result.error_type}", f"sink {self._sink.name}: {what}"
             )
             sent.retry_after_seconds = _longest(
                 sent.retry_after_seconds, result.retry_after_seconds
             )
             sent.kept = Records.joined([sent.kept, result.kept, *reversed(waiting)])
             return
+
+    def _tell_of_recovery(self, lane: str) -> None:
+        self._refused.discard(lane)
+        what = f" for {lane!r}" if lane else ""
+        # As loud as what it takes back, or an outage would end for nobody to see.
+        self._log.log(
+            logging.WARNING,
+            f"taken again {lane}",
+            f"sink {self._sink.name}: {self._sink.destination} takes events{what} again",
+        )
 
     def _write(self, batch: Records, deadline: float, write_seconds: float) -> WriteResult:
         timeout_seconds = min(write_seconds, deadline - self._clock.monotonic())

@@ -127,6 +127,8 @@ class InfluxDBConnections:
     def _request(
         self, path: str, body: bytes, headers: Mapping[str, str], seconds: float
     ) -> urllib3.BaseHTTPResponse:
+        import urllib3  # noqa: PLC0415 -- at the top, start-up would pay for it
+
         deadline = time.monotonic() + seconds
         headers = {name: _in_utf_8(text) for name, text in headers.items()}
         pool = self._connected()
@@ -136,7 +138,7 @@ class InfluxDBConnections:
             body=body,
             headers=headers,
             timeout=self._timeout(deadline - time.monotonic()),
-            retries=False,
+            retries=urllib3.Retry(total=False),  # of a bare False urllib3 logs that it makes this
             redirect=False,
             preload_content=False,
             decode_content=False,
@@ -149,7 +151,7 @@ class InfluxDBConnections:
         Every second time of those that end without an answer: a server may be slow to say hello,
         and that has all of the time at first.
         """
-        import urllib3  # noqa: PLC0415 -- there by now; at the top, start-up would pay for it
+        import urllib3  # noqa: PLC0415 -- as above
 
         total = max(0.001, seconds)
         return urllib3.Timeout(connect=total / 3 if self._is_hasty else total, total=total)

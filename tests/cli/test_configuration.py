@@ -65,6 +65,15 @@ def test_what_is_wrong_for_one_signal_is_said_without_asking_for_it(config):
     assert result.output.count("OTEL_EXPORTER_CBTOP_TRACES_SINK is 'consle'") == 1
 
 
+def test_a_sink_of_one_signal_alone_that_lacks_something_is_told(config):
+    """All of that signal would be dropped."""
+    result = config(METRICS_SINK="influxdb")
+    assert result.exit_code == 1
+    assert "error: for metrics: sink influxdb needs influxdb.url" in result.output
+    result = config(SINK="influxdb")
+    assert result.output.count("sink influxdb needs") == 1
+
+
 def test_a_declarative_file_is_told_to_hold_instead(config, monkeypatch):
     """Options are the file's there, and the environment's where it says nothing."""
     monkeypatch.setenv("OTEL_CONFIG_FILE", "decl.yaml")

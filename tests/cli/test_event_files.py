@@ -1,4 +1,5 @@
 import gzip
+import subprocess
 import sys
 
 import pytest
@@ -19,6 +20,16 @@ def test_a_file_is_read_by_what_its_bytes_are(tmp_path, pack):
     file.write_bytes(pack(written.as_lines(written.log("one"), written.log("two"))))
     lines = list(read_events([str(file)]))
     assert [(line.number, line.event.fields["body"]) for line in lines] == [(1, "one"), (2, "two")]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd.compress], ids=["plain", "gz", "zst"])
+def test_standard_input_is_read_by_what_its_bytes_are(pack):
+    """As a file is: `cat events.jsonl.1.gz | otel-cbtop summary -`."""
+    given = pack(written.as_lines(written.log("one"), written.log("two")))
+    program = "from otel_cbtop_exporter.cli import main; main()"
+    command = [sys.executable, "-c", program, "validate", "-"]
+    done = subprocess.run(command, input=given, capture_output=True, check=True)
+    assert b"2 events" in done.stdout
 
 
 def test_a_wrong_line_costs_its_neighbours_nothing(tmp_path):

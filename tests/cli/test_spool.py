@@ -164,6 +164,19 @@ def test_one_destination_or_lane_can_be_exported_alone(tmp_path, run):
     assert run("export", tmp_path, "--destination", other.name).stdout == "3\n"
     assert run("export", tmp_path, "--lane", "logs").stdout == "2\n"
     assert run("export", tmp_path, "--lane", "logs", "--delete").exit_code == 2
+    result = run("export", tmp_path, "--lane", "lags")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "nothing waits for lags; buckets or topics are logs, spans" in result.stderr
+
+
+def test_what_belongs_to_several_is_not_removed_into_one_stream(tmp_path, run):
+    """Nobody could tell any more where the lines belong."""
+    first = leave(tmp_path, b"1", lane="spans")
+    leave(tmp_path, b"2", destination="elsewhere")
+    assert run("export", tmp_path, "--delete").exit_code == 2
+    result = run("export", tmp_path, "--delete", "--destination", first.name)
+    assert (result.exit_code, result.stdout) == (0, "1\n")
+    assert "1 event of spans" in result.stderr
 
 
 def test_what_was_exported_is_removed_when_that_is_asked_for(tmp_path, run):

@@ -50,6 +50,7 @@ class Bench:
             clock=clock,
             jitter=lambda: 0.5,
             wait=None,
+            spooled=True,
         )
         lanes = Lanes(
             spools=spools or (lambda: [self.spool]),

@@ -39,6 +39,7 @@ class Bench:
             clock=self.clock,
             jitter=lambda: 0.5,
             wait=None,  # lanes never let the sender wait
+            spooled=True,
         )
         self.lanes = Lanes(
             spools=lambda: self.spools,

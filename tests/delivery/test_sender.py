@@ -11,9 +11,11 @@ from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.health import HealthCounters
 from otel_cbtop_exporter.own_log import RateLimitedLog
-from otel_cbtop_exporter.sinks.base import Rejection, WriteResult
+from otel_cbtop_exporter.sinks.base import Record, Rejection, WriteResult
 from otel_cbtop_exporter.testing import FakeClock, RecordingSink
 from tests.delivery.records import away, busy, named, records, refused_for, too_large_over
+
+KEPT = "not taken (kept, to be tried again)"
 
 
 class Bench:
@@ -35,6 +37,7 @@ class Bench:
             clock=self.clock,
             jitter=lambda: jitter,
             wait=self._wait,
+            spooled=True,
         )
 
     def _wait(self, seconds):
@@ -243,7 +246,10 @@ def test_a_sink_that_raises_keeps_its_records(caplog):
     assert len(sent.delivered) == 2
     assert bench.counters.snapshot().write_errors == 2
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == ["sink recording: 2 events were not taken: the sink raised RuntimeError"]
+    assert messages == [
+        f"sink recording: 2 events were {KEPT}: the sink raised RuntimeError",
+        "sink recording: memory takes events again",
+    ]
 
 
 def test_an_outage_is_one_log_line_that_says_why(caplog):
@@ -253,9 +259,24 @@ def test_an_outage_is_one_log_line_that_says_why(caplog):
     bench = Bench(away, away, slow)
     bench.send(records(2))
     assert [record.getMessage() for record in caplog.records] == [
-        "sink recording: 2 events were not taken: no server answers",
-        "sink recording: 2 events were not taken: no answer in time",
+        f"sink recording: 2 events were {KEPT}: no server answers",
+        f"sink recording: 2 events were {KEPT}: no answer in time",
+        "sink recording: memory takes events again",
     ]
+
+
+def test_the_end_of_an_outage_is_a_line_for_each_lane(caplog):
+    """Once, and not while another bucket or topic is still refused."""
+    gone = Record(b"{}", lane="gone"), Record(b"{}", lane="there")
+    refused = WriteResult(kept=[gone[0]], error="there is none", error_type="404")
+    bench = Bench(refused, max_retries=0)
+    assert len(bench.send(gone).delivered) == 1
+    messages = [f"sink recording: 1 event was {KEPT}: there is none"]
+    assert [record.getMessage() for record in caplog.records] == messages
+    for _ in range(2):
+        assert len(bench.send(gone).delivered) == 2
+    messages.append("sink recording: memory takes events for 'gone' again")
+    assert [record.getMessage() for record in caplog.records] == messages
 
 
 def test_a_sink_that_does_not_answer_for_every_record_costs_none():

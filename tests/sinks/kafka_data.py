@@ -58,6 +58,7 @@ def send(sink, records, seconds=30):
         clock=SYSTEM_CLOCK,
         jitter=lambda: 0.5,
         wait=_sleep,
+        spooled=True,
     )
     return sender.send(records, time.monotonic() + seconds)
 

@@ -260,7 +260,8 @@ def test_the_log_says_once_what_to_mend(broker, tmp_path, caplog):
     lines = [r.getMessage() for r in caplog.records if r.name == "otel_cbtop_exporter"]
     (line,) = [line for line in lines if "were not taken" in line]
     assert line.startswith(
-        "sink kafka: 20 events were not taken: the broker refused the login: mend"
+        "sink kafka: 20 events were not taken (kept, to be tried again): "
+        "the broker refused the login: mend"
     )
     assert line.endswith(pipeline.health().last_error)
     path.write_text(f"sasl.password={PASSWORD}\n")

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable
 
 from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline, open_pipelines
+from otel_cbtop_exporter.health import SinkHealth
 
-__all__ = ["flush_all", "force_flush"]
+__all__ = ["flush_all", "force_flush", "process_health"]
 
 
 def force_flush(timeout_seconds: float = 10.0) -> bool:
@@ -23,6 +24,15 @@ def force_flush(timeout_seconds: float = 10.0) -> bool:
         False if some of it still waits.
     """
     return flush_all(open_pipelines(), timeout_seconds)
+
+
+def process_health() -> dict[str, SinkHealth]:
+    """Return how each sink of this process is doing, by its kind and its destination.
+
+    Exporters that share a sink are one, and what was lost before any sink, such as an item that
+    could not be mapped, is in the exporters' own `health()` alone.
+    """
+    return {one.label: one.health() for one in open_pipelines()}
 
 
 def flush_all(pipelines: Iterable[Pipeline], timeout_seconds: float) -> bool:
