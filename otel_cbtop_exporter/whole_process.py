@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline, open_pipelines
-from otel_cbtop_exporter.health import SinkHealth
+from otel_cbtop_exporter.health import SinkHealth, combined
 
 __all__ = ["flush_all", "force_flush", "process_health"]
 
@@ -29,10 +29,13 @@ def force_flush(timeout_seconds: float = 10.0) -> bool:
 def process_health() -> dict[str, SinkHealth]:
     """Return how each sink of this process is doing, by its kind and its destination.
 
-    Exporters that share a sink are one, and what was lost before any sink, such as an item that
+    For whoever has no exporter at hand. What was lost before any sink, such as an item that
     could not be mapped, is in the exporters' own `health()` alone.
     """
-    return {one.label: one.health() for one in open_pipelines()}
+    found: dict[str, list[SinkHealth]] = {}
+    for pipeline in open_pipelines():
+        found.setdefault(pipeline.label, []).append(pipeline.health())
+    return {label: combined(healths) for label, healths in found.items()}
 
 
 def flush_all(pipelines: Iterable[Pipeline], timeout_seconds: float) -> bool:

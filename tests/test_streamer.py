@@ -14,7 +14,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from otel_cbtop_exporter import CbtopSpanExporter, force_flush
+from otel_cbtop_exporter import CbtopSpanExporter, force_flush, process_health
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.errors import ConfigError, EventError, SinkError
 from otel_cbtop_exporter.events import Event, decode_event, event_from_sample
@@ -84,7 +84,7 @@ def test_any_time_can_be_given(seconds):
 
 def test_everything_of_the_process_can_be_flushed_by_whoever_has_no_exporter():
     """As after a provider's `force_flush`, which goes no further than into the exporters."""
-    sinks = [RecordingSink(), RecordingSink(*[busy(60.0)] * 100)]
+    sinks = [RecordingSink(destination="here"), RecordingSink(*[busy(60.0)] * 100)]
     exporters = [CbtopSpanExporter(sink=sink) for sink in sinks]
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporters[0]))
@@ -94,6 +94,8 @@ def test_everything_of_the_process_can_be_flushed_by_whoever_has_no_exporter():
     assert len(sinks[0].delivered) == 1
     exporters[1].export([span()])
     assert not force_flush(0.1)
+    assert process_health()["recording here"].events_written == 1
+    assert process_health()["recording memory"].events_spooled == 1
     provider.shutdown()
     exporters[1].shutdown(0)
 

@@ -165,7 +165,7 @@ _SALT = os.urandom(16).hex()
 
 
 def _stand_in(value: Any) -> str:
-    return f"[redacted:{hash(_SALT + tag_text(value)) & 0xFFFFFFFF:08x}]"
+    return f"[redacted:{hash(_SALT + tag_text(value)) & 0xFFFF_FFFF_FFFF:012x}]"
 
 
 class CacheBudget:

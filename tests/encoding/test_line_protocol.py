@@ -225,6 +225,15 @@ def test_a_tag_value_of_70_kb_is_cut_at_a_character_and_counted():
     assert lines.values_lost == {"tag_cut": 2}
 
 
+def test_a_text_is_cut_as_long_as_it_is_written():
+    """NUL, which no reader of InfluxDB takes, is written as a character of three bytes."""
+    lines = LineProtocolEncoder().encode([hand_made({"x": "\x00" * 400_000})])
+    (text,) = parse_line(lines.bodies[0].decode())["fields"].values()
+    assert set(text) == {"\ufffd"}
+    assert len(text.encode()) in range(1024 * 1024 - 3, 1024 * 1024 + 1)
+    assert lines.values_lost == {"field_cut": 1}
+
+
 def test_keys_that_alone_are_too_long_are_refused():
     """Cutting a key would make it another one."""
     lines = LineProtocolEncoder().encode([hand_made({"x": 1}, {"k" * 70_000: "v"})])

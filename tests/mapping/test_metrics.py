@@ -518,7 +518,7 @@ def test_redaction_keeps_series_apart():
     first = map_metrics(metrics(sum_metric(*points)), redact=("user.*",))
     again = map_metrics(metrics(sum_metric(*points)), redact=("user.*",))
     texts = [event.tags["user.id"] for event in first]
-    assert all(re.fullmatch(r"\[redacted:[0-9a-f]{8}\]", text) for text in texts)
+    assert all(re.fullmatch(r"\[redacted:[0-9a-f]{12}\]", text) for text in texts)
     assert len(set(texts)) == 3
     assert [event.tags["user.id"] for event in again] == texts
     assert LineProtocolEncoder().encode(first).refused == {}
