@@ -14,7 +14,7 @@ from otel_cbtop_exporter.delivery.lanes import Lanes
 from otel_cbtop_exporter.delivery.outcomes import Outcomes
 from otel_cbtop_exporter.delivery.retry import Clock
 from otel_cbtop_exporter.delivery.sender import Sender
-from otel_cbtop_exporter.delivery.spool import Spool, SpoolError, SpoolStats
+from otel_cbtop_exporter.delivery.spool import SpoolError, SpoolStats
 from otel_cbtop_exporter.delivery.spool_folder import make_spool
 from otel_cbtop_exporter.own_log import counted
 from otel_cbtop_exporter.sinks.base import Record, Sink
@@ -58,10 +58,9 @@ class Backlog:
             clock=clock,
         )
         self._left: SpoolStats | None = None
-        self._adopted_before = False
         self._lanes = Lanes(
             spools=self._store.spools,
-            adopt=self._adopt,
+            adopt=self._store.adopt,
             sender=sender,
             retry=config.retry,
             clock=clock,
@@ -121,15 +120,3 @@ class Backlog:
             what = f"{counted(waiting)} {wait} on disk for the next process"
             self._outcomes.notice("left", what)
         return ended
-
-    def _adopt(self) -> bool:
-        """Take over what dead processes left; whether there may be more of it."""
-        if isinstance(self._store, Spool):
-            return False
-        adopted = self._store.adopt()
-        if not self._adopted_before:
-            self._adopted_before = True
-            if folders := ", ".join(map(str, self._store.foreign())):
-                what = f"events of other destinations wait in {folders}"
-                self._outcomes.notice("foreign", f"{what} (see `otel-cbtop spool`)")
-        return bool(adopted)

@@ -17,7 +17,7 @@ import msgspec
 
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.retry import Clock, next_delay_seconds
-from otel_cbtop_exporter.delivery.search import add, broke_server, not_in, search
+from otel_cbtop_exporter.delivery.search import broke_server, search
 from otel_cbtop_exporter.delivery.sender import Sender, Sent
 from otel_cbtop_exporter.delivery.spool import Claim, Spool, SpoolError
 from otel_cbtop_exporter.delivery.waiting import Waiting
@@ -75,7 +75,7 @@ class Lanes:
 
     Args:
         spools: Returns where records wait, in the order to empty them.
-        adopt: Takes over what dead processes left; returns whether there may be more of them.
+        adopt: Takes over what dead processes left, a few at a time; returns how many spools.
         sender: Writes them.
         retry: Bounds of the backoff; the number of tries has none.
         clock: Time.
@@ -92,7 +92,7 @@ class Lanes:
         self,
         *,
         spools: Callable[[], Sequence[Spool]],
-        adopt: Callable[[], bool],
+        adopt: Callable[[], int],
         sender: Sender,
         retry: RetryConfig,
         clock: Clock,
@@ -188,7 +188,7 @@ class Lanes:
         """Return what is to be sent, or when the next lane may be tried."""
         if now >= self._adopt_at:
             self._adopt_at = now + _ADOPT_SECONDS
-            self._more_to_adopt = self._adopt()
+            self._more_to_adopt = self._adopt() > 0
         self._unreadable = None
         places = self._places()
         soonest: float | None = None
@@ -293,8 +293,8 @@ class Lanes:
     def _settle_what_is_known(self, claim: Claim, so_far: Sequence[Sent]) -> None:
         total = Sent()
         for sent in so_far:
-            add(total, sent)
-        total.kept = not_in(claim.records, total)
+            total.add(sent)
+        total.kept = total.left_of(claim.records)
         if len(total.kept) < len(claim.records):
             if total.rejected:
                 self._reject(total.rejected, total.why_rejected)

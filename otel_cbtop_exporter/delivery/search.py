@@ -6,9 +6,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from otel_cbtop_exporter.delivery.sender import Sent
-from otel_cbtop_exporter.sinks.base import Record, Records, Rejection
+from otel_cbtop_exporter.sinks.base import Record, Rejection
 
-__all__ = ["add", "broke_server", "not_in", "search"]
+__all__ = ["broke_server", "search"]
 
 # After so many pieces that failed, and none that passed, it is the server and not a record.
 _PIECES_BEFORE_GIVING_UP = 16  # from 4,000 records to one are 12
@@ -48,7 +48,7 @@ def search(
     broken = 0
     while pieces and not ((total.delivered or total.rejected) and is_over()):
         sent = attempt(pieces.popleft())
-        add(total, sent)
+        total.add(sent)
         if not sent.kept:
             continue
         broken += 1
@@ -68,39 +68,17 @@ def search(
             suspects[record] += 1
             if suspects[record] >= _SEARCHES_BEFORE_BLAME:
                 total.rejected += [Rejection(record, "server_error", total.error)] * times
-    total.kept = not_in(records, total)
+    total.kept = total.left_of(records)
     return total
-
-
-def not_in(records: Sequence[Record], sent: Sent) -> Records:
-    """Return the records that were neither delivered nor rejected, in order."""
-    # By value: of equal records one is as good as the other.
-    gone = Counter([*sent.delivered, *(rejection.record for rejection in sent.rejected)])
-    return Records.of([record for record in records if not _take(gone, record)])
-
-
-def _take(counts: Counter[Record], record: Record) -> bool:
-    """Say whether a record is there, and take it out once."""
-    counts[record] -= 1
-    return counts[record] >= 0
 
 
 def _breaks_alone(total: Sent, record: Record, attempt: Callable[[Sequence[Record]], Sent]) -> bool:
     for _ in range(_TRIES_ALONE):
         sent = attempt([record])
-        add(total, sent)
+        total.add(sent)
         if not sent.kept or not broke_server(sent):
             return False
     return True
-
-
-def add(total: Sent, sent: Sent) -> None:
-    """Add what came of one attempt, but for what was kept."""
-    total.delivered = Records.joined([total.delivered, sent.delivered])
-    total.rejected += sent.rejected
-    total.retry_after_seconds = sent.retry_after_seconds
-    if sent.error_type:
-        total.error, total.error_type = sent.error, sent.error_type
 
 
 def broke_server(sent: Sent) -> bool:

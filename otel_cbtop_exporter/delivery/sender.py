@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -48,6 +49,26 @@ class Sent(msgspec.Struct):
     def why_rejected(self) -> str:
         """The error, if it is known to be about what was rejected."""
         return "" if self.kept else self.error
+
+    def add(self, other: Sent) -> None:
+        """Add what came of another attempt, but for what was kept."""
+        self.delivered = Records.joined([self.delivered, other.delivered])
+        self.rejected += other.rejected
+        self.retry_after_seconds = other.retry_after_seconds
+        if other.error_type:
+            self.error, self.error_type = other.error, other.error_type
+
+    def left_of(self, records: Sequence[Record]) -> Records:
+        """Return the records that were neither delivered nor rejected, in order."""
+        # By value: of equal records one is as good as the other.
+        gone = Counter([*self.delivered, *(rejection.record for rejection in self.rejected)])
+        left: list[Record] = []
+        for record in records:
+            if gone[record] > 0:
+                gone[record] -= 1
+            else:
+                left.append(record)
+        return Records.of(left)
 
 
 class Sender:

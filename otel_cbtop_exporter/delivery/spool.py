@@ -93,6 +93,10 @@ class Spool:
         """Return the spools to empty, in order: this one, where it is alone."""
         return (self,)
 
+    def adopt(self) -> int:
+        """Take over what dead processes left: nothing, where it is alone."""
+        return 0
+
     @reporting
     def lanes(self) -> list[str]:
         """Return the lanes that have records, the one with the oldest first.

@@ -150,6 +150,7 @@ class SpoolFolder:
 
         self._memory = spool_at(None, min(max_bytes, DEFAULT_MEMORY_BYTES))
         self._files = SpoolFiles(self.folder, max_bytes, spool_at, self._reports)
+        self._has_adopted = False
         self._begin()
         watch_forks(self)
 
@@ -192,10 +193,16 @@ class SpoolFolder:
             How many spools were taken over; a few at a time, the oldest first.
         """
         try:
-            return self._files.adopt()
+            adopted = self._files.adopt()
+            if not self._has_adopted:
+                self._has_adopted = True
+                if folders := ", ".join(map(str, self.foreign())):
+                    what = f"events of other destinations wait in {folders}"
+                    self._reports.note("foreign", f"{what} (see `otel-cbtop spool`)")
         except OSError as error:
             self._reports.note("spool_place", f"spool folder {self.folder}: {error}")
             return 0
+        return adopted
 
     def foreign(self) -> list[Path]:
         """Return the folders of other destinations that hold files of dead processes."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from otel_cbtop_exporter.sinks.base import Record
 
-__all__ = ["Refusal", "read_refusal"]
+__all__ = ["ServerRefusal", "read_refusal"]
 
 _PARSE_ERROR = "unable to parse '"
 _CONFLICT = re.compile(
@@ -40,7 +40,7 @@ _ESCAPED = re.compile(r"\\([ ,=])")
 _MOST_SEPARATORS = 100
 
 
-class Refusal(NamedTuple):
+class ServerRefusal(NamedTuple):
     """What a server said of the lines that it refused.
 
     Attributes:
@@ -57,7 +57,7 @@ class Refusal(NamedTuple):
     named: dict[int, str]
 
 
-def read_refusal(text: str, message: str, records: Sequence[Record]) -> Refusal:
+def read_refusal(text: str, message: str, records: Sequence[Record]) -> ServerRefusal:
     """Find the refused lines of a 400 or a 422.
 
     Args:
@@ -69,7 +69,7 @@ def read_refusal(text: str, message: str, records: Sequence[Record]) -> Refusal:
     if _PARSE_ERROR in message:
         # It quotes lines, which may hold any number, and names every line that is refused.
         error = "InfluxDB cannot read some lines"
-        refusal = Refusal("invalid", error, message, _unparsed(records, message))
+        refusal = ServerRefusal("invalid", error, message, _unparsed(records, message))
     elif (numbered := _numbered(text)) and not any(b"\n" in record.body for record in records):
         refusal = _by_number(numbered, message, records)
     else:
@@ -84,23 +84,23 @@ def read_refusal(text: str, message: str, records: Sequence[Record]) -> Refusal:
     return refusal
 
 
-def _by_cause(message: str, records: Sequence[Record]) -> Refusal:
+def _by_cause(message: str, records: Sequence[Record]) -> ServerRefusal:
     """Read a partial write of 1.8 or 2, which names one cause."""
     conflict = _CONFLICT.search(message)
     if conflict is not None:
         field, measurement, ours, theirs = conflict.groups()
         error = _conflict_error(f"{field} of measurement {measurement}", ours, theirs)
         detail = f"{error} (docs/influxdb.md says how). InfluxDB: {message}"
-        return Refusal("field_type_conflict", error, detail, _with_field(records, conflict))
+        return ServerRefusal("field_type_conflict", error, detail, _with_field(records, conflict))
     bound = _LOWER_BOUND.search(message)
     if bound is not None or "beyond retention policy" in message:
         error = "points are older than the bucket keeps them"
         named = _older_than(records, bound) if bound is not None else {}
-        return Refusal("outside_retention", error, message, named)
+        return ServerRefusal("outside_retention", error, message, named)
     if "limit exceeded" in message:  # of 1.8: series of a database, values of a tag
-        return Refusal("limit_exceeded", "", message, {})
+        return ServerRefusal("limit_exceeded", "", message, {})
     error = "InfluxDB cannot read some lines" if "partial write" in message else ""
-    return Refusal("invalid", error, message, {})
+    return ServerRefusal("invalid", error, message, {})
 
 
 def _numbered(text: str) -> list[tuple[int, str]]:
@@ -116,7 +116,7 @@ def _numbered(text: str) -> list[tuple[int, str]]:
 
 def _by_number(
     numbered: Sequence[tuple[int, str]], message: str, records: Sequence[Record]
-) -> Refusal:
+) -> ServerRefusal:
     """Take the lines that are refused for the kind of the first one; others come again."""
     conflict = _COLUMN_CONFLICT.search(numbered[0][1])
     named = {
@@ -126,10 +126,10 @@ def _by_number(
         and (_COLUMN_CONFLICT.search(reason) is None) == (conflict is None)
     }
     if conflict is None:
-        return Refusal("invalid", "InfluxDB cannot read some lines", message, named)
+        return ServerRefusal("invalid", "InfluxDB cannot read some lines", message, named)
     column, theirs, ours = conflict.groups()
     error = _conflict_error(json.dumps(column, ensure_ascii=False), ours, theirs)
-    return Refusal("field_type_conflict", error, message, named)
+    return ServerRefusal("field_type_conflict", error, message, named)
 
 
 def _conflict_error(field: str, ours: str, theirs: str) -> str:
