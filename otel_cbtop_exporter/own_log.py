@@ -74,13 +74,36 @@ class RateLimitedLog:
             self._held_back.pop(cause, None)
         self._logger.log(level, "%s%s", message, f" ({held})" if held else "")
 
+    def tell_due(self) -> None:
+        """Log how many events were held back of causes whose minute is over.
+
+        For whoever comes by often: a loss that stops would not be told to its end otherwise.
+        """
+        if not self._held_back:
+            return
+        now = self._monotonic()
+        with self._lock:
+            due = [
+                (cause, held)
+                for cause, held in self._held_back.items()
+                if held.events and now >= self._next[cause]
+            ]
+            for cause, _ in due:
+                del self._held_back[cause]
+                self._next[cause] = now + _LOG_INTERVAL_SECONDS
+        for _, held in due:
+            self._tell(held)
+
     def tell_held_back(self) -> None:
         """Log how many events were held back, each cause once: nobody will come again."""
         with self._lock:
             held_back, self._held_back = self._held_back, {}
         for held in held_back.values():
             if held.events:
-                self._logger.log(held.level, "%s (the last of %s)", held.message, held)
+                self._tell(held)
+
+    def _tell(self, held: _HeldBack) -> None:
+        self._logger.log(held.level, "%s (the last of %s)", held.message, held)
 
 
 class HeldLog:

@@ -142,6 +142,7 @@ class SignalDelivery:
                 by default.
         """
         deadline = time.monotonic() + seconds
+        self._own_losses().log.tell_due()
         events, ok = self._map(map_batch, batch, pieces or _ITEMS)
         if self._shut_down.locked():
             self._lose("shutdown", events, "it came after shutdown")

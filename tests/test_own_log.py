@@ -61,6 +61,26 @@ def test_events_of_messages_that_were_not_logged_are_told_as_a_sum(caplog):
     ]
 
 
+def test_a_loss_that_stops_is_told_to_its_end_within_a_minute(caplog):
+    """By the next batch that comes, or a reader of the log would judge it too small for ever."""
+    clock = FakeClock()
+    log = RateLimitedLog(LOGGER, clock.monotonic)
+    for events in (2, 20, 300):
+        log.log(logging.WARNING, "full", f"{events} events were dropped", events=events)
+    log.log(logging.WARNING, "away", "the sink is away")
+    log.log(logging.WARNING, "away", "the sink is away")
+    log.tell_due()
+    assert len(caplog.records) == 2
+    for _ in range(2):
+        clock.advance(60)
+        log.tell_due()
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 events were dropped",
+        "the sink is away",
+        "300 events were dropped (the last of 320 more events since the last message)",
+    ]
+
+
 def test_an_exporter_tells_all_that_was_lost_when_it_ends(caplog):
     """The log alone says how much that was."""
 

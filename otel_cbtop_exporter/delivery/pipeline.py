@@ -136,6 +136,7 @@ class Pipeline:
         if not events:
             return True
         deadline = self._clock.monotonic() + timeout_seconds
+        self._outcomes.log.tell_due()
         if self._metrics is not None:
             self._metrics.open()
         if self.closed:

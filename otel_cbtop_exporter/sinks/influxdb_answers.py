@@ -110,6 +110,8 @@ def _advice(answer: Answer, message: str, *, web_page: bool, bucket: str, org: s
         )
     if status == 401:
         return "the token is not accepted; check influxdb.token or influxdb.token_file"
+    if status == 403 and "inactive" in message:
+        return "the token is deactivated; activate it, or give another one"
     if status == 403:
         return f"the token may not write to bucket {bucket!r}; give it that permission"
     if status == 404 and "organization" in message:

@@ -87,6 +87,23 @@ def test_a_direct_batch_that_times_out_is_counted_so(make):
     assert pipeline.health().events_dropped == {"timeout": 3}
 
 
+def test_the_next_batch_tells_what_was_lost_before(make, caplog):
+    """A loss that stops would stay in nobody's log otherwise."""
+    clock = FakeClock()
+
+    def refuse(batch):
+        return WriteResult(rejected=[Rejection(record, "invalid") for record in batch])
+
+    sink = RecordingSink(*[refuse] * 3, local=True)
+    pipeline = make(sink, clock=clock)
+    for _ in range(3):
+        pipeline.submit(events(2), 5)
+    clock.advance(60)
+    assert len(caplog.records) == 1
+    pipeline.submit(events(1), 5)
+    assert "the last of 4 more events" in caplog.records[1].getMessage()
+
+
 def test_a_local_sink_with_a_spool_path_is_spooled(make, tmp_path):
     """With a spool path a local sink's records survive a sink that says no."""
     pipeline = make(RecordingSink(away, local=True), spool={"path": str(tmp_path / "spool")})

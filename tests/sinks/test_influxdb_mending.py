@@ -81,6 +81,21 @@ def test_a_token_that_may_not_write(influxdb2, tmp_path, where):
         assert outcome(settled(pipeline, 100)) == (100, 0, {})
 
 
+def test_a_token_that_was_deactivated(influxdb2, tmp_path):
+    """403 as well, and its permissions are in order: what to look at is its status."""
+    bucket = influxdb2.new_bucket()
+    token = influxdb2.new_token(bucket, "write")
+    path = f"/api/v2/authorizations/{token['id']}"
+    influxdb2.api("PATCH", path, {"status": "inactive"})
+    options = influxdb2.options(bucket, token=token["token"])
+    with delivering(tmp_path, **options) as pipeline:
+        pipeline.submit(spans(100), 10)
+        health = refused(pipeline, "answered 403")
+        assert "the token is deactivated" in health.last_error
+        influxdb2.api("PATCH", path, {"status": "active"})
+        assert outcome(settled(pipeline, 100)) == (100, 0, {})
+
+
 def test_a_missing_bucket_that_is_created(influxdb, tmp_path):
     """404 names the bucket, and nothing is lost by the time it is there."""
     name = f"later-{uuid.uuid4().hex}"
