@@ -6,7 +6,6 @@ Not here: which options there are (`config.py`), the environment (`env.py`).
 from __future__ import annotations
 
 import functools
-import re
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,8 +48,6 @@ _SECRET_PROPERTIES = ("password", "secret", "key", "user.info", "token")
 MASK = "********"
 """Stands for a secret."""
 
-# A password may hold any of `/?#`, which no parser of URLs would allow there.
-_LOGIN_IN_URL = re.compile(r"(?<=://)\S*@")
 # Two ways to say the same: who gives one does not mean the other any more.
 _INSTEAD = {("influxdb", "token"): "token_file", ("influxdb", "token_file"): "token"}
 # What an option of a type is, for people who do not write Python.
@@ -265,15 +262,20 @@ def is_secret(hint: Any) -> bool:
 def shown(hint: Any, value: Any) -> str:
     """Return an option's value as messages may have it: without secrets."""
     if not value or not is_secret(hint):
-        return without_login(repr(value))
+        return repr(without_login(value)) if isinstance(value, str) else repr(value)
     if isinstance(value, Mapping):
         return repr(dict.fromkeys(value, MASK))
     return repr(MASK)
 
 
 def without_login(text: str) -> str:
-    """Return a text without the user names and passwords of URLs in it."""
-    return _LOGIN_IN_URL.sub(f"{MASK}@", text)
+    """Return an option's text without a user name and a password, as a URL may have them.
+
+    A password may hold any of `/?#` and blanks, and the scheme may have been forgotten.
+    """
+    login, at, rest = text.rpartition("@")
+    scheme, colon, _ = login.partition("://")
+    return f"{scheme}{colon}{MASK}@{rest}" if at and colon else f"{MASK}@{rest}" if at else text
 
 
 def _choices(hint: Any) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from otel_cbtop_exporter.config import (
     KafkaConfig,
     SpoolConfig,
 )
+from otel_cbtop_exporter.env import PREFIX, configuration
 from otel_cbtop_exporter.options import build, merged, parse_text
 
 
@@ -189,3 +190,33 @@ def test_arguments_are_laid_over_the_environment_group_by_group():
 def test_environment_texts_are_read_by_type(hint, text, value):
     """Lists are separated by commas, mappings are key=value."""
     assert parse_text(hint, text) == value
+
+
+def test_what_is_given_in_code_wins_over_the_environment(monkeypatch):
+    """Option by option; what is not given comes from there."""
+    monkeypatch.setenv(PREFIX + "INFLUXDB_ORG", "theirs")
+    monkeypatch.setenv(PREFIX + "INFLUXDB_BUCKET", "kept")
+    config = configuration(None, {"influxdb": {"org": "ours"}})
+    assert (config.influxdb.org, config.influxdb.bucket) == ("ours", "kept")
+
+
+def test_a_login_is_not_shown_however_it_is_written():
+    """Without a scheme, or with a blank in the password, it is no URL, and still a secret."""
+    for url in ("me:s3cret@db:8086", "http://me:s3cret phrase@db", "https://me:s3@cret@db:1"):
+        with pytest.raises(ConfigError, match="influxdb.url is .*@db") as told:
+            build(ExporterConfig, {"influxdb": {"url": url}})
+        assert "s3" not in str(told.value)
+        assert "phrase" not in str(told.value)
+
+
+@pytest.mark.parametrize("tail", ["?u=me&p=s3cret", "#s3cret", "/x?p=s3cret"])
+def test_a_query_in_influxdbs_url_is_refused_and_not_shown(tail):
+    """InfluxDB 1.x has logins there, which would be left out without a word."""
+    with pytest.raises(ConfigError, match="without a query") as told:
+        build(ExporterConfig, {"influxdb": {"url": f"http://db:8086{tail}"}})
+    assert "s3cret" not in str(told.value)
+
+
+def test_no_certificate_is_unchecked_unless_somebody_says_so():
+    """A default that would be noticed too late."""
+    assert ExporterConfig().influxdb.verify_tls is True

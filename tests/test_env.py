@@ -169,3 +169,30 @@ def test_what_was_read_builds():
     assert config.sink == ("kafka", "jsonlines")
     assert config.kafka.bootstrap_servers == "a:1,b:2"
     assert config.exit_on_sigterm is True
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "option", "value"),
+    [
+        ("INFLUXDB_V2_TIMEOUT", "2500", "timeout_ms", 2_500),
+        ("INFLUXDB_V2_VERIFY_SSL", "False", "verify_tls", False),
+        ("INFLUXDB_V2_SSL_CA_CERT", "/ca.pem", "ca_file", "/ca.pem"),
+        ("INFLUXDB_V2_CERT_FILE", "/cert.pem", "cert_file", "/cert.pem"),
+        ("INFLUXDB_V2_CERT_KEY_FILE", "/key.pem", "key_file", "/key.pem"),
+    ],
+)
+def test_each_of_influxdbs_variables_is_the_option_that_it_means(variable, text, option, value):
+    """A certificate is no key, and an unchecked one no compression."""
+    assert options_from_environment(None, {variable: text}) == {"influxdb": {option: value}}
+
+
+def test_a_signals_variable_is_no_unknown_one(caplog):
+    """Of whichever signal, whoever reads."""
+    read("traces", TRACES_SINK="none", METRICS_SINK="none", LOGS_KAFKA_ACKS="1")
+    assert not caplog.records
+
+
+def test_blanks_around_a_text_are_not_part_of_it():
+    """A file of variables may have some: of a token they would be sent."""
+    options = read(INFLUXDB_TOKEN=" t ", INFLUXDB_HEADERS="a = b , c=d")
+    assert options == {"influxdb": {"token": "t", "headers": {"a": "b", "c": "d"}}}

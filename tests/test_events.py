@@ -199,3 +199,8 @@ def test_a_tag_set_is_a_sorted_immutable_mapping_without_empty_texts():
     assert {"a": "1", "b": "2"} == tags
     with pytest.raises(TypeError):
         tags["d"] = "4"
+
+
+def test_zero_is_a_time():
+    """It is not now."""
+    assert event_from_sample("m", 1.0, timestamp_ns=0).timestamp_ns == 0

@@ -42,6 +42,7 @@ from otel_cbtop_exporter import (
     decode_event,
 )
 from otel_cbtop_exporter._sdk import LogRecordExportResult
+from otel_cbtop_exporter.delivery.pipeline import open_pipelines
 from otel_cbtop_exporter.testing import RecordingSink
 from tests.builders import (
     RESOURCE,
@@ -530,3 +531,81 @@ def test_no_log_line_of_ours_holds_an_attribute_value(caplog):
     exporter.shutdown()
     assert caplog.records
     assert "4111" not in caplog.text
+
+
+def test_every_exporter_redacts():
+    """A secret in an attribute leaves with no signal."""
+    from opentelemetry._logs import SeverityNumber
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+    sink = RecordingSink(local=True)
+    options = {"sink": sink, "mapping": {"redact": ["user.*"]}}
+    secret = {"user.token": "s3cret"}
+    traces = TracerProvider()
+    traces.add_span_processor(SimpleSpanProcessor(CbtopSpanExporter(**options)))
+    traces.get_tracer("t").start_span("s", attributes=secret).end()
+    logs = LoggerProvider()
+    logs.add_log_record_processor(SimpleLogRecordProcessor(CbtopLogRecordExporter(**options)))
+    logs.get_logger("l").emit(
+        body="b", severity_number=SeverityNumber.INFO, attributes=secret, timestamp=1
+    )
+    metrics = MeterProvider([PeriodicExportingMetricReader(CbtopMetricExporter(**options))])
+    metrics.get_meter("m").create_counter("c").add(1, secret)
+    for provider in (traces, logs, metrics):
+        provider.shutdown()
+    assert {event["signal"] for event in sink.events} == {"span", "log", "metric"}
+    for record in sink.delivered:
+        assert b"s3cret" not in record.body
+        assert b"[redacted" in record.body
+
+
+def test_exporters_with_other_spools_share_nothing(tmp_path):
+    """One that asks for a disk must not be put into another one's memory."""
+    options = {"sink": "kafka", "kafka": {"bootstrap_servers": "127.0.0.1:1"}}
+    before = len(open_pipelines())
+    exporters = [
+        CbtopSpanExporter(**options, **more)
+        for more in (
+            {},
+            {"spool": {"path": str(tmp_path)}},
+            {"retry": {"max_retries": 9}},
+            {"delivery": "direct"},
+            {"max_batch_events": 7},
+            {"max_batch_bytes": 7_000},
+            {"internal_metrics": True},
+        )
+    ]
+    assert len(open_pipelines()) - before == len(exporters)
+    for exporter in exporters:
+        exporter.shutdown(1_000)
+
+
+def test_an_exporter_that_cannot_be_made_holds_nothing(tmp_path):
+    """The sink that was made before the wrong one is closed, or no later holder is the last."""
+    before = len(open_pipelines())
+    with pytest.raises(ConfigError):
+        CbtopSpanExporter(
+            sink=["jsonlines", "influxdb"], jsonlines={"path": str(tmp_path / "a.jsonl")}
+        )
+    assert len(open_pipelines()) == before
+
+
+def test_off_the_main_thread_no_handler_is_installed():
+    """Python allows it there only, and an exporter made elsewhere must come into being."""
+    made = []
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def build():
+        made.append(CbtopSpanExporter(sink=RecordingSink(local=True), exit_on_sigterm=True))
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    thread.join(20)
+    assert len(made) == 1
+    assert signal.getsignal(signal.SIGTERM) is handler
+    made[0].shutdown()

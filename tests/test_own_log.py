@@ -205,3 +205,12 @@ def test_a_warning_is_seen_where_telemetry_is_the_only_handler(handlers, begins)
         return
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{begins}sink influxdb needs influxdb.url")
+
+
+def test_what_was_not_logged_is_told_at_the_shutdown(caplog):
+    """The second loss of a minute has no line of its own, and no later line says so."""
+    exporter = CbtopSpanExporter(sink=RecordingSink(local=True))
+    for _ in range(3):
+        exporter.export([object()])
+    exporter.shutdown()
+    assert "2 more events" in caplog.text

@@ -346,3 +346,61 @@ def test_a_batch_names_what_has_no_line():
         batch.to_influx_batch()
     with pytest.raises(EventError):
         batch.to_json_lines()
+
+
+@pytest.mark.parametrize("end", ["flush", "shutdown"])
+def test_what_one_thread_flushes_another_one_goes_on_with(end):
+    """Nobody keeps the turn that batches are handed over in."""
+    sink = RecordingSink(local=True)
+    streamer = EventStreamer(sink, batch_size=1)
+    getattr(streamer, end)()
+    answers = []
+
+    def other():
+        streamer._shut_down = threading.Lock()  # as it was when the send began
+        answers.append(streamer.send(sample(1)))
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert answers == [end == "flush"]
+    streamer._shut_down.acquire(blocking=False)
+    streamer.shutdown()
+    if end == "flush":
+        streamer._shut_down = threading.Lock()
+        streamer.shutdown()
+
+
+def test_flush_says_that_a_batch_was_not_taken():
+    """Nothing waits any more, because it was dropped."""
+    streamer = EventStreamer(RecordingSink(*[away] * 9, local=True), retry={"max_retries": 0})
+    assert streamer.send(sample(1))
+    assert not streamer.flush()
+    assert streamer.health().events_dropped == {"ConnectionRefusedError": 1}
+    streamer.shutdown()
+
+
+def test_an_event_that_comes_between_two_looks_of_a_shutdown_is_not_left_behind():
+    """Nobody else would come for it: it is counted as lost, or delivered."""
+
+    class Late:
+        """The deque of waiting events, with a shutdown just behind an append."""
+
+        def __init__(self, deque):
+            self._deque = deque
+
+        def append(self, event):
+            streamer._waiting = self._deque
+            streamer.shutdown()
+            self._deque.append(event)
+
+        def __len__(self):
+            return len(self._deque)
+
+    sink = RecordingSink(local=True)
+    streamer = EventStreamer(sink)
+    streamer._waiting = Late(streamer._waiting)
+    assert not streamer.send(sample(1))
+    health = streamer.health()
+    assert health.events_dropped == {"shutdown": 1}
+    assert streamer.pending_count == 0

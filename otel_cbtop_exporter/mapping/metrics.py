@@ -106,8 +106,8 @@ class MetricMapper:
         series = scope.series_of(metric)
         points: Sequence[Any] = data.data_points
         tag_sets, have_twins = series.tag_sets(points, self._redaction)
-        if have_twins:
-            points, tag_sets = add_up(points, tag_sets, newest=isinstance(data, Gauge))
+        if have_twins and not isinstance(data, Gauge):
+            points, tag_sets = add_up(points, tag_sets)
         if isinstance(data, Histogram):
             self._map_histograms(series, points, tag_sets, made)
         elif isinstance(data, ExponentialHistogram):

@@ -57,3 +57,9 @@ def test_a_file_that_is_being_compressed_counts_once():
     """Of a plain file, its finished and its unfinished compressed one, one is read."""
     given = ["e.jsonl", "e.jsonl.1", "e.jsonl.1.gz", "e.jsonl.2", "e.jsonl.2.zst.tmp", "e.jsonl"]
     assert whole_files(given) == ["e.jsonl", "e.jsonl.1.gz", "e.jsonl.2"]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_plain_file_beside_its_compressed_one_counts_once(suffix):
+    """Or a summary would have its events twice."""
+    assert whole_files(["e.1", f"e.1{suffix}", f"e.2{suffix}.tmp"]) == [f"e.1{suffix}"]

@@ -7,7 +7,7 @@ from otel_cbtop_exporter.cli.rendering import (
     printable,
     time_text,
 )
-from otel_cbtop_exporter.events import Event, event_from_sample
+from otel_cbtop_exporter.events import Event, MetricInfo, event_from_sample
 from tests.cli.written import TRACE, log, metric, span
 
 EVENTS_OF_TAGS = [
@@ -88,3 +88,29 @@ EVERY_SIGNAL = {
 def test_every_kind_of_event_is_one_line(event, text):
     """A line says when, what kind, whose, what, and which trace."""
     assert event_line(event).plain.partition("Z  ")[2].startswith(text)
+
+
+_TAGS = ("service.name", "span.name", "span.kind", "severity_text", "otel.scope.name")
+_TAGS += ("event.name", "exception.type", "metric.name", "own")
+_SIGNALS = ("span", "span_event", "span_link", "log", "exemplar", "metric", None)
+
+
+@pytest.mark.parametrize("escape", ["\x1b[2J", "\x7f", "\x9b0m"])
+@pytest.mark.parametrize("signal", _SIGNALS)
+def test_nothing_of_any_event_is_obeyed(signal, escape):
+    """Whatever of it is shown, in whatever place."""
+    fields = dict.fromkeys(("status_message", "body", "linked_trace_id", "value", escape), escape)
+    metric = MetricInfo("gauge", unit=escape) if signal == "metric" else None
+    attributes = {"exception.message": escape}
+    tags = {**dict.fromkeys(_TAGS, escape), escape: escape}
+    event = Event(
+        escape,
+        tags,
+        {"error": 1, **fields},
+        0,
+        correlation_id=escape,
+        signal=signal,
+        attributes=attributes,
+        metric=metric,
+    )
+    assert event_line(event).plain.isprintable()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from otel_cbtop_exporter.delivery.dead_letters import DeadLetters
+from otel_cbtop_exporter.file_lock import lock
 from otel_cbtop_exporter.sinks.base import Record, Rejection
 
 
@@ -163,3 +164,25 @@ def test_a_neighbour_that_never_lets_go_is_not_waited_for(path):
             letters.write(rejections(1), "kafka", 0)
     letters.write(rejections(1), "kafka", 0)
     assert len(lines(path)) == 2
+
+
+def descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_dead_letters_leave_no_descriptor_open(tmp_path):
+    """Whether the file moves on, or a neighbour holds its lock."""
+    letters = DeadLetters(tmp_path / "dead.jsonl", max_bytes=200)
+    rejections = [Rejection(Record(b"x" * 150), "invalid")]
+    before = descriptors()
+    for _ in range(4):
+        letters.write(rejections, "kafka", 1)
+    assert descriptors() == before
+    held = os.open(tmp_path / "dead.jsonl", os.O_RDWR)
+    try:
+        lock(held, 0.0)
+        with pytest.raises(TimeoutError):
+            letters.write([Rejection(Record(b""), "invalid")], "kafka", 1)
+        assert descriptors() == before + 1
+    finally:
+        os.close(held)

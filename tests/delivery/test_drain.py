@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from otel_cbtop_exporter.config import RetryConfig
 from otel_cbtop_exporter.delivery.drain import Drain
@@ -15,7 +16,7 @@ from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
 from otel_cbtop_exporter.health import HealthCounters
 from otel_cbtop_exporter.own_log import RateLimitedLog
 from otel_cbtop_exporter.sinks.base import WriteResult
-from otel_cbtop_exporter.testing import RecordingSink
+from otel_cbtop_exporter.testing import FakeClock, RecordingSink
 from tests.delivery.records import away, busy, records
 
 QUICK = RetryConfig(initial_delay_ms=1, max_delay_ms=5)
@@ -285,3 +286,153 @@ def wait_until(condition, within=LONG):
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.002)
+
+
+def deliver(batch):
+    return WriteResult(delivered=batch)
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_a_flush_without_a_thread_is_given_up_after_its_last_progress(bench, no_threads):
+    """A slow sink is waited for; of the time, what was waited in vain is told alone."""
+    clock = FakeClock()
+
+    def slow(batch):
+        clock.advance(1.5)
+        return deliver(batch)
+
+    one = bench(*[slow] * 20, *[busy(60.0)] * 100, clock=clock)
+    one.sink.max_batch_events = 1
+    one.drain._lanes._sender.max_batch_events = 1
+    for n in range(21):
+        one.append(records(1, start=n))
+    drained = one.drain.drain(clock.monotonic() + 1_000, lambda: 2.0)
+    assert not drained.done
+    assert len(one.sink.delivered) == 20
+    assert drained.stalled_seconds == 0.0
+
+
+def test_waiting_leaves_no_mark_behind(bench):
+    """Each step looks at every mark, and a service may flush for months."""
+    one = bench()
+    for n in range(3):
+        one.append(records(1, start=n))
+        assert one.wait_drained().done
+    assert one.drain._marks == []
+
+
+def test_what_a_flush_cannot_see_does_not_reach_its_caller(bench):
+    """Also where it is no SpoolError; and not knowing is not being done."""
+    here = threading.current_thread()
+
+    def spools():
+        if threading.current_thread() is here:
+            raise LookupError("bug")
+        return [one.spool]
+
+    one = bench(None, *[busy(60.0)] * 100, spools=spools)
+    one.drain._lanes._sender.max_batch_events = 1
+    one.spool.append(records(1), 1)
+    one.spool.append(records(1, start=1), 2)
+    one.drain.wake()
+    assert not one.wait_drained().done
+    assert one.sink.delivered == records(1)
+
+
+def test_a_record_that_comes_while_the_thread_goes_to_sleep_is_sent(bench):
+    """The spool was empty when it was looked at; nobody flushes, and nothing else comes."""
+
+    class Late(Spool):
+        looks = 0
+
+        def lanes(self):
+            found = super().lanes()
+            if not found and self.looks < 2:  # the second one is the last look of a step
+                self.looks += 1
+                if self.looks == 2:
+                    self.append(records(1, start=1), time.time_ns())
+                    one.drain.wake()
+            return found
+
+    late, release = Late(), threading.Event()
+
+    def hang(batch):
+        assert release.wait(LONG)
+        return deliver(batch)
+
+    one = bench(None, hang, spools=lambda: [late])
+    late.append(records(1), time.time_ns())
+    one.drain.wake()
+    wait_until(lambda: len(one.sink.writes) == 2)
+    assert not one.wait_drained(within=0.01).done
+    release.set()
+    assert one.wait_drained().done
+    assert one.sink.delivered == records(2)
+    late.close()
+
+
+def test_an_unforeseen_error_is_no_busy_loop(bench):
+    """Between two of them the thread rests for a second."""
+    clock = FakeClock()
+    failures = iter([RuntimeError("bug")] * 3)
+
+    def spools():
+        for error in failures:
+            raise error
+        return [one.spool]
+
+    one = bench(spools=spools, clock=clock)
+    one.append(records(1))
+    wait_until(lambda: one.sink.delivered)
+    assert clock.waits[:3] == [pytest.approx(1.0)] * 3
+
+
+def test_the_thread_writes_with_instrumentation_suppressed(bench):
+    """An instrumented HTTP client would make a span of each export, for ever."""
+    seen = []
+
+    def look(batch):
+        seen.append(is_instrumentation_enabled())
+        return deliver(batch)
+
+    one = bench(look)
+    one.append(records(1))
+    assert one.wait_drained().done
+    assert seen == [False]
+    assert is_instrumentation_enabled()
+
+
+def test_where_no_thread_starts_callers_take_turns(bench, monkeypatch):
+    """Two flushes at the end of an interpreter send nothing twice."""
+    start = threading.Thread.start
+
+    def refuse(self):
+        if self.name == "cbtop-test":
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    second_writes = threading.Event()
+
+    def first(batch):
+        other.start()
+        second_writes.wait(0.3)  # in vain, unless two steps run at once
+        return deliver(batch)
+
+    def second(batch):
+        second_writes.set()
+        return deliver(batch)
+
+    one = bench(first, *[second] * 5)
+    other = threading.Thread(target=one.wait_drained)
+    one.append(records(2))
+    assert one.wait_drained().done
+    other.join(LONG)
+    assert one.sink.delivered == records(2)

@@ -614,3 +614,78 @@ def test_a_search_ends_in_its_time(make_bench):
     bench.run()
     assert [rejection.record for rejection in bench.rejections] == batch[:1]
     assert set(bench.sink.delivered) == set(batch[1:])
+
+
+def test_what_was_rejected_is_told_once_at_the_end(make_bench):
+    """A step that has settled its claim leaves nothing for `abandon` to tell again."""
+    batch = records(3)
+    bench = make_bench(*itertools.repeat(refused_for(batch[:1]), 20))
+    bench.append(batch)
+    bench.run()
+    bench.lanes.abandon(math.inf)
+    assert [rejection.record for rejection in bench.rejections] == batch[:1]
+
+
+def test_what_came_back_to_disk_behind_a_look_is_looked_for_again(make_bench):
+    """The spools were listed before another thread moved records to one that was empty."""
+    bench = make_bench()
+    bench.append(records(2))
+    spools, looks = bench.spools, itertools.count()
+    bench.lanes._spools = lambda: spools if next(looks) else []
+    step = bench.step()
+    assert step.wait_seconds is not None
+    bench.run()
+    assert bench.sink.delivered == records(2)
+
+
+def test_rejections_are_progress(make_bench):
+    """What the destination judged has left the spool, and whoever waits is told so."""
+    batch = records(2)
+    bench = make_bench(*itertools.repeat(refused_for(batch), 10))
+    bench.append(batch)
+    assert bench.step().settled
+
+
+def test_a_spool_that_cannot_be_read_for_once_forgets_no_backoff(make_bench):
+    """The lane of what is in it would be hammered."""
+
+    class Shy(Spool):
+        fails = False
+
+        def lanes(self):
+            if self.fails:
+                raise SpoolError("disk I/O error")
+            return super().lanes()
+
+    bench = make_bench(*itertools.repeat(busy(60.0), 5))
+    shy = Shy()
+    bench.spools.append(shy)
+    bench.append(records(1), spool=1)
+    bench.step()
+    shy.fails = True
+    with pytest.raises(SpoolError):
+        bench.step()
+    shy.fails = False
+    assert bench.step().wait_seconds == pytest.approx(60.0)
+    assert len(bench.sink.writes) == 1
+
+
+def test_each_flush_tries_first_what_is_taken_as_a_rule(make_bench):
+    """Not only the first one of a process, or its end would wait for a lane that hangs."""
+
+    def answer(batch):
+        if batch[0].lane == "refused":
+            return away(batch)
+        bench.clock.advance(30.0)  # more than what goes first at a flush has
+        return deliver(batch)
+
+    bench = make_bench(*itertools.repeat(answer, 100))
+    bench.append(records(1, lane="refused"))
+    bench.step()
+    for _ in range(3):
+        bench.append(records(1, lane="good"))
+        bench.lanes.hurry()
+        bench.step()
+        assert bench.sink.writes[-1][0].lane == "good"
+        bench.step()
+        assert bench.sink.writes[-1][0].lane == "refused"

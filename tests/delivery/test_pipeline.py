@@ -498,3 +498,43 @@ def test_lanes_do_not_hold_up_each_other(make):
     sink.answers.clear()
     assert pipeline.force_flush(LONG)
     assert len(sink.delivered) == 4
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_where_no_thread_starts_a_batch_is_accepted_and_sent_at_the_end(make, no_threads):
+    """An interpreter that is ending starts none, and the SDK's last export comes then."""
+    sink = RecordingSink()
+    pipeline = make(sink)
+    assert pipeline.submit(events(3), 5.0)
+    assert pipeline.health().events_dropped == {}
+    pipeline.release(LONG)
+    assert values(sink) == [0, 1, 2]
+
+
+def test_what_the_first_of_several_tries_settled_is_counted(make):
+    """A direct batch is rejected in part, delivered in part, and tried again for the rest."""
+
+    def first(batch):
+        return WriteResult(
+            delivered=batch[:1],
+            rejected=[Rejection(batch[1], "invalid")],
+            kept=batch[2:],
+            retry_after_seconds=0.5,
+            error="429",
+            error_type="429",
+        )
+
+    def second(batch):
+        return WriteResult(rejected=[Rejection(record, "invalid") for record in batch])
+
+    pipeline = make(RecordingSink(first, second), clock=FakeClock(), delivery="direct")
+    assert pipeline.submit(events(4), 60.0)
+    health = pipeline.health()
+    assert (health.events_written, health.events_rejected, health.events_dropped) == (1, 3, {})

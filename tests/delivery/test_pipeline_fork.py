@@ -225,3 +225,26 @@ def test_on_disk_each_process_delivers_its_own(tmp_path):
     lines = (tmp_path / "out").read_text().splitlines()
     assert len(lines) == 250
     assert len({line.split('"id":"')[1].split('"')[0] for line in lines}) == 250
+
+
+def test_a_child_counts_its_own_losses():
+    """What was lost before any sink in the parent is the parent's, whatever lock it holds."""
+    run(
+        """
+        from otel_cbtop_exporter import CbtopSpanExporter
+        exporter = CbtopSpanExporter(sink=RecordingSink(local=True))
+        exporter.export([object()])
+        assert exporter.health().events_rejected == 1
+
+        def child():
+            assert exporter.health().events_rejected == 0
+            exporter.export([object()])
+            assert exporter.health().events_rejected == 1
+
+        with exporter._delivery._losses.counters._lock:
+            pid = in_child(child)
+        wait_for(pid)
+        assert exporter.health().events_rejected == 1
+        exporter.shutdown()
+        """
+    )

@@ -445,3 +445,20 @@ def test_a_file_that_owes_everything_is_replaced(tmp_path, told):
     again = make_spool(path)
     assert bodies(empty(again)) == [b"2"]
     again.close()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_what_interrupts_a_transaction_leaves_none_open(tmp_path, error):
+    """What is appended later would wait in it, and die with the process."""
+    spool = make_spool(tmp_path / "s.db")
+    database = spool._store.database
+
+    def interrupted():
+        raise error
+
+    with pytest.raises(error):
+        database.run(lambda connection: database.transact(connection, interrupted))
+    spool.append(numbered(0, 2), 0)
+    with closing(sqlite3.connect(tmp_path / "s.db")) as other:
+        assert other.execute("SELECT sum(events) FROM batches").fetchone() == (2,)
+    spool.close()

@@ -1,8 +1,10 @@
 """The folder that processes share: who owns what, its limit, and its privacy."""
 
 import os
+import sqlite3
 import stat
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from otel_cbtop_exporter.config import SpoolConfig
 from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK
 from otel_cbtop_exporter.delivery.spool import Spool
 from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder, make_spool
+from otel_cbtop_exporter.delivery.spool_owner import Owner
 from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS
 from tests.delivery.spools import (
     MANY,
@@ -443,3 +446,39 @@ folder.close()
     subprocess.run(
         [sys.executable, "-c", code, str(path)], check=True, cwd=Path(__file__).parents[2]
     )
+
+
+def descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_looking_for_the_dead_leaves_no_descriptor_open(tmp_path):
+    """A live neighbour is looked at every two seconds, for as long as the process lives."""
+    living, looking = make_folder(tmp_path), make_folder(tmp_path)
+    living.append(numbered(0, 1), 0)
+    looking.append(numbered(1, 1), 0)
+    before = descriptors()
+    for _ in range(5):
+        assert looking.adopt() == 0
+    assert descriptors() == before
+    living.close()
+    looking.close()
+
+
+def test_a_file_that_is_left_alone_is_nobodys(tmp_path):
+    """The version of the package that wrote it takes it over while this process lives."""
+    first = make_folder(tmp_path)
+    first.append(numbered(0, 2), 0)
+    first.close()
+    (path,) = first.folder.glob("*.db")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    second = make_folder(tmp_path)
+    before = descriptors()
+    for _ in range(3):
+        assert second.adopt() == 0
+    assert descriptors() == before
+    owner = Owner.try_take(first.folder, path.stem)
+    assert owner is not None
+    owner.release(remove=False)
+    second.close()

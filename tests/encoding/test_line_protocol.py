@@ -16,12 +16,13 @@ from line_protocol_parser import parse_line
 from otel_cbtop_exporter.encoding.event_json import encode_event, encode_events
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.encoding.line_protocol_text import string_text, string_texts
-from otel_cbtop_exporter.encoding.unique_points import UniquePoints
+from otel_cbtop_exporter.encoding.unique_points import CollectedPoints, UniquePoints
 from otel_cbtop_exporter.event_batch import EventRun, Events, Tables
 from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.events import Event, MetricInfo, event_from_sample
 from otel_cbtop_exporter.sinks.lines import encode_lines
 from otel_cbtop_exporter.tag_set import TagColumn, TagSet
+from tests.builders import exemplar, histogram_metric, histogram_point, log, metrics
 from tests.encoding.line_protocol_cases import (
     events,
     expected_fields,
@@ -32,6 +33,7 @@ from tests.encoding.line_protocol_cases import (
     point_tables,
     same,
 )
+from tests.mappers import map_logs, map_metrics
 
 T = 1_700_000_000_000_000_000
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -497,3 +499,30 @@ def test_what_a_table_cannot_promise_stays_an_event_of_its_own():
     tables.add(Event("logs", TagSet({}), {"body": 5}, T, signal="log"))
     kinds = [(type(part), len(part)) for part in tables.events().parts]
     assert kinds == [(EventTable, 1), (EventRun, 3), (EventRun, 1)]
+
+
+def test_exemplars_have_no_tag_of_their_trace():
+    """They belong to a series, which would be sixteen."""
+    points = [histogram_point(exemplars=[exemplar(9.0)])]
+    bodies = (
+        LineProtocolEncoder(trace_id_tag_digits=1)
+        .encode(map_metrics(metrics(histogram_metric(*points))))
+        .bodies
+    )
+    assert len(bodies) == 2
+    assert not any(b"trace_id_prefix" in body for body in bodies)
+
+
+def test_a_body_of_a_table_that_is_too_long_is_cut_and_counted():
+    """InfluxDB refuses the point of a text of over 1 MiB."""
+    made = LineProtocolEncoder().encode(map_logs(log("é" * 600_000), log("short")))
+    assert dict(made.values_lost) == {"field_cut": 1}
+    assert len(made.bodies[0]) < 1_100_000
+
+
+def test_points_of_the_generation_before_are_remembered():
+    """The first one after the newer half was full is still there to be noticed."""
+    points = CollectedPoints(max_pairs=4)
+    assert points.take_all([b"a", b"b"], 1)  # full, and the older half from now on
+    assert not points.take_all([b"a"], 1)
+    assert points.take_all([b"a"], 2)

@@ -182,3 +182,20 @@ def test_an_exception_type_that_says_nothing_is_no_tag():
     for empty in ("", 0, False, None):
         (event,) = map_logs(log(attributes={"exception.type": empty}))
         assert "exception.type" not in event.tags
+
+
+def test_redaction_looks_at_the_key_that_the_json_has():
+    """A member of an Enum may be the key of a map in a body; its JSON shows the value."""
+    from enum import Enum
+
+    class Key(Enum):
+        ID = "user.id"
+
+    (event,) = map_logs(log({Key.ID: "ada"}), redact=("user.*",))
+    assert event.fields["body"] == '{"user.id":"[redacted]"}'
+
+
+def test_redaction_looks_into_tuples():
+    """And whatever else becomes an array."""
+    (event,) = map_logs(log(({"password": "s3cret"}, 1)), redact=("password",))
+    assert event.fields["body"] == '[{"password":"[redacted]"},1]'

@@ -5,7 +5,7 @@ import re
 from collections import Counter as Counted
 from dataclasses import replace
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, IntEnum
 from fractions import Fraction
 from http import HTTPStatus
 from itertools import accumulate
@@ -31,10 +31,13 @@ from opentelemetry.sdk.metrics.view import (
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from otel_cbtop_exporter.config import DEFAULT_RESOURCE_TAGS
 from otel_cbtop_exporter.encoding.event_json import encode_events
 from otel_cbtop_exporter.encoding.json_values import encode_value
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
+from otel_cbtop_exporter.mapping.metrics import MetricMapper
 from tests.builders import (
+    CUMULATIVE,
     DELTA,
     RESOURCE,
     START_NS,
@@ -372,16 +375,18 @@ def test_series_that_tags_cannot_tell_apart_are_added_up(sdk):
     meter, collect = sdk(temporality={Counter: DELTA, Histogram: DELTA})
     counter, gauge = meter.create_counter("counter"), meter.create_gauge("gauge")
     histogram = meter.create_histogram("histogram", explicit_bucket_boundaries_advisory=[5, 10])
-    for _ in range(2):  # cold and warm
+    for _ in range(2):
         for number, status in enumerate((HTTPStatus.OK, 200, "200", 404)):
             counter.add(10**number, {"status": status})
             gauge.set(number, {"status": status})
             histogram.record(4 * number, {"status": status})
-        made = {(e.measurement, e.tags["status"]): e.fields for e in collect()}
-        assert len(made) == 6
+        events = collect()
+        # Of gauges there is no sum: all but one are refused, by name.
+        assert Counted(e.measurement for e in events) == {"counter": 2, "histogram": 2, "gauge": 4}
+        assert len(LineProtocolEncoder().encode(events).refused) == 2
+        made = {(e.measurement, e.tags["status"]): e.fields for e in events}
         assert made["counter", "200"]["value"] == 111
         assert made["counter", "404"]["value"] == 1_000
-        assert made["gauge", "200"]["value"] == 2
         found = made["histogram", "200"]
         expected = {"count": 3, "le_5": 2, "le_10": 3, "le_inf": 3, "sum": 12, "min": 0, "max": 8}
         assert {key: found[key] for key in expected} == expected
@@ -423,14 +428,33 @@ def test_exponential_twins_are_what_one_histogram_of_both_is(ones, others, scale
 
     both = [point(ones, scale), point(others, other_scale)]
     (made,) = map_metrics(metrics(exponential_metric(*both)))
-    coarser = min(scale, other_scale)
+    coarser = made.metric.scale
+    assert coarser <= min(scale, other_scale)
     values = [*ones, *others]
     counts = Counted(math.ceil(math.log2(value) * 2**coarser) - 1 for value in values)
     found = made.metric.positive
-    assert made.metric.scale == coarser
     assert counts == +Counted(dict(enumerate(found.counts, found.offset)))
+    if coarser < min(scale, other_scale):  # no coarser than it must be
+        assert len(found.counts) <= 160
+        ends = [math.ceil(math.log2(one(values)) * 2 ** (coarser + 1)) for one in (min, max)]
+        assert ends[1] - ends[0] >= 160
     assert (made.fields["count"], made.fields["zero_count"]) == (len(ones) + len(others) + 2, 2)
     assert (made.fields["sum"], made.fields["min"], made.fields["max"]) == (2.0, 1, 2)
+
+
+def test_a_twin_without_a_finite_value_takes_no_other_along():
+    """It is left out and counted alone, wherever it is."""
+    for values in ([NAN, 5.0], [5.0, NAN]):
+        losses = []
+        (made,) = map_metrics(metrics(sum_metric(*map(number_point, values))), losses=losses)
+        assert (made.fields["value"], losses) == (5.0, [("non_finite", "requests", 1)])
+        odd = [histogram_point(total=value, least=value, most=value) for value in values]
+        losses.clear()
+        made = map_metrics(metrics(histogram_metric(*odd)), losses=losses)
+        assert sorted(event.fields.get("sum", 0) for event in made) == [0, 5.0]
+    points = [histogram_point(least=NAN), histogram_point(most=INF)]
+    (made,) = map_metrics(metrics(histogram_metric(*points)))
+    assert (made.fields["min"], made.fields["max"]) == (1.5, 9.0)
 
 
 def test_histograms_of_other_bounds_are_not_added_up():
@@ -522,3 +546,215 @@ def test_redaction_keeps_series_apart():
     assert len(set(texts)) == 3
     assert [event.tags["user.id"] for event in again] == texts
     assert LineProtocolEncoder().encode(first).refused == {}
+
+
+def refuse(*loss):
+    raise AssertionError(loss)
+
+
+def test_a_point_that_is_left_out_moves_no_value_to_another_series():
+    """Tags stay with their values when a point before them is rejected."""
+    points = [number_point(v, {"n": n}) for n, v in (("a", NAN), ("b", 1), ("c", 2))]
+    events = map_metrics(metrics(gauge_metric(*points)), losses=[])
+    assert {event.tags["n"]: event.fields["value"] for event in events} == {"b": 1, "c": 2}
+
+
+def test_redaction_reaches_exemplars():
+    """What a view filtered out of a metric is in its exemplars."""
+    made = exemplar(9.0, attributes={"user.id": "ada", "cart": {"user.id": "eve"}})
+    for batch in (
+        metrics(histogram_metric(histogram_point(exemplars=[made]))),
+        metrics(exponential_metric(exponential_point(exemplars=[made]))),
+        metrics(sum_metric(number_point(1, exemplars=[made]))),
+    ):
+        _, event = map_metrics(batch, exemplars="all", redact=("user.*",))
+        assert event.attributes == {"user.id": "[redacted]", "cart": {"user.id": "[redacted]"}}
+
+
+def test_an_exemplar_without_a_finite_value_is_a_lost_event():
+    """It is counted as one."""
+    losses = []
+    batch = metrics(histogram_metric(histogram_point(exemplars=[exemplar(NAN), exemplar(1.0)])))
+    assert len(map_metrics(batch, losses=losses)) == 2
+    assert losses == [("non_finite", "latency", 1)]
+
+
+@pytest.mark.parametrize("kind", ["time", "start"])
+def test_a_float_that_equals_the_times_of_others_changes_none_of_them(kind):
+    """Also where it comes first: 2 to the 60 is a time that a float has exactly."""
+    time_ns = 2**60
+    points = [
+        replace(number_point(n, {"a": str(n)}, time_ns=time_ns), start_time_unix_nano=time_ns)
+        for n in range(3)
+    ]
+    name = "time_unix_nano" if kind == "time" else "start_time_unix_nano"
+    points[0] = replace(points[0], **{name: float(time_ns)})
+    events = map_metrics(metrics(sum_metric(*points)))
+    texts = [body for body in encode_events(events).bodies if body]
+    assert len(texts) == (2 if kind == "time" else 3)
+    assert all(b'"timestamp_ns":1152921504606846976,' in text for text in texts)
+    assert sum(b'"start_time_ns":1152921504606846976,' in text for text in texts) == 2
+    histogram = replace(histogram_point(attributes={"a": "x"}), time_unix_nano=time_ns)
+    odd = replace(histogram, attributes={"a": "y"}, time_unix_nano=float(time_ns))
+    lines = LineProtocolEncoder().encode(map_metrics(metrics(histogram_metric(odd, histogram))))
+    assert [why.reason for why in lines.refused.values()] == ["invalid_time"]
+
+
+def test_histogram_twins_are_added_up_whole():
+    """Exemplars of both; the larger of two maxima also where one is zero; bounds of three kinds."""
+    one = histogram_point((1,), (), total=-5.0, least=-5.0, most=-5.0, exemplars=[exemplar(-5.0)])
+    other = histogram_point((1,), (), total=0.0, least=0.0, most=0.0, exemplars=[exemplar(0.0)])
+    point, *exemplars = map_metrics(metrics(histogram_metric(one, other)))
+    fields = {key: point.fields[key] for key in ("count", "sum", "min", "max")}
+    assert fields == {"count": 2, "sum": -5.0, "min": -5.0, "max": 0.0}
+    assert sorted(event.fields["value"] for event in exemplars) == [-5.0, 0.0]
+    bounds = [histogram_point((1, 0), (bound,)) for bound in (1.0, 2.0, 3.0)]
+    assert len(map_metrics(metrics(histogram_metric(*bounds)))) == 3
+
+
+def test_negative_buckets_of_exponential_twins_are_added_up():
+    """As the positive ones are; a side with nothing in it stays empty."""
+    one = exponential_point(scale=1, positive=(0, ()), negative=(4, (1, 2)), zero_count=0)
+    other = exponential_point(scale=0, positive=(0, ()), negative=(2, (3,)), zero_count=0)
+    (made,) = map_metrics(metrics(exponential_metric(one, other)))
+    found = made.metric.negative
+    assert +Counted(dict(enumerate(found.counts, found.offset))) == {2: 6}
+    assert made.metric.positive.counts == []
+
+
+def test_an_exponential_histogram_keeps_its_unit_and_its_description():
+    """Its metric is made anew for each point."""
+    (made,) = map_metrics(metrics(exponential_metric(exponential_point(), description="of carts")))
+    assert (made.metric.unit, made.metric.description) == ("By", "of carts")
+
+
+def test_foreign_integers_keep_all_their_digits():
+    """A float would have lost the last one."""
+
+    class Size(IntEnum):
+        LARGE = 2**53 + 1
+
+    (made,) = map_metrics(metrics(gauge_metric(number_point(Size.LARGE))))
+    assert made.fields["value"] == 2**53 + 1
+    assert type(made.fields["value"]) is int
+
+
+def test_every_loss_of_a_batch_is_told():
+    """Not only that of its first metric."""
+    losses = []
+    batch = metrics(gauge_metric(number_point(NAN)), sum_metric(number_point(INF)))
+    assert len(map_metrics(batch, losses=losses)) == 0
+    assert losses == [("non_finite", "temperature", 1), ("non_finite", "requests", 1)]
+
+
+@pytest.mark.parametrize("unrecorded", [None, INF])
+def test_an_unrecorded_min_costs_no_other_series_its_own(unrecorded):
+    """Wherever in the batch it is."""
+    odd = histogram_point(attributes={"a": "x"}, least=unrecorded, most=unrecorded)
+    made = map_metrics(metrics(histogram_metric(odd, histogram_point(attributes={"a": "y"}))))
+    assert [("min" in event.fields, "max" in event.fields) for event in made] == [
+        (False, False),
+        (True, True),
+    ]
+
+
+@pytest.mark.parametrize("value", ["", None])
+def test_an_empty_attribute_is_no_tag_in_any_series_of_its_keys(value):
+    """Also where the keys were seen before: `a=` ends in a refused line."""
+    points = [number_point(n, {"a": text, "n": str(n)}) for n, text in enumerate(("x", "y", value))]
+    events = map_metrics(metrics(sum_metric(*points)))
+    assert [event.tags.get("a") for event in events] == ["x", "y", None]
+    assert b'"a":""' not in encode_events(events).bodies[2]
+    assert b",a=," not in LineProtocolEncoder().encode(events).bodies[2]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ({"unit": "s"}, {"unit": "ms"}, "unit"),
+        ({"description": "one"}, {"description": "other"}, "description"),
+        ({"temporality": DELTA}, {"temporality": CUMULATIVE}, "temporality"),
+        ({"monotonic": True}, {"monotonic": False}, "monotonic"),
+    ],
+)
+def test_metrics_of_one_name_keep_what_tells_them_apart(one, other, told):
+    """Two instruments or views may write under one name: what is cached of one is not the other's."""
+    points = [number_point(1, {"n": n}) for n in "ab"]
+    batch = metrics(sum_metric(points[0], **one), sum_metric(points[1], **other))
+    first, second = map_metrics(batch)
+    assert getattr(first.metric, told) != getattr(second.metric, told)
+    gauge, total = map_metrics(
+        metrics(gauge_metric(points[0], name="m"), sum_metric(points[1], name="m"))
+    )
+    assert (gauge.metric.type, total.metric.type) == ("gauge", "sum")
+
+
+def test_digits_of_redacted_values_cannot_be_tried_out():
+    """They are not those that Python has for the value alone, so nobody can look a value up."""
+    (event,) = map_metrics(
+        metrics(sum_metric(number_point(1, {"user.id": "ada"}))), redact=("user.*",)
+    )
+    assert event.tags["user.id"] != f"[redacted:{hash('ada') & 0xFFFFFFFF:08x}]"
+
+
+def test_a_collection_of_other_series_has_their_tags():
+    """As many as the one before, but not the same: what was kept of that is not theirs."""
+    mapper = MetricMapper(DEFAULT_RESOURCE_TAGS, "none", (), refuse)
+    attributes = [{"n": n} for n in "abc"]
+    for some in (attributes[:2], attributes[1:], attributes[:2]):
+        batch = metrics(sum_metric(*[number_point(1, one) for one in some]))
+        assert [event.tags["n"] for event in mapper.map(batch)] == [one["n"] for one in some]
+
+
+def test_twins_are_added_up_in_every_collection():
+    """Also in one that has the very attributes of the one before, as cumulative ones have."""
+    mapper = MetricMapper(DEFAULT_RESOURCE_TAGS, "none", (), refuse)
+    attributes = [{"n": 200}, {"n": "200"}]
+    for _ in range(3):
+        batch = metrics(sum_metric(*[number_point(1, one) for one in attributes]))
+        assert [event.fields["value"] for event in mapper.map(batch)] == [2]
+
+
+def test_an_attribute_of_a_metric_wins_over_the_resource_and_ours_over_both():
+    """As of spans."""
+    own = {"service.name": "own", "otel.scope.name": "own", "metric.name": "own"}
+    point = histogram_point(attributes=own, exemplars=[exemplar(1.0)])
+    made, its_exemplar = map_metrics(metrics(histogram_metric(point)))
+    assert made.tags["service.name"] == "own"
+    assert made.tags["otel.scope.name"] == "shop.checkout"
+    assert its_exemplar.tags["metric.name"] == "latency"
+
+
+def test_a_text_of_a_type_of_its_own_is_one_text():
+    """A member of an Enum of texts is not what it calls itself, and equal texts are one series."""
+    from enum import Enum
+
+    class Route(str, Enum):
+        CART = "/cart"
+
+    points = [number_point(1, {"r": "/x"}), number_point(2, {"r": Route.CART})]
+    events = map_metrics(metrics(sum_metric(*points)))
+    assert [(e.tags["r"], type(e.tags["r"])) for e in events] == [("/x", str), ("/cart", str)]
+
+
+@pytest.mark.parametrize(("one", "other"), [(0.9, 1.4), (0.001, 10.0), (1e-200, 1e200)])
+def test_exponential_twins_of_one_value_each_are_few_buckets(one, other):
+    """The SDK keeps a single value at scale 20, where a second and a millisecond are far apart."""
+    reader = InMemoryMetricReader(
+        preferred_temporality={Histogram: DELTA},
+        preferred_aggregation={Histogram: ExponentialBucketHistogramAggregation()},
+    )
+    provider = MeterProvider([reader])
+    histogram = provider.get_meter("m").create_histogram("latency")
+    histogram.record(one, {"status": 200})
+    histogram.record(other, {"status": "200"})
+    (event,) = map_metrics(reader.get_metrics_data().resource_metrics)
+    provider.shutdown()
+    assert (
+        event.fields["count"]
+        == sum(event.metric.positive.counts + event.metric.negative.counts)
+        + event.fields["zero_count"]
+        == 2
+    )
+    assert len(event.metric.positive.counts) + len(event.metric.negative.counts) <= 160
+    assert len(encode_events([event]).bodies[0]) < 2_000

@@ -21,6 +21,7 @@ from otel_cbtop_exporter.config import DEFAULT_RESOURCE_TAGS, DEFAULT_SPAN_TAGS
 from otel_cbtop_exporter.encoding.event_json import encode_event, encode_events
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.mapping.spans import SpanMapper
+from otel_cbtop_exporter.sinks.lines import encode_lines
 from otel_cbtop_exporter.tag_set import TagSet
 from tests.builders import RESOURCE, SPAN_ID, START_NS, TRACE_ID, context, link, span, span_event
 from tests.mappers import map_spans
@@ -395,3 +396,55 @@ def test_values_that_the_sdk_would_refuse_become_text(value):
     made._attributes._dict["odd"] = value
     (event,) = map_spans(made)
     assert decode_event(encode_event(event)).attributes["odd"]
+
+
+def test_spans_of_one_shape_keep_their_own_scope_and_resource_in_one_batch():
+    """A batch mixes them, and spans that are alike in all else must not share a series."""
+    other = Resource({**RESOURCE.attributes, "service.name": "stock"})
+    scopes = [InstrumentationScope("a"), InstrumentationScope("b")]
+    batch = [
+        span(attributes={"http.route": "/"}, scope=scope, resource=resource)
+        for _ in range(2)  # cold and warm
+        for scope in scopes
+        for resource in (RESOURCE, other)
+    ]
+    found = [(e.tags["otel.scope.name"], e.tags["service.name"]) for e in map_spans(*batch)]
+    assert found == [("a", "shop"), ("a", "stock"), ("b", "shop"), ("b", "stock")] * 2
+
+
+def test_no_pattern_of_resource_tags_means_no_resource_tag():
+    """But for the one that keeps processes apart."""
+    (event,) = map_spans(span(scope=None), resource_tags=())
+    assert set(event.tags) == {"service.instance.id", "span.kind", "span.name"}
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, {"deep": math.nan}, [math.nan], ("x", -math.inf)]
+)
+def test_a_line_of_a_table_has_the_names_of_numbers_that_json_lacks(value):
+    """msgspec writes null for them: in a file as elsewhere they are texts, with or without arrays."""
+    batch = map_spans(*[span(attributes={"n": one}) for one in (1.5, value, 2.5)])
+    bodies = list(encode_lines(batch).records.bodies)
+    assert bodies == list(encode_events(list(batch)).bodies)
+    assert b"null" not in b"".join(bodies)
+    assert b'"NaN"' in bodies[1] or b'Infinity"' in bodies[1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "text"), [(1, True, "true"), (1, 1.0, "1.0"), ((1,), (True,), "[true]")]
+)
+def test_equal_values_of_the_second_tag_keep_their_texts(one, other, text):
+    """The types of all numbers among the tags are looked at, and an array has some inside."""
+    spans = [
+        span(attributes={"http.response.status_code": 200, "error.type": value})
+        for value in (one, other, one, other)
+    ]
+    found = [event.tags["error.type"] for event in map_spans(*spans)]
+    assert found[1] == found[3] == text
+    assert found[0] == found[2] != text
+
+
+def test_maps_as_tags_are_their_json_however_often():
+    """They are in no cache, and cost no batch."""
+    spans = [span(attributes={"http.route": {"n": n}}) for n in (1, 2, 1, 2)]
+    assert [event.tags["http.route"] for event in map_spans(*spans)] == ['{"n":1}', '{"n":2}'] * 2

@@ -4,12 +4,14 @@ import gzip
 import os
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from otel_cbtop_exporter.config import JsonLinesConfig
 from otel_cbtop_exporter.sinks import rotation
 from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
+from otel_cbtop_exporter.sinks.rotation import RotatedFiles
 from tests.sinks.conformance import numbered_events, records_of
 
 if sys.version_info >= (3, 14):
@@ -313,3 +315,16 @@ def test_a_disk_too_full_to_compress_keeps_the_plain_file(make_sink, tmp_path, m
     sink.close(120)
     assert [name.endswith("Z") for name in names(tmp_path)] == [False, True]
     assert "No space left on device" in caplog.text
+
+
+def test_a_compression_that_is_stopped_leaves_the_plain_file(tmp_path):
+    """The next process ends the work; without it the lines would be nowhere."""
+    plain = tmp_path / "a.jsonl.20261124T000350.123456Z"
+    plain.write_bytes(b"line\n" * 100_000)
+    rotated = RotatedFiles(5, "gzip")
+    rotated._stopping.set()  # as `close` does in the middle
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    rotated._compress(str(plain), ".gz")
+    assert [path.name for path in tmp_path.iterdir()] == [plain.name]
+    assert plain.stat().st_size == 500_000
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
