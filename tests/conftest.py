@@ -44,3 +44,13 @@ def _no_thread_left():
         thread.join(5)
     left = [t.name for t in left if t.is_alive()]
     assert not left, f"threads left behind: {left}"
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    """None starts any more, as at the end of an interpreter of Python 3.12."""
+
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)

@@ -167,20 +167,6 @@ def test_waiting_tries_a_backed_off_lane_at_once(bench):
     assert one.wait_drained().done
 
 
-def test_a_slow_sink_is_waited_for_while_it_takes_data(bench):
-    """Every batch that arrives begins the stall anew."""
-
-    def slow(batch):
-        time.sleep(0.02)
-        return WriteResult(delivered=batch)
-
-    one = bench(*[slow] * 20)
-    one.sink.max_batch_events = 1
-    for n in range(20):
-        one.append(records(1, start=n))
-    assert one.wait_drained(stall=5.0).done
-
-
 def test_a_write_that_hangs_does_not_hold_stop(bench):
     """stop leaves a thread to itself that hangs in a write, and says so."""
     release = threading.Event()
@@ -211,7 +197,7 @@ def test_waiting_ends_while_others_append_all_the_time(bench):
     one.append(records(3))
     drained = one.wait_drained(within=5.0)
     assert drained.done
-    assert one.spool.stats().events_spooled or one.sink.delivered
+    assert one.sink.delivered[:3] == records(3)
 
 
 def test_stop_wakes_a_thread_that_waits(bench):
@@ -242,13 +228,8 @@ def test_an_unforeseen_error_does_not_end_the_thread(bench, caplog):
     ]
 
 
-def test_where_no_thread_starts_the_caller_sends(bench, monkeypatch):
+def test_where_no_thread_starts_the_caller_sends(bench, no_threads):
     """At the end of an interpreter that starts no thread, waiting does the work itself."""
-
-    def refuse(self):
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
     one = bench(away)
     one.append(records(2))
     one.append(records(2, start=2))
@@ -290,14 +271,6 @@ def wait_until(condition, within=LONG):
 
 def deliver(batch):
     return WriteResult(delivered=batch)
-
-
-@pytest.fixture
-def no_threads(monkeypatch):
-    def refuse(self):
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
 
 
 def test_a_flush_without_a_thread_is_given_up_after_its_last_progress(bench, no_threads):

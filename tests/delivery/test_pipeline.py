@@ -500,14 +500,6 @@ def test_lanes_do_not_hold_up_each_other(make):
     assert len(sink.delivered) == 4
 
 
-@pytest.fixture
-def no_threads(monkeypatch):
-    def refuse(self):
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-
-
 def test_where_no_thread_starts_a_batch_is_accepted_and_sent_at_the_end(make, no_threads):
     """An interpreter that is ending starts none, and the SDK's last export comes then."""
     sink = RecordingSink()
