@@ -14,15 +14,8 @@ from typing import Any, Literal
 
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.errors import ConfigError
-from otel_cbtop_exporter.options import (
-    Options,
-    build,
-    is_group,
-    merged,
-    option_types,
-    parse_text,
-    shown,
-)
+from otel_cbtop_exporter.masking import shown
+from otel_cbtop_exporter.options import Options, build, is_group, merged, option_types, parse_text
 
 __all__ = [
     "FALLBACKS",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from bisect import insort
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -21,45 +22,62 @@ class ForkLock:
     signal handler could raise after the lock was taken and before the block had begun, and nobody
     would ever release it.
 
-    Of several, a fork takes the one that was made last first: Python runs what is registered
-    before a fork in the opposite order.
-
     Args:
+        order: Of several, a fork takes the one with the least first. So must whoever takes one
+            while having another: 0 is for pipelines, 1 for imports, 2 for spools.
         before: Called before a fork, with the lock held.
-        in_child: Called in the child, with the new lock.
+        in_child: Called in the child, with the new lock; in the opposite order.
 
     Attributes:
         lock: The lock itself; never kept by anybody, because a fork replaces it.
     """
 
     def __init__(
-        self, *, before: Callable[[], None] = _nothing, in_child: Callable[[], None] = _nothing
+        self,
+        order: int,
+        *,
+        before: Callable[[], None] = _nothing,
+        in_child: Callable[[], None] = _nothing,
     ) -> None:
         self.lock = threading.RLock()
-        self._do_before = before
-        self._do_in_child = in_child
-        if hasattr(os, "register_at_fork"):  # not on Windows
-            os.register_at_fork(
-                before=self._before_fork,
-                after_in_parent=self._after_fork_in_parent,
-                after_in_child=self._after_fork_in_child,
-            )
-
-    def _before_fork(self) -> None:
-        self.lock.acquire()
-        self._do_before()
-
-    def _after_fork_in_parent(self) -> None:
-        self.lock.release()
-
-    def _after_fork_in_child(self) -> None:
-        # A new lock, not a release: a server that forks in C (uWSGI) runs this hook alone, and
-        # the old lock may then be held by a thread that the child does not have.
-        self.lock = threading.RLock()
-        self._do_in_child()
+        self.order = order
+        self.before = before
+        self.in_child = in_child
+        insort(_locks, self, key=lambda one: one.order)
 
 
-_imports = ForkLock()
+_locks: list[ForkLock] = []
+_held: list[ForkLock] = []  # by the fork that is under way
+
+
+def _before_fork() -> None:
+    _held[:] = _locks
+    for one in _held:
+        one.lock.acquire()
+        one.before()
+
+
+def _after_fork_in_parent() -> None:
+    for one in reversed(_held):
+        one.lock.release()
+
+
+def _after_fork_in_child() -> None:
+    # New locks, no release: a server that forks in C (uWSGI) runs this hook alone, and an old
+    # lock may then be held by a thread that the child does not have.
+    for one in reversed(_locks):
+        one.lock = threading.RLock()
+        one.in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+
+_imports = ForkLock(1)
 
 
 def forks_wait() -> AbstractContextManager[bool]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -15,10 +15,9 @@ import msgspec
 from msgspec import Meta
 
 from otel_cbtop_exporter.errors import ConfigError
+from otel_cbtop_exporter.masking import is_secret, metas, shown
 
 __all__ = [
-    "MASK",
-    "SECRET",
     "AtLeastOne",
     "NotNegative",
     "Options",
@@ -26,16 +25,10 @@ __all__ = [
     "absolute_path",
     "build",
     "is_group",
-    "is_secret",
     "merged",
     "option_types",
     "parse_text",
-    "shown",
-    "without_login",
 ]
-
-SECRET = Meta(extra={"secret": True})
-"""Marks an option, in Annotated, whose value is never shown."""
 
 # What fits in 64 bits; a time that something waits for is a day at most.
 AtLeastOne = Annotated[int, Meta(ge=1, le=2**63 - 1)]
@@ -44,9 +37,6 @@ WaitMs = Annotated[int, Meta(ge=1, le=86_400_000)]
 
 # How the names of properties end whose values are secrets.
 _SECRET_PROPERTIES = ("password", "secret", "key", "user.info", "token")
-
-MASK = "********"
-"""Stands for a secret."""
 
 # Two ways to say the same: who gives one does not mean the other any more.
 _INSTEAD = {("influxdb", "token"): "token_file", ("influxdb", "token_file"): "token"}
@@ -214,7 +204,7 @@ def _as_text(name: str, hint: Any, value: Any) -> Any:
             for key, part in value.items()
         }
     # A text of a form, such as an octal mode, need not be the number that it looks like.
-    is_free = bare is str and not is_secret(hint) and not any(m.pattern for m in _metas(hint))
+    is_free = bare is str and not is_secret(hint) and not any(m.pattern for m in metas(hint))
     if (is_free or _choices(hint)) and not isinstance(value, bool):
         return _plain_text(value)
     return value
@@ -224,15 +214,6 @@ def _plain_text(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int) else value
-
-
-def _metas(hint: Any) -> Iterator[Meta]:
-    """Yield what Annotated says of a type and its parts."""
-    for arg in typing.get_args(hint):
-        if isinstance(arg, Meta):
-            yield arg
-        else:
-            yield from _metas(arg)
 
 
 def _bare(hint: Any) -> Any:
@@ -254,30 +235,6 @@ def is_group(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Options)
 
 
-def is_secret(hint: Any) -> bool:
-    """Say whether an option's value must never be shown."""
-    return SECRET in _metas(hint)
-
-
-def shown(hint: Any, value: Any) -> str:
-    """Return an option's value as messages may have it: without secrets."""
-    if not value or not is_secret(hint):
-        return repr(without_login(value)) if isinstance(value, str) else repr(value)
-    if isinstance(value, Mapping):
-        return repr(dict.fromkeys(value, MASK))
-    return repr(MASK)
-
-
-def without_login(text: str) -> str:
-    """Return an option's text without a user name and a password, as a URL may have them.
-
-    A password may hold any of `/?#` and blanks, and the scheme may have been forgotten.
-    """
-    login, at, rest = text.rpartition("@")
-    scheme, colon, _ = login.partition("://")
-    return f"{scheme}{colon}{MASK}@{rest}" if at and colon else f"{MASK}@{rest}" if at else text
-
-
 def _choices(hint: Any) -> tuple[str, ...]:
     """Return the words that an option can be; none if it is no choice."""
     bare = _bare(hint)
@@ -291,11 +248,11 @@ def _expectation(hint: Any, error: msgspec.ValidationError) -> str:
         bare = typing.get_args(bare)[0]
     if choices := _choices(bare):
         return f"expected one of {', '.join(choices)}"
-    for meta in _metas(hint):
+    for meta in metas(hint):
         if meta.description:
             return f"expected {meta.description}"
     text = str(error).partition(" - at ")[0]
-    if bare in _IN_WORDS and ", got " in text:
+    if bare in _IN_WORDS and ", got " in text and not text.startswith("Expected `array`"):
         return f"expected {_IN_WORDS[bare]}"
     return text[:1].lower() + text[1:]
 

@@ -8,8 +8,9 @@ import signal as signals
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
@@ -26,9 +27,8 @@ from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks import sink_factory
 from otel_cbtop_exporter.sinks.base import Sink
 from otel_cbtop_exporter.tally import Tally
-from otel_cbtop_exporter.whole_process import flush_all
 
-__all__ = ["Pieces", "SignalDelivery"]
+__all__ = ["Pieces", "SignalDelivery", "flush_all", "unusable_sinks"]
 
 _logger = logging.getLogger("otel_cbtop_exporter")
 
@@ -70,6 +70,9 @@ class Pieces(Generic[_T]):
     name_of: Callable[[Sequence[_T]], str]
 
 
+# How long the signal that ends a process does nothing more: what exporters have for shutdown.
+_EXIT_SECONDS = 30.0
+
 _ITEMS: Pieces[Any] = Pieces(
     lambda batch: [[item] for item in batch] if len(batch) > 1 else [], lambda _batch: "an item"
 )
@@ -82,6 +85,10 @@ class SignalDelivery:
         signal: Whose environment variables are read.
         sink: A ready sink, or names that win over the environment's.
         options: Given in code or in a declarative file; they win over the environment's.
+
+    Attributes:
+        config: What holds.
+        unusable: Sinks that get nothing, and why.
     """
 
     def __init__(
@@ -96,13 +103,14 @@ class SignalDelivery:
         self._metrics = SdkMetrics(_COMPONENTS[signal]) if self.config.internal_metrics else None
         self._losses = _Losses(self._metrics)
         self._shut_down = threading.Lock()  # acquired once, without waiting, and never released
-        self._unusable: dict[str, str] = {}  # sinks that get nothing, and why
+        self.unusable: dict[str, str] = {}
         if ready is not None:
-            self._pipelines = [_pipeline_of(ready, self.config)]
+            self._pipelines = [_pipeline_of(ready, self.config, options)]
         else:
             self._pipelines = self._acquire_all(given)
         if self.config.exit_on_sigterm:
             _exit_on_sigterm()
+        _live.add(self)
 
     def _acquire_all(self, given: dict[str, Any]) -> list[Pipeline]:
         pipelines: list[Pipeline] = []
@@ -121,7 +129,7 @@ class SignalDelivery:
                     for pipeline in pipelines:
                         pipeline.release(0)
                     raise ConfigError(why) from error
-                self._unusable[name] = why
+                self.unusable[name] = why
                 _logger.error("%s; until then sink %s gets nothing", why, name)
         return pipelines
 
@@ -147,7 +155,7 @@ class SignalDelivery:
         if self._shut_down.locked():
             self._lose("shutdown", events, "it came after shutdown")
             return False
-        for name in self._unusable:
+        for name in self.unusable if events else ():
             self._lose("no_sink", events, f"sink {name} cannot be used")
             ok = False
         for pipeline in self._pipelines:
@@ -208,6 +216,7 @@ class SignalDelivery:
         """Release the pipelines, within the time; quiet the second time."""
         if not self._shut_down.acquire(blocking=False):
             return
+        _live.discard(self)
         deadline = time.monotonic() + min(timeout_millis / 1000, LONGEST_WAIT_SECONDS)
         for pipeline in self._pipelines:
             pipeline.release(max(0.0, deadline - time.monotonic()))
@@ -215,7 +224,7 @@ class SignalDelivery:
 
     def health(self) -> SinkHealth:
         """Return the health of the sink, or of all sinks together."""
-        unusable = [SinkHealth(last_error=why) for why in self._unusable.values()]
+        unusable = [SinkHealth(last_error=why) for why in self.unusable.values()]
         health = combined([pipeline.health() for pipeline in self._pipelines] + unusable)
         lost = self._own_losses().counters.snapshot()
         return msgspec.structs.replace(
@@ -224,6 +233,21 @@ class SignalDelivery:
             events_dropped=dict(Counter(health.events_dropped) + Counter(lost.events_dropped)),
             values_lost=dict(Counter(health.values_lost) + Counter(lost.values_lost)),
         )
+
+
+def flush_all(pipelines: Iterable[Pipeline], timeout_seconds: float) -> bool:
+    """Flush one pipeline after the other, within the time; False if something still waits."""
+    deadline = time.monotonic() + min(timeout_seconds, LONGEST_WAIT_SECONDS)
+    flushed = [one.force_flush(max(0.0, deadline - time.monotonic())) for one in pipelines]
+    return all(flushed)
+
+
+_live: weakref.WeakSet[SignalDelivery] = weakref.WeakSet()
+
+
+def unusable_sinks() -> dict[str, str]:
+    """Return the sinks that exporters of this process cannot use, and why."""
+    return {name: why for one in list(_live) for name, why in one.unusable.items()}
 
 
 def _smaller(batch: Sequence[_T], pieces: Pieces[_T]) -> tuple[Sequence[Sequence[_T]], str]:
@@ -245,22 +269,28 @@ class _Losses:
         self.log = RateLimitedLog(_logger)
 
 
-def _pipeline_of(sink: Sink, config: ExporterConfig) -> Pipeline:
+def _pipeline_of(sink: Sink, config: ExporterConfig, given: Mapping[str, Any]) -> Pipeline:
     """Acquire the pipeline of a ready sink, of which there is one.
 
+    Args:
+        sink: Ready.
+        config: What holds for this exporter.
+        given: What of it was given in code.
+
     Raises:
-        ConfigError: Another exporter has it with other options.
+        ConfigError: Another exporter has it with other options than were given.
     """
     pipeline = acquire(id(sink), lambda: sink, config)
     others = pipeline.config
     differ = [name for name in _SHARED if getattr(others, name) != getattr(config, name)]
-    if differ:
-        pipeline.release(0)
-        raise ConfigError(
-            f"sink {sink.name} is in use by another exporter with other options: "
-            f"{', '.join(differ)}; give both the same, or each a sink of its own"
-        )
-    return pipeline
+    if not differ:
+        return pipeline
+    what = f"sink {sink.name} is in use by another exporter with other options: {', '.join(differ)}"
+    if not any(name in given for name in differ):  # the environment stops no application
+        _logger.warning("%s; those of the first one hold", what)
+        return pipeline
+    pipeline.release(0)
+    raise ConfigError(f"{what}; give both the same, or each a sink of its own")
 
 
 def _sharing_key(name: str, config: ExporterConfig) -> bytes:
@@ -277,7 +307,13 @@ def _exit_on_sigterm() -> None:
 
 
 def _exit(*_: Any) -> None:
+    global _exiting_since  # noqa: PLW0603 -- there is one handler of the signal
+    now = time.monotonic()
     # A second one, as of a supervisor that signals a whole group, would end the clean exit in its
-    # middle. Not SIG_IGN, which what is executed meanwhile would inherit.
-    signals.signal(signals.SIGTERM, lambda *_: None)
-    sys.exit(128 + signals.SIGTERM)
+    # middle. Not for ever: somebody may have swallowed the first one.
+    if _exiting_since is None or now - _exiting_since > _EXIT_SECONDS:
+        _exiting_since = now
+        sys.exit(128 + signals.SIGTERM)
+
+
+_exiting_since: float | None = None

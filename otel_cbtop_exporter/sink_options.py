@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from otel_cbtop_exporter.errors import ConfigError
-from otel_cbtop_exporter.options import SECRET, NotNegative, Options, WaitMs, absolute_path
+from otel_cbtop_exporter.masking import SECRET, URL
+from otel_cbtop_exporter.options import NotNegative, Options, WaitMs, absolute_path
 
 __all__ = [
     "NOT_IN_TOPIC",
@@ -108,6 +109,7 @@ class InfluxDBConfig(Options, frozen=True, kw_only=True):
                 pattern="^https?://[^@]+$",
                 description="an address like http://localhost:8086, without a login (see token)",
             ),
+            URL,
         ]
         | None
     ) = None
@@ -191,7 +193,9 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
     config_file: str | None = None
     schema_registry_url: (
         Annotated[
-            str, Meta(pattern="^https?://", description="an address like http://localhost:8081")
+            str,
+            Meta(pattern="^https?://", description="an address like http://localhost:8081"),
+            URL,
         ]
         | None
     ) = None

@@ -31,7 +31,7 @@ class TagSet(Mapping[str, str]):
         rendered: What encoders and sinks made of it, each under a key of its own choosing.
     """
 
-    __slots__ = ("_tags", "json", "json_size", "rendered", "tag_keys", "texts")
+    __slots__ = ("_hash", "_tags", "json", "json_size", "rendered", "tag_keys", "texts")
 
     def __init__(self, tags: Mapping[str, str]) -> None:
         shown = {key: text for key, text in sorted(tags.items()) if key and text}
@@ -51,6 +51,7 @@ class TagSet(Mapping[str, str]):
         self.json_size = len(json)
         self.rendered: dict[Any, Any] = {}
         self._tags: dict[str, str] | None = None
+        self._hash: int | None = None
 
     def _dict(self) -> dict[str, str]:
         # Half of the memory that a tag set takes, and what most are never asked for.
@@ -66,6 +67,11 @@ class TagSet(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self.tag_keys)
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(bytes(self.json))
+        return self._hash
 
     def items(self) -> ItemsView[str, str]:
         """Return the pairs, in order; the one that comes with `Mapping` asks for each key."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-
-from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline, open_pipelines
+from otel_cbtop_exporter.delivery.pipeline import open_pipelines
 from otel_cbtop_exporter.health import SinkHealth, combined
+from otel_cbtop_exporter.signal_delivery import flush_all, unusable_sinks
 
-__all__ = ["flush_all", "force_flush", "process_health"]
+__all__ = ["force_flush", "process_health"]
 
 
 def force_flush(timeout_seconds: float = 10.0) -> bool:
@@ -29,17 +27,12 @@ def force_flush(timeout_seconds: float = 10.0) -> bool:
 def process_health() -> dict[str, SinkHealth]:
     """Return how each sink of this process is doing, by its kind and its destination.
 
-    For whoever has no exporter at hand. What was lost before any sink, such as an item that
-    could not be mapped, is in the exporters' own `health()` alone.
+    For whoever has no exporter at hand. A sink that cannot be used is there by its kind alone, with
+    why as its last error; how much it cost, and what was lost before any sink, such as an item
+    that could not be mapped, is in the exporters' own `health()`.
     """
     found: dict[str, list[SinkHealth]] = {}
     for pipeline in open_pipelines():
         found.setdefault(pipeline.label, []).append(pipeline.health())
-    return {label: combined(healths) for label, healths in found.items()}
-
-
-def flush_all(pipelines: Iterable[Pipeline], timeout_seconds: float) -> bool:
-    """Flush one pipeline after the other, within the time; False if something still waits."""
-    deadline = time.monotonic() + min(timeout_seconds, LONGEST_WAIT_SECONDS)
-    flushed = [one.force_flush(max(0.0, deadline - time.monotonic())) for one in pipelines]
-    return all(flushed)
+    unusable = {name: SinkHealth(last_error=why) for name, why in unusable_sinks().items()}
+    return {**unusable, **{label: combined(healths) for label, healths in found.items()}}

@@ -207,6 +207,16 @@ def test_a_login_is_not_shown_however_it_is_written():
             build(ExporterConfig, {"influxdb": {"url": url}})
         assert "s3" not in str(told.value)
         assert "phrase" not in str(told.value)
+    with pytest.raises(ConfigError) as told:
+        build(ExporterConfig, {"influxdb": {"url": ["http://me:s3cret@db"]}})
+    assert "s3cret" not in str(told.value)
+
+
+def test_what_is_no_url_is_shown_whole():
+    """An `@` may stand in the name of a folder or an organization."""
+    config = ExporterConfig(spool={"path": "/var/app@1/spool"}, influxdb={"org": "me@example.com"})
+    assert "'/var/app@1/spool'" in repr(config.spool)
+    assert "'me@example.com'" in repr(config.influxdb)
 
 
 @pytest.mark.parametrize("tail", ["?u=me&p=s3cret", "#s3cret", "/x?p=s3cret"])

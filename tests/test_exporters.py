@@ -40,6 +40,8 @@ from otel_cbtop_exporter import (
     ConfigError,
     WriteResult,
     decode_event,
+    process_health,
+    signal_delivery,
 )
 from otel_cbtop_exporter._sdk import LogRecordExportResult
 from otel_cbtop_exporter.delivery.pipeline import open_pipelines
@@ -191,7 +193,9 @@ def test_a_sink_that_lacks_a_setting_in_the_environment_stops_nobody(monkeypatch
     assert "OTEL_EXPORTER_CBTOP_INFLUXDB_URL" in caplog.text
     assert exporter.export([span(), span()]) is SpanExportResult.FAILURE
     assert exporter.health().events_dropped == {"no_sink": 2}
+    assert "OTEL_EXPORTER_CBTOP_INFLUXDB_URL" in process_health()["influxdb"].last_error
     exporter.shutdown()
+    assert "influxdb" not in process_health()
 
 
 @pytest.mark.parametrize(
@@ -256,16 +260,20 @@ def test_batch_processors_find_the_name_of_the_timeout():
         exporter.shutdown()
 
 
-def test_a_ready_sink_has_one_delivery():
+def test_a_ready_sink_has_one_delivery(monkeypatch, caplog):
     """Exporters may share it; one that wants it delivered otherwise is told so."""
     sink = RecordingSink(local=True)
     spans = CbtopSpanExporter(sink=sink, max_batch_events=3)
     logs = CbtopLogRecordExporter(sink=sink, max_batch_events=3)
     with pytest.raises(ConfigError, match=r"other options: delivery, max_batch_events;"):
         CbtopMetricExporter(sink=sink, delivery="direct")
-    spans.shutdown()
+    monkeypatch.setenv("OTEL_EXPORTER_CBTOP_METRICS_DELIVERY", "direct")
+    other = CbtopMetricExporter(sink=sink, max_batch_events=3)  # which stops no application
+    assert "other options: delivery; those of the first one hold" in caplog.text
+    for exporter in (spans, logs):
+        exporter.shutdown()
     assert sink.closes == 0
-    logs.shutdown()
+    other.shutdown()
     assert sink.closes == 1
 
 
@@ -489,7 +497,7 @@ def test_a_batch_processor_delivers_its_last_batch_at_shutdown():
     assert sink.closes == 1
 
 
-def test_exit_on_sigterm_replaces_the_default_action_only():
+def test_exit_on_sigterm_replaces_the_default_action_only(monkeypatch):
     """An application's own handler is left alone."""
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -499,6 +507,9 @@ def test_exit_on_sigterm_replaces_the_default_action_only():
             signal.raise_signal(signal.SIGTERM)
         assert caught.value.code == 143
         signal.raise_signal(signal.SIGTERM)  # it would abort the exit that is under way
+        monkeypatch.setattr(signal_delivery, "_EXIT_SECONDS", 0.0)
+        with pytest.raises(SystemExit):  # somebody has swallowed the first one
+            signal.raise_signal(signal.SIGTERM)
 
         def own(*_):
             pass

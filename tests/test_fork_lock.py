@@ -21,6 +21,89 @@ main_thread = sys.modules["main_thread"] = types.ModuleType("main_thread")
 main_thread.begun, main_thread.may_end = threading.Event(), threading.Event()
 """
 
+ORDER = """
+import os, threading, time
+from {first} import *
+from otel_cbtop_exporter.delivery import pipeline
+from otel_cbtop_exporter.delivery.process_lock import process_lock
+from otel_cbtop_exporter.fork_lock import forks_wait
+
+inside, stuck = threading.Event(), []
+
+def export_during_an_import():
+    with forks_wait():
+        inside.set()
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            if process_lock().acquire(blocking=False):
+                process_lock().release()
+            else:  # the fork has it, and waits for the import
+                stuck.append(not process_lock().acquire(timeout=5))
+                return
+
+thread = threading.Thread(target=export_during_an_import)
+thread.start()
+inside.wait()
+if os.fork() == 0:
+    os._exit(0)
+os.wait()
+thread.join()
+print(stuck)
+"""
+
+
+@pytest.mark.parametrize("first", ["delivery.process_lock", "fork_lock", "sinks.influxdb_http"])
+def test_a_fork_takes_the_lock_of_imports_before_that_of_spools(first):
+    """A library may log while it is imported, and the line be exported: into a spool."""
+    program = ORDER.replace("{first}", f"otel_cbtop_exporter.{first}")
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+
+
+FIRST_IMPORT = """
+import importlib.abc, sys, threading
+from otel_cbtop_exporter.config import InfluxDBConfig, KafkaConfig
+from otel_cbtop_exporter.fork_lock import forks_wait
+from otel_cbtop_exporter.sinks.base import Record
+from otel_cbtop_exporter.sinks.influxdb import InfluxDBSink
+from otel_cbtop_exporter.sinks.kafka import KafkaSink
+
+begun, may_end = threading.Event(), threading.Event()
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "{client}":
+            begun.set()
+            may_end.wait()
+
+sys.meta_path.insert(0, Slow())
+sink = {sink}
+thread = threading.Thread(target=sink.write, args=([Record(b"m v=1 1", lane="b")], 1.0))
+thread.start()
+begun.wait()
+print(forks_wait().acquire(blocking=False))
+may_end.set()
+thread.join()
+sink.close(1.0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("client", "sink"),
+    [
+        ("urllib3", "InfluxDBSink(InfluxDBConfig(url='http://127.0.0.1:1', bucket='b'))"),
+        ("confluent_kafka", "KafkaSink(KafkaConfig(bootstrap_servers='127.0.0.1:1'))"),
+    ],
+)
+def test_the_first_import_of_a_client_is_one_that_forks_wait_for(client, sink):
+    """A child that is forked in the middle of it could never write."""
+    program = FIRST_IMPORT.replace("{client}", client).replace("{sink}", sink)
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
+
+
 FIRST_WRITE = """
 from otel_cbtop_exporter.fork_lock import forks_wait
 

@@ -18,14 +18,8 @@ from otel_cbtop_exporter.env import (
 )
 from otel_cbtop_exporter.errors import ConfigError, SinkError
 from otel_cbtop_exporter.events import SCHEMA_VERSION
-from otel_cbtop_exporter.options import (
-    MASK,
-    Options,
-    build,
-    is_secret,
-    option_types,
-    without_login,
-)
+from otel_cbtop_exporter.masking import MASK, is_secret, without_login
+from otel_cbtop_exporter.options import Options, build, option_types
 from otel_cbtop_exporter.sinks import sink_factory
 
 __all__ = ["show_config", "show_schema"]
@@ -62,8 +56,8 @@ def show_config(signal: SignalName | None) -> None:
     logger.propagate = False
     try:
         given = options_from_environment(signal)
-        for other in _SIGNALS:  # what is wrong is told, whichever signal it is for
-            options_from_environment(other)
+        # What is wrong is told, whichever signal it is for.
+        others = {other: options_from_environment(other) for other in _SIGNALS}
     finally:
         logger.removeHandler(complaints)
         logger.propagate = True
@@ -86,8 +80,8 @@ def show_config(signal: SignalName | None) -> None:
         note = "(default)" if not is_set else f"(default: {default})"
         click.secho(f"{shown}  {note}".rstrip(), bold=is_set)
     messages += [f"error: {lack}" for name in config.sink if (lack := _lacking(name, config))]
-    for other in _SIGNALS:
-        messages += _wrong_with(other, messages)
+    for other in _SIGNALS if signal is None else ():
+        messages += _wrong_with(other, others[other], messages)
     for message in messages:
         click.echo(message, err=True)
     if messages:
@@ -110,7 +104,7 @@ def _at(config: ExporterConfig, path: tuple[str, ...]) -> str:
         return MASK
     if isinstance(value, tuple):
         return ",".join(value)
-    return str(value).lower() if isinstance(value, bool) else without_login(str(value))
+    return str(value).lower() if isinstance(value, bool) else without_login(hint, str(value))
 
 
 def _lacking(name: str, config: ExporterConfig) -> str:
@@ -123,10 +117,10 @@ def _lacking(name: str, config: ExporterConfig) -> str:
     return ""
 
 
-def _wrong_with(signal: SignalName, told: Sequence[str]) -> list[str]:
+def _wrong_with(signal: SignalName, given: Mapping[str, Any], told: Sequence[str]) -> list[str]:
     """Return what else is wrong where the variables of a signal hold."""
     try:
-        config = build(ExporterConfig, options_from_environment(signal))
+        config = build(ExporterConfig, given)
     except ConfigError as error:
         wrong = [str(error)]
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import sys
@@ -102,7 +103,9 @@ def open_lines(path: str) -> Iterator[BinaryIO]:
 
 
 def _standard_input() -> io.BufferedReader:
-    given: Any = sys.stdin.buffer
+    given: Any = getattr(sys.stdin, "buffer", None)
+    if given is None:
+        raise OSError(errno.EBADF, "standard input is closed")
     return given if isinstance(given, io.BufferedReader) else io.BufferedReader(given)
 
 

@@ -70,15 +70,13 @@ def _row(file: SpoolFile) -> tuple[str, ...]:
 @click.argument("folder", type=_Folder)
 @click.option("--destination", help="Of this one alone, as `list` names it.")
 @click.option("--lane", help="Of this bucket or topic alone.")
-@click.option("--delete", is_flag=True, help="Remove each file once all of it is written.")
+@click.option("--delete", is_flag=True, help="Remove files of which all is written.")
 def export_files(folder: Path, *, destination: str | None, lane: str | None, delete: bool) -> None:
     """Write what dead processes left in FOLDER to standard output, one record a line.
 
     That is JSON, or line protocol for InfluxDB: what would have been sent. What live processes
     hold is theirs to deliver and is left alone. Ends with status 1 if something cannot be read.
     """
-    if delete and lane is not None:
-        raise click.UsageError("--delete removes whole files, so it does not go with --lane")
     files = look(folder)
     names = sorted({file.folder.name for file in files})
     if destination is not None and destination not in names:
@@ -102,7 +100,7 @@ def export_files(folder: Path, *, destination: str | None, lane: str | None, del
         try:
             with hold(file.folder, file.name) as held:
                 written, passed_over = _write(held, lane)
-                if delete:
+                if delete and not passed_over:
                     held.remove()
         except (OSError, SpoolError) as error:
             if isinstance(error, BrokenPipeError):
@@ -110,9 +108,10 @@ def export_files(folder: Path, *, destination: str | None, lane: str | None, del
             failed = True
             click.echo(f"{file.name} stays where it is: {printable(error)}", err=True)
         else:
-            parts = [f"{counted(n)} of {printable(name)}" for name, n in written.items() if name]
-            what = ", ".join(parts) or counted(written.total())
-            click.echo(f"{file.name}: {what}", err=True)
+            if lane is None or written:
+                parts = [f"{counted(n)} of {printable(one)}" for one, n in written.items() if one]
+                what = ", ".join(parts) or counted(written.total())
+                click.echo(f"{file.name}: {what}", err=True)
             lanes += written
             others |= passed_over
     if lane is not None and not lanes and not failed:

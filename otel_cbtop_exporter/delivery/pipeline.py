@@ -17,10 +17,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from otel_cbtop_exporter.config import ExporterConfig
-
-# For its fork hooks: those before a fork run in the order opposite to registration, and the
-# one that waits for SQLite has to come after ours.
-from otel_cbtop_exporter.delivery import process_lock  # noqa: F401
 from otel_cbtop_exporter.delivery.away_budget import AwayBudget
 from otel_cbtop_exporter.delivery.outcomes import Outcomes
 from otel_cbtop_exporter.delivery.patience import Patience
@@ -217,8 +213,8 @@ class Pipeline:
                 return [one for event in singles for one in self._encode([event])[0]], False
             word = type(error).__name__
             why = f"encoding raised {word}"
-            if not isinstance(events[0], Event):  # by hand anything can be given
-                why = f"a {type(events[0]).__name__} is no Event"
+            if singles and not isinstance(singles[0], Event):  # by hand anything can be given
+                why = f"a {type(singles[0]).__name__} is no Event"
             self._outcomes.drop(word, Tally.of(events), why)
             return [], False
         if encoded.rejected:
@@ -312,6 +308,5 @@ def _in_child() -> None:
 
 
 # It guards what is above and the holders of every pipeline, so that a child finds none half
-# counted; never held over anything slow. Reentrant: `acquire` makes a pipeline under it. It is made
-# after the spool's, so a fork takes it first.
-_registry = ForkLock(in_child=_in_child)
+# counted; never held over anything slow. Reentrant: `acquire` makes a pipeline under it.
+_registry = ForkLock(0, in_child=_in_child)

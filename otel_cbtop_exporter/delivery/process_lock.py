@@ -54,4 +54,4 @@ def _in_child() -> None:
 
 
 # Reentrant: a signal handler may end a span on a thread that is inside a transaction.
-_fork_lock = ForkLock(before=_before_fork, in_child=_in_child)
+_fork_lock = ForkLock(2, before=_before_fork, in_child=_in_child)

@@ -208,7 +208,7 @@ class Sender:
                 sent.error_type = result.error_type
                 refused = bool(result.split_reason or result.delivered or result.rejected)
                 self._counters.write_failed(sent.error, connected=refused)
-            if result.delivered and records.lane in self._refused:
+            if not result.kept and records.lane in self._refused:
                 self._tell_of_recovery(records.lane)
             if not result.kept:
                 continue
@@ -238,14 +238,16 @@ class Sender:
             return
 
     def _tell_of_recovery(self, lane: str) -> None:
-        self._refused.discard(lane)
         what = f" for {lane!r}" if lane else ""
-        # As loud as what it takes back, or an outage would end for nobody to see.
-        self._log.log(
+        # As loud as what it takes back, or an outage would end for nobody to see. Where it is held
+        # back, the first batch after the minute tells it.
+        is_told = self._log.log(
             logging.WARNING,
             f"taken again {lane}",
             f"sink {self._sink.name}: {self._sink.destination} takes events{what} again",
         )
+        if is_told:
+            self._refused.discard(lane)
 
     def _write(self, batch: Records, deadline: float, write_seconds: float) -> WriteResult:
         timeout_seconds = min(write_seconds, deadline - self._clock.monotonic())

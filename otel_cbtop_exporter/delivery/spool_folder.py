@@ -23,9 +23,9 @@ from otel_cbtop_exporter.delivery.spool import (
 )
 from otel_cbtop_exporter.delivery.spool_claim import sum_of
 from otel_cbtop_exporter.delivery.spool_files import SpoolFiles
-from otel_cbtop_exporter.delivery.spool_owner import is_alive
+from otel_cbtop_exporter.delivery.spool_owner import FOLDER_NAME, is_alive
 from otel_cbtop_exporter.delivery.spool_reports import Reports, reporting
-from otel_cbtop_exporter.delivery.spool_rows import Row, rows_of
+from otel_cbtop_exporter.delivery.spool_rows import Row, pack
 from otel_cbtop_exporter.sinks.base import Record
 from otel_cbtop_exporter.tally import Tally
 
@@ -164,8 +164,7 @@ class SpoolFolder:
         Raises:
             SpoolError: Neither disk nor memory can take them.
         """
-        rows = [row.packed() for row in rows_of(records, now_ns)]  # without the lock
-        self._append_rows(rows, now_ns)
+        self._append_rows(pack(records, now_ns), now_ns)  # packs without the lock
 
     @reporting
     def spools(self) -> Sequence[Spool]:
@@ -182,7 +181,6 @@ class SpoolFolder:
         places.insert(max(0, len(places) - 1) if self._on_disk else len(places), self._memory)
         return [spool for spool in places if self._has_records(spool)]
 
-    @reporting
     def adopt(self) -> int:
         """Take over what dead processes left for this destination.
 
@@ -192,22 +190,31 @@ class SpoolFolder:
         Returns:
             How many spools were taken over; a few at a time, the oldest first.
         """
+        adopted = self._adopt()
+        if not self._has_adopted:
+            self._has_adopted = True
+            # Without the lock: it may be many files, and exports and forks wait for that.
+            if folders := ", ".join(map(str, self.foreign())):
+                self._tell(f"events of other destinations wait in {folders}")
+        return adopted
+
+    @reporting
+    def _adopt(self) -> int:
         try:
-            adopted = self._files.adopt()
-            if not self._has_adopted:
-                self._has_adopted = True
-                if folders := ", ".join(map(str, self.foreign())):
-                    what = f"events of other destinations wait in {folders}"
-                    self._reports.note("foreign", f"{what} (see `otel-cbtop spool`)")
+            return self._files.adopt()
         except OSError as error:
             self._reports.note("spool_place", f"spool folder {self.folder}: {error}")
             return 0
-        return adopted
+
+    @reporting
+    def _tell(self, what: str) -> None:
+        self._reports.note("foreign", f"{what} (see `otel-cbtop spool`)")
 
     def foreign(self) -> list[Path]:
         """Return the folders of other destinations that hold files of dead processes."""
         try:
-            left = {f.parent for f in self._root.glob("*/*.db") if not is_alive(f.parent, f.stem)}
+            files = [f for f in self._root.glob("*/*.db") if FOLDER_NAME.fullmatch(f.parent.name)]
+            left = {f.parent for f in files if not is_alive(f.parent, f.stem)}
             return sorted(left - {self.folder})
         except OSError:
             return []

@@ -17,15 +17,13 @@ import msgspec
 
 from otel_cbtop_exporter.delivery import spool_queries as queries
 from otel_cbtop_exporter.delivery.spool_database import remove_files
-from otel_cbtop_exporter.delivery.spool_owner import Owner, is_alive, owner_names
+from otel_cbtop_exporter.delivery.spool_owner import FOLDER_NAME, Owner, is_alive, owner_names
 from otel_cbtop_exporter.delivery.spool_rows import SpoolError, unpack
 from otel_cbtop_exporter.sinks.base import Records
 
 __all__ = ["HeldFile", "SpoolFile", "hold", "look"]
 
 
-# What a destination's folder is called; a volume has others, such as `lost+found`.
-_FOLDER = re.compile(r".+-[0-9a-f]{16}")
 # What a process calls its file: when, its id, and something random. Others are not ours.
 _NAME = re.compile(r"\d+-\d+-[0-9a-f]+")
 
@@ -58,7 +56,7 @@ def look(root: Path) -> list[SpoolFile]:
     Raises:
         OSError: The folder cannot be read.
     """
-    folders = sorted(p for p in root.iterdir() if _FOLDER.fullmatch(p.name) and p.is_dir())
+    folders = sorted(p for p in root.iterdir() if FOLDER_NAME.fullmatch(p.name) and p.is_dir())
     folders.insert(0, root)
     return [file for folder in folders for file in _look_into(folder)]
 

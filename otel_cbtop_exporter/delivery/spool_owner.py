@@ -7,6 +7,7 @@ no clocks and no process ids that mean somebody else by now.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from contextlib import suppress
@@ -19,7 +20,10 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # callers are told by OSError
 
-__all__ = ["Owner", "is_alive", "owner_names", "published_bytes"]
+__all__ = ["FOLDER_NAME", "Owner", "is_alive", "owner_names", "published_bytes"]
+
+FOLDER_NAME = re.compile(r".+-[0-9a-f]{16}")
+"""What a destination's folder is called; a volume has others, such as `lost+found`."""
 
 _SUFFIX = ".lock"
 

@@ -27,6 +27,7 @@ __all__ = [
     "Row",
     "SpoolError",
     "migrate",
+    "pack",
     "row_of",
     "rows_of",
     "unpack",
@@ -222,6 +223,15 @@ def row_of(records: Records, created_ns: int) -> Row:
         created_ns,
         records=records,
     )
+
+
+def pack(records: Sequence[Record], now_ns: int) -> list[Row]:
+    """Make rows of records as `rows_of` does, and pack them.
+
+    Raises:
+        SpoolError: A text of the records is not Unicode.
+    """
+    return [row.packed() for row in rows_of(records, now_ns)]
 
 
 def unpack(body: bytes) -> Records | None:

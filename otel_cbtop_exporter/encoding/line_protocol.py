@@ -231,7 +231,7 @@ class LineProtocolEncoder:
                         "duplicate_point",
                         f"metric {event.measurement!r} has a second point of the same attributes "
                         "and time: two instruments or views write under this name, or attributes "
-                        "of a gauge differ in nothing that tags show, such as 200 and '200'; "
+                        "differ in nothing that tags show, such as 200 and '200' of a gauge; "
                         "rename one, or tell them apart by an attribute",
                     )
                 times_ns.append(time_ns)

@@ -15,6 +15,7 @@ from fnmatch import translate
 from operator import index
 from typing import Any, Generic, TypeVar
 
+import msgspec
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
@@ -31,6 +32,7 @@ __all__ = [
     "Redaction",
     "ScopeCache",
     "TagCache",
+    "finite_number",
     "hex_span_id",
     "hex_trace_id",
     "is_finite",
@@ -84,6 +86,19 @@ def is_finite(value: float) -> bool:
     return value - value == 0
 
 
+def finite_number(value: Any) -> float | None:
+    """Return a finite int or float, or None; foreign number types become float."""
+    kind = type(value)
+    if kind is float:
+        return value if value - value == 0.0 else None
+    if kind is not int:
+        try:
+            value = int(value) if isinstance(value, int) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return value if is_finite(value) else None
+
+
 def tag_text(value: Any) -> str:
     """Return an attribute value as the text of a tag; "" if it is to be left out."""
     if isinstance(value, str):
@@ -98,8 +113,8 @@ def tag_text(value: Any) -> str:
         return repr(float(value) + 0.0)  # -0.0 equals 0.0, so the two are one tag
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
-    made = portable(value)
-    return made if isinstance(made, str) else encode_value(made).decode()
+    text = encode_value(value).decode()
+    return msgspec.json.decode(text, type=str) if text.startswith('"') else text
 
 
 class Redaction:

@@ -28,7 +28,6 @@ from otel_cbtop_exporter.mapping.attributes import (
     TagCache,
     tag_text,
 )
-from otel_cbtop_exporter.mapping.metric_twins import has_twins
 from otel_cbtop_exporter.tag_set import TagColumn, TagKeys, TagSet
 
 __all__ = ["MetricScope", "MetricSeries", "bound_text"]
@@ -144,13 +143,13 @@ class MetricSeries:
         self._bounds: tuple[Sequence[float], tuple[str, ...]] = ((), ("count", "le_inf"))
 
     def tag_sets(self, points: Sequence[Any], redaction: Redaction) -> tuple[TagColumn, bool]:
-        """Return the tags of each point, and whether some are equal."""
+        """Return the tags of each point, and whether some are equal of what can be added up."""
         attributes = [point.attributes for point in points]
         known, tag_sets, have_twins = self._last
         # A collection often has the series of the one before.
         if len(known) != len(attributes) or not all(map(is_, known, attributes)):
             tag_sets = TagColumn(self._tags_of(one, redaction) for one in attributes)
-            have_twins = has_twins(tag_sets)
+            have_twins = self.info.type != "gauge" and len(set(tag_sets)) < len(tag_sets)
             self._last = attributes, tag_sets, have_twins
         return tag_sets, have_twins
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, NumberDataPoint
 
-from otel_cbtop_exporter.mapping.attributes import is_finite
+from otel_cbtop_exporter.mapping.attributes import finite_number
 from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 
-__all__ = ["add_up", "has_twins"]
+__all__ = ["add_up"]
 
 # The most that one side of an exponential histogram gets by being added up: the SDK's own default.
 _MOST_BUCKETS = 160
@@ -29,61 +29,53 @@ _Side = tuple[int, Any]
 """A scale, and the buckets that have it."""
 
 
-def has_twins(tag_sets: Sequence[TagSet]) -> bool:
-    """Whether two of them are equal."""
-    return len(tag_sets) > 1 and len({bytes(tags.json) for tags in tag_sets}) < len(tag_sets)
-
-
 def add_up(points: Sequence[Any], tag_sets: TagColumn) -> tuple[Sequence[Any], TagColumn]:
     """Return one point for each tag set and time, and the tags of each.
 
     What cannot be added up stays a point of its own, for whoever refuses the second one of a
-    series: histograms of other bounds, and what has no finite sum.
+    series: histograms of other bounds, and numbers that are not finite or have no finite sum.
 
     Args:
         points: Of one metric, no gauge.
         tag_sets: Of each point.
     """
-    made: dict[tuple[bytes, int], tuple[Any, TagSet]] = {}
+    made: dict[tuple[TagSet, int], Any] = {}
     for number, (point, tags) in enumerate(zip(points, tag_sets, strict=True)):
-        key = (bytes(tags.json), point.time_unix_nano)
-        twin, _ = made.get(key, (None, tags))
-        if not _has_sum(point) or (twin is not None and not _are_alike(twin, point)):
-            key = (key[0], -1 - number)  # a time that nothing else has
-            twin = None
-        made[key] = (point if twin is None else _added(twin, point)), tags
-    return [point for point, _ in made.values()], TagColumn(tags for _, tags in made.values())
+        key = (tags, point.time_unix_nano)
+        twin = made.get(key)
+        both = point if twin is None else _added(twin, point)
+        if both is None or not _has_value(point):
+            made[tags, -1 - number] = point  # no point has such a time
+        else:
+            made[key] = both
+    return list(made.values()), TagColumn(tags for tags, _ in made)
 
 
-def _has_sum(point: Any) -> bool:
-    value = point.value if isinstance(point, NumberDataPoint) else point.sum
-    return isinstance(value, int | float) and is_finite(value)
-
-
-def _are_alike(one: Any, other: Any) -> bool:
-    if not isinstance(one, HistogramDataPoint):
-        return True
-    return (one.explicit_bounds, len(one.bucket_counts)) == (
-        other.explicit_bounds,
-        len(other.bucket_counts),
-    )
+def _has_value(point: Any) -> bool:
+    return not isinstance(point, NumberDataPoint) or finite_number(point.value) is not None
 
 
 def _added(one: Any, other: Any) -> Any:
-    """Return the sum of two points."""
+    """Return the sum of two points, or None if there is none."""
     starts_ns = [one.start_time_unix_nano, other.start_time_unix_nano]
     common: dict[str, Any] = {
         "start_time_unix_nano": None if None in starts_ns else min(starts_ns),
         "exemplars": [*one.exemplars, *other.exemplars],
     }
     if isinstance(one, NumberDataPoint):
-        return replace(one, value=one.value + other.value, **common)
+        value = _sum(one.value, other.value)
+        return None if value is None else replace(one, value=value, **common)
     common["count"] = one.count + other.count
-    common["sum"] = one.sum + other.sum
+    common["sum"] = _sum(one.sum, other.sum)
     # A view can leave them unrecorded.
-    common["min"] = min(filter(_is_number, (one.min, other.min)), default=None)
-    common["max"] = max(filter(_is_number, (one.max, other.max)), default=None)
+    common["min"] = min(_numbers(one.min, other.min), default=None)
+    common["max"] = max(_numbers(one.max, other.max), default=None)
     if isinstance(one, HistogramDataPoint):
+        if (one.explicit_bounds, len(one.bucket_counts)) != (
+            other.explicit_bounds,
+            len(other.bucket_counts),
+        ):
+            return None
         counts = [a + b for a, b in zip(one.bucket_counts, other.bucket_counts, strict=True)]
         return replace(one, bucket_counts=counts, **common)
     positive: list[_Side] = [(one.scale, one.positive), (other.scale, other.positive)]
@@ -99,8 +91,17 @@ def _added(one: Any, other: Any) -> Any:
     )
 
 
-def _is_number(value: float | None) -> bool:
-    return value is not None and is_finite(value)
+def _numbers(*values: Any) -> list[float]:
+    return [number for value in values if (number := finite_number(value)) is not None]
+
+
+def _sum(*values: Any) -> float | None:
+    """Return the sum of two finite numbers; None if one is not, or there is no finite sum."""
+    numbers = _numbers(*values)
+    try:
+        return finite_number(sum(numbers)) if len(numbers) == len(values) else None
+    except OverflowError:  # an integer beyond every float, and a float
+        return None
 
 
 def _common_scale(sides: Sequence[_Side]) -> int:

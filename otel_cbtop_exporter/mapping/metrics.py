@@ -29,9 +29,9 @@ from otel_cbtop_exporter.mapping.attributes import (
     Loss,
     Redaction,
     ScopeCache,
+    finite_number,
     hex_span_id,
     hex_trace_id,
-    is_finite,
 )
 from otel_cbtop_exporter.mapping.exponential import exponential_fields
 from otel_cbtop_exporter.mapping.metric_columns import are_integers, are_numbers, histogram_columns
@@ -106,7 +106,7 @@ class MetricMapper:
         series = scope.series_of(metric)
         points: Sequence[Any] = data.data_points
         tag_sets, have_twins = series.tag_sets(points, self._redaction)
-        if have_twins and not isinstance(data, Gauge):
+        if have_twins:
             points, tag_sets = add_up(points, tag_sets)
         if isinstance(data, Histogram):
             self._map_histograms(series, points, tag_sets, made)
@@ -125,7 +125,7 @@ class MetricMapper:
         values = [point.value for point in points]
         plain = are_numbers(values)
         if not plain:
-            numbers: list[Any] = list(map(_number, values))
+            numbers: list[Any] = list(map(finite_number, values))
             there = [number is not None for number in numbers]
             if lost := there.count(False):
                 made.losses.append(("non_finite", series.name, Tally(lost, data_points=lost)))
@@ -229,12 +229,12 @@ class MetricMapper:
     ) -> None:
         """Add what both kinds of histograms have, as far as it can be carried."""
         # An unrecorded min or max is None or an infinity, and its absence is no loss.
-        if (least := _number(point.min)) is not None:
+        if (least := finite_number(point.min)) is not None:
             fields["min"] = least
-        if (most := _number(point.max)) is not None:
+        if (most := finite_number(point.max)) is not None:
             fields["max"] = most
         fields["start_time_ns"] = point.start_time_unix_nano
-        total = _number(point.sum)
+        total = finite_number(point.sum)
         if total is None:
             made.losses.append(("non_finite", series.name, Tally()))
         else:
@@ -247,7 +247,7 @@ class MetricMapper:
         largest: float | None = None
         found: str | None = None
         for exemplar in exemplars:
-            value = _number(exemplar.value)
+            value = finite_number(exemplar.value)
             if value is None:
                 made.losses.append(("non_finite", series.name, Tally(1)))
                 continue
@@ -279,16 +279,3 @@ def _count_points(batch: Sequence[ResourceMetrics]) -> int:
         for scope_metrics in resource_metrics.scope_metrics
         for metric in scope_metrics.metrics
     )
-
-
-def _number(value: Any) -> float | None:
-    """Return a finite int or float, or None; foreign number types become float."""
-    kind = type(value)
-    if kind is float:
-        return value if value - value == 0.0 else None
-    if kind is not int:
-        try:
-            value = int(value) if isinstance(value, int) else float(value)
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return value if is_finite(value) else None

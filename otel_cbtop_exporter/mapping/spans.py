@@ -108,7 +108,9 @@ class SpanMapper:
             # Members of an Enum hash in Python, their values in C.
             types = types_of(values) if number_at is None else type(values[number_at])
             key = (
-                without_path(name, attributes) if has_path and kind is _SERVER else name,
+                without_path(name, attributes)
+                if has_path and kind is _SERVER and " " in name
+                else name,
                 kind._value_,
                 status_code._value_,
                 values,

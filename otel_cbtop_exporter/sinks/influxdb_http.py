@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 from otel_cbtop_exporter.config import InfluxDBConfig
 from otel_cbtop_exporter.fork_lock import forks_wait
-from otel_cbtop_exporter.options import MASK
+from otel_cbtop_exporter.masking import MASK
 from otel_cbtop_exporter.sinks.base import parse_retry_after
 from otel_cbtop_exporter.sinks.influxdb_answers import Answer
 from otel_cbtop_exporter.sinks.influxdb_causes import no_answer_reason, system_reason
@@ -127,11 +127,11 @@ class InfluxDBConnections:
     def _request(
         self, path: str, body: bytes, headers: Mapping[str, str], seconds: float
     ) -> urllib3.BaseHTTPResponse:
-        import urllib3  # noqa: PLC0415 -- at the top, start-up would pay for it
-
         deadline = time.monotonic() + seconds
         headers = {name: _in_utf_8(text) for name, text in headers.items()}
-        pool = self._connected()
+        pool = self._connected()  # which imports it while forks wait
+        import urllib3  # noqa: PLC0415 -- at the top, start-up would pay for it
+
         return pool.request(
             "POST",
             self._address + path,

@@ -72,6 +72,9 @@ def test_a_sink_of_one_signal_alone_that_lacks_something_is_told(config):
     assert "error: for metrics: sink influxdb needs influxdb.url" in result.output
     result = config(SINK="influxdb")
     assert result.output.count("sink influxdb needs") == 1
+    given = {"TRACES_INFLUXDB_URL": "http://db", "TRACES_INFLUXDB_BUCKET": "b"}
+    assert config("--signal", "traces", SINK="influxdb", **given).exit_code == 0
+    assert config(TIMEOUT_MS="soon").output.count("'soon'") == 1
 
 
 def test_a_declarative_file_is_told_to_hold_instead(config, monkeypatch):

@@ -163,10 +163,21 @@ def test_one_destination_or_lane_can_be_exported_alone(tmp_path, run):
     other = leave(tmp_path, b"3", destination="elsewhere")
     assert run("export", tmp_path, "--destination", other.name).stdout == "3\n"
     assert run("export", tmp_path, "--lane", "logs").stdout == "2\n"
-    assert run("export", tmp_path, "--lane", "logs", "--delete").exit_code == 2
     result = run("export", tmp_path, "--lane", "lags")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "nothing waits for lags; buckets or topics are logs, spans" in result.stderr
+
+
+def test_a_file_of_which_something_was_passed_over_stays(tmp_path, run):
+    """What was asked for is all of another one, which goes."""
+    mixed = make_folder(tmp_path)
+    mixed.append([Record(b"1", lane="logs"), Record(b"2", lane="spans")], 0)
+    mixed.close()
+    leave(tmp_path, b"3", lane="logs")
+    result = run("export", tmp_path, "--lane", "logs", "--delete")
+    assert (result.exit_code, result.stdout) == (0, "1\n3\n")
+    assert len(list(tmp_path.glob("*/*.db"))) == 1
+    assert run("export", tmp_path).stdout == "1\n2\n"
 
 
 def test_what_belongs_to_several_is_not_removed_into_one_stream(tmp_path, run):

@@ -15,6 +15,7 @@ import pytest
 from otel_cbtop_exporter.delivery.dead_letters import DeadLetters
 from otel_cbtop_exporter.file_lock import lock
 from otel_cbtop_exporter.sinks.base import Record, Rejection
+from tests.descriptors import open_descriptors
 
 
 @pytest.fixture
@@ -166,23 +167,19 @@ def test_a_neighbour_that_never_lets_go_is_not_waited_for(path):
     assert len(lines(path)) == 2
 
 
-def descriptors():
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def test_dead_letters_leave_no_descriptor_open(tmp_path):
     """Whether the file moves on, or a neighbour holds its lock."""
     letters = DeadLetters(tmp_path / "dead.jsonl", max_bytes=200)
     rejections = [Rejection(Record(b"x" * 150), "invalid")]
-    before = descriptors()
+    before = open_descriptors()
     for _ in range(4):
         letters.write(rejections, "kafka", 1)
-    assert descriptors() == before
+    assert open_descriptors() == before
     held = os.open(tmp_path / "dead.jsonl", os.O_RDWR)
     try:
         lock(held, 0.0)
         with pytest.raises(TimeoutError):
             letters.write([Rejection(Record(b""), "invalid")], "kafka", 1)
-        assert descriptors() == before + 1
+        assert open_descriptors() == before + 1
     finally:
         os.close(held)

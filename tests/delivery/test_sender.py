@@ -15,6 +15,11 @@ from otel_cbtop_exporter.sinks.base import Record, Rejection, WriteResult
 from otel_cbtop_exporter.testing import FakeClock, RecordingSink
 from tests.delivery.records import away, busy, named, records, refused_for, too_large_over
 
+
+def deliver(batch):
+    return WriteResult(delivered=batch)
+
+
 KEPT = "not taken (kept, to be tried again)"
 
 
@@ -263,6 +268,28 @@ def test_an_outage_is_one_log_line_that_says_why(caplog):
         f"sink recording: 2 events were {KEPT}: no answer in time",
         "sink recording: memory takes events again",
     ]
+
+
+def test_the_end_of_an_outage_is_told_although_one_ended_just_before(caplog):
+    """By the first batch after the minute; the last word must not be that nothing is taken."""
+    bench = Bench(away, deliver, away, deliver, deliver, max_retries=0)
+    for seconds in (0, 10, 50, 4, 60):
+        bench.clock.advance(seconds)
+        bench.send(records(1))
+    ends = ["takes events again" in r.getMessage() for r in caplog.records]
+    assert ends == [False, True, False, True]
+
+
+def test_what_is_taken_in_part_is_no_end_of_an_outage(caplog):
+    """Kafka may have reports for some, time after time."""
+
+    def some(batch):
+        return WriteResult(delivered=batch[:1], kept=batch[1:], error="slow", error_type="slow")
+
+    bench = Bench(away, some, some, max_retries=0)
+    for _ in range(3):
+        bench.send(records(2))
+    assert not [r for r in caplog.records if "again" in r.getMessage().rpartition(":")[2]]
 
 
 def test_the_end_of_an_outage_is_a_line_for_each_lane(caplog):

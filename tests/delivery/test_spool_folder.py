@@ -24,6 +24,7 @@ from tests.delivery.spools import (
     make_folder,
     numbered,
 )
+from tests.descriptors import open_descriptors
 
 
 class Clock:
@@ -144,6 +145,9 @@ def test_what_a_live_process_holds_is_not_reported_as_left(path):
     neighbour = make_folder(path, destination="elsewhere")
     neighbour.append(numbered(0, 3), 0)
     folder = make_folder(path)
+    stranger = folder.folder.parent / "cache" / "app.db"
+    stranger.parent.mkdir()
+    stranger.touch()
     assert folder.foreign() == []
     neighbour.close()
     assert folder.foreign() == [neighbour.folder]
@@ -448,19 +452,15 @@ folder.close()
     )
 
 
-def descriptors():
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def test_looking_for_the_dead_leaves_no_descriptor_open(tmp_path):
     """A live neighbour is looked at every two seconds, for as long as the process lives."""
     living, looking = make_folder(tmp_path), make_folder(tmp_path)
     living.append(numbered(0, 1), 0)
     looking.append(numbered(1, 1), 0)
-    before = descriptors()
+    before = open_descriptors()
     for _ in range(5):
         assert looking.adopt() == 0
-    assert descriptors() == before
+    assert open_descriptors() == before
     living.close()
     looking.close()
 
@@ -474,10 +474,10 @@ def test_a_file_that_is_left_alone_is_nobodys(tmp_path):
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     second = make_folder(tmp_path)
-    before = descriptors()
+    before = open_descriptors()
     for _ in range(3):
         assert second.adopt() == 0
-    assert descriptors() == before
+    assert open_descriptors() == before
     owner = Owner.try_take(first.folder, path.stem)
     assert owner is not None
     owner.release(remove=False)

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from otel_cbtop_exporter.delivery.spool_folder import destination_folder
-from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS, migrate, rows_of, unpack
+from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS, migrate, pack, unpack
 from tests.delivery.spools import insert_as_it_was
 from tests.faults.http_sink import HttpSink
 from tests.faults.receiver import ID
@@ -193,8 +193,7 @@ def test_a_spool_of_an_earlier_version(tmp_path, version):
             migrate(connection, MIGRATIONS[:version])
             for start in range(0, 300, 100):
                 records = records_of(sink, events[start : start + 100])
-                rows = [row.packed() for row in rows_of(records, time.time_ns())]
-                insert_as_it_was(connection, rows)
+                insert_as_it_was(connection, pack(records, time.time_ns()))
         app = run.start(count=100)
         app.end()
         assert run.receiver.ids("others") == [f"old:{number}" for number in range(300)]

@@ -4,7 +4,6 @@ import gzip
 import os
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -12,6 +11,7 @@ from otel_cbtop_exporter.config import JsonLinesConfig
 from otel_cbtop_exporter.sinks import rotation
 from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
 from otel_cbtop_exporter.sinks.rotation import RotatedFiles
+from tests.descriptors import open_descriptors
 from tests.sinks.conformance import numbered_events, records_of
 
 if sys.version_info >= (3, 14):
@@ -323,8 +323,8 @@ def test_a_compression_that_is_stopped_leaves_the_plain_file(tmp_path):
     plain.write_bytes(b"line\n" * 100_000)
     rotated = RotatedFiles(5, "gzip")
     rotated._stopping.set()  # as `close` does in the middle
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     rotated._compress(str(plain), ".gz")
     assert [path.name for path in tmp_path.iterdir()] == [plain.name]
     assert plain.stat().st_size == 500_000
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_descriptors() == before

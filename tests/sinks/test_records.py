@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_cbtop_exporter.delivery.spool_rows import row_of, rows_of, unpack
+from otel_cbtop_exporter.delivery.spool_rows import pack, row_of, unpack
 from otel_cbtop_exporter.on_demand import Lines
 from otel_cbtop_exporter.sinks.base import Block, Record, Records
 from otel_cbtop_exporter.tally import Tally
@@ -66,7 +66,7 @@ def test_lines_are_bodies_and_one_text():
     assert block.text == listed.text == b"one\ntwo\nthree\n"
     assert block.body_bytes == listed.body_bytes == 11
     assert block.part(1, 3).bodies == [b"two", b"three"]
-    assert unpack(rows_of(Records([block]), 0)[0].packed().body) == Records([listed])
+    assert unpack(pack(Records([block]), 0)[0].body) == Records([listed])
 
 
 def test_a_block_survives_packing():
@@ -96,7 +96,7 @@ def test_a_batch_of_any_size_in_pieces_is_the_batch(count):
 def test_a_time_beyond_64_bits_can_be_packed():
     """JSON carries it, so a spool must not fail for it; the body has it whole."""
     records = Records([Block("", "log", [b"a", b"b"], [2**70, 5])])
-    (row,) = [row.packed() for row in rows_of(records, 0)]
+    (row,) = pack(records, 0)
     assert unpack(row.body) == Records([Block("", "log", [b"a", b"b"], [2**63 - 1, 5])])
 
 

@@ -1,0 +1,63 @@
+"""What is shown of options and their values: no secret, and no login of a URL."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import Meta
+
+__all__ = ["MASK", "SECRET", "URL", "is_secret", "metas", "shown", "without_login"]
+
+SECRET = Meta(extra={"secret": True})
+"""Marks an option, in Annotated, whose value is never shown."""
+
+URL = Meta(extra={"url": True})
+"""Marks an option in which a login may stand, whether or not it is written as a URL has it."""
+
+MASK = "********"
+"""Stands for a secret."""
+
+# A password may hold any of `/?#`, which no parser of URLs would allow there.
+_LOGIN_IN_URL = re.compile(r"(?<=://)\S*@")
+
+
+def metas(hint: Any) -> Iterator[Meta]:
+    """Yield what Annotated says of a type and its parts."""
+    for arg in typing.get_args(hint):
+        if isinstance(arg, Meta):
+            yield arg
+        else:
+            yield from metas(arg)
+
+
+def is_secret(hint: Any) -> bool:
+    """Say whether an option's value must never be shown."""
+    return SECRET in metas(hint)
+
+
+def shown(hint: Any, value: Any) -> str:
+    """Return an option's value as messages may have it: without secrets."""
+    if not value or not is_secret(hint):
+        return repr(without_login(hint, value)) if isinstance(value, str) else _masked(repr(value))
+    if isinstance(value, Mapping):
+        return repr(dict.fromkeys(value, MASK))
+    return repr(MASK)
+
+
+def without_login(hint: Any, text: str) -> str:
+    """Return an option's text without a user name and a password, as a URL may have them.
+
+    A password may hold blanks, and the scheme may have been forgotten.
+    """
+    login, at, rest = text.rpartition("@")
+    if not at or URL not in metas(hint):
+        return _masked(text)
+    scheme, colon, _ = login.partition("://")
+    return f"{scheme}{colon}{MASK}@{rest}" if colon else f"{MASK}@{rest}"
+
+
+def _masked(text: str) -> str:
+    return _LOGIN_IN_URL.sub(f"{MASK}@", text)
