@@ -6,7 +6,7 @@ import os
 import threading
 from bisect import insort
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 
 __all__ = ["ForkLock", "forks_wait"]
 
@@ -51,23 +51,41 @@ _held: list[ForkLock] = []  # by the fork that is under way
 
 
 def _before_fork() -> None:
-    _held[:] = _locks
-    for one in _held:
+    raised: BaseException | None = None
+    taken: list[ForkLock] = []
+    for one in _locks:
+        # Python forks whatever is raised here, so every lock is taken.
+        while one not in taken:
+            raised = _take(one, taken) or raised
+    _held[:] = taken  # now nobody else is in a fork
+    if raised is not None:
+        raise raised
+
+
+def _take(one: ForkLock, taken: list[ForkLock]) -> BaseException | None:
+    """Take a lock and call its hook; returns what that, or a signal handler meanwhile, raised."""
+    try:
         one.lock.acquire()
+        taken.append(one)
         one.before()
+    except BaseException as error:  # noqa: BLE001  the caller raises it when it has all locks
+        return error
+    return None
 
 
 def _after_fork_in_parent() -> None:
-    for one in reversed(_held):
+    for one in reversed(_held[:]):
         one.lock.release()
 
 
 def _after_fork_in_child() -> None:
     # New locks, no release: a server that forks in C (uWSGI) runs this hook alone, and an old
     # lock may then be held by a thread that the child does not have.
-    for one in reversed(_locks):
+    for one in _locks:
         one.lock = threading.RLock()
-        one.in_child()
+    with ExitStack() as hooks:  # all of them, whatever one raises, the last one first
+        for one in _locks:
+            hooks.callback(one.in_child)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

@@ -41,7 +41,9 @@ def is_secret(hint: Any) -> bool:
 def shown(hint: Any, value: Any) -> str:
     """Return an option's value as messages may have it: without secrets."""
     if not value or not is_secret(hint):
-        return repr(without_login(hint, value)) if isinstance(value, str) else _masked(repr(value))
+        if isinstance(value, str):
+            return repr(without_login(hint, value))
+        return f"a {type(value).__name__}" if URL in metas(hint) else _masked(repr(value))
     if isinstance(value, Mapping):
         return repr(dict.fromkeys(value, MASK))
     return repr(MASK)

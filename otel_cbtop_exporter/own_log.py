@@ -53,7 +53,12 @@ class RateLimitedLog:
         self._next: dict[str, float] = {}
         self._held_back: dict[str, _HeldBack] = {}
 
-    def log(self, level: int, cause: str, message: str, *, events: int = 0) -> bool:
+    def is_due(self, cause: str) -> bool:
+        """Whether the next message of a cause will be logged."""
+        now = self._monotonic()
+        return now >= self._next.get(cause, now)
+
+    def log(self, level: int, cause: str, message: str, *, events: int = 0) -> None:
         """Log a message unless its cause was logged within the last minute.
 
         Args:
@@ -62,9 +67,6 @@ class RateLimitedLog:
             message: Whole, never with attribute values, event data or a secret.
             events: How many events it tells of, so that those of messages that were not logged
                 can be told as a sum.
-
-        Returns:
-            False if it was held back.
         """
         now = self._monotonic()
         with self._lock:
@@ -72,11 +74,10 @@ class RateLimitedLog:
             if now < self._next.get(cause, now):
                 messages, before = (held.messages, held.events) if held else (0, 0)
                 self._held_back[cause] = _HeldBack(level, message, messages + 1, before + events)
-                return False
+                return
             self._next[cause] = now + _LOG_INTERVAL_SECONDS
             self._held_back.pop(cause, None)
         self._logger.log(level, "%s%s", message, f" ({held})" if held else "")
-        return True
 
     def tell_due(self) -> None:
         """Log how many events were held back of causes whose minute is over.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal as signals
-import sys
 import threading
 import time
 import weakref
@@ -21,6 +19,7 @@ from otel_cbtop_exporter.delivery.pipeline import LONGEST_WAIT_SECONDS, Pipeline
 from otel_cbtop_exporter.env import SignalName, configuration
 from otel_cbtop_exporter.errors import CbtopError, ConfigError
 from otel_cbtop_exporter.event_batch import Events
+from otel_cbtop_exporter.exit_on_sigterm import exit_on_sigterm
 from otel_cbtop_exporter.health import HealthCounters, SinkHealth, combined
 from otel_cbtop_exporter.own_log import RateLimitedLog, counted, were
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
@@ -70,9 +69,6 @@ class Pieces(Generic[_T]):
     name_of: Callable[[Sequence[_T]], str]
 
 
-# How long the signal that ends a process does nothing more: what exporters have for shutdown.
-_EXIT_SECONDS = 30.0
-
 _ITEMS: Pieces[Any] = Pieces(
     lambda batch: [[item] for item in batch] if len(batch) > 1 else [], lambda _batch: "an item"
 )
@@ -87,7 +83,7 @@ class SignalDelivery:
         options: Given in code or in a declarative file; they win over the environment's.
 
     Attributes:
-        config: What holds.
+        config: What was asked for; of a ready sink's delivery the first exporter's holds.
         unusable: Sinks that get nothing, and why.
     """
 
@@ -109,8 +105,9 @@ class SignalDelivery:
         else:
             self._pipelines = self._acquire_all(given)
         if self.config.exit_on_sigterm:
-            _exit_on_sigterm()
-        _live.add(self)
+            exit_on_sigterm()
+        key = id(self)
+        _live[key] = weakref.ref(self, lambda _: _live.pop(key, None))
 
     def _acquire_all(self, given: dict[str, Any]) -> list[Pipeline]:
         pipelines: list[Pipeline] = []
@@ -216,7 +213,7 @@ class SignalDelivery:
         """Release the pipelines, within the time; quiet the second time."""
         if not self._shut_down.acquire(blocking=False):
             return
-        _live.discard(self)
+        _live.pop(id(self), None)
         deadline = time.monotonic() + min(timeout_millis / 1000, LONGEST_WAIT_SECONDS)
         for pipeline in self._pipelines:
             pipeline.release(max(0.0, deadline - time.monotonic()))
@@ -242,12 +239,14 @@ def flush_all(pipelines: Iterable[Pipeline], timeout_seconds: float) -> bool:
     return all(flushed)
 
 
-_live: weakref.WeakSet[SignalDelivery] = weakref.WeakSet()
+# By id: a list of a dict's values is made at once, whatever other threads do meanwhile.
+_live: dict[int, weakref.ref[SignalDelivery]] = {}
 
 
 def unusable_sinks() -> dict[str, str]:
     """Return the sinks that exporters of this process cannot use, and why."""
-    return {name: why for one in list(_live) for name, why in one.unusable.items()}
+    known = [one() for one in list(_live.values())]
+    return {name: why for one in known if one for name, why in one.unusable.items()}
 
 
 def _smaller(batch: Sequence[_T], pieces: Pieces[_T]) -> tuple[Sequence[Sequence[_T]], str]:
@@ -286,7 +285,8 @@ def _pipeline_of(sink: Sink, config: ExporterConfig, given: Mapping[str, Any]) -
     if not differ:
         return pipeline
     what = f"sink {sink.name} is in use by another exporter with other options: {', '.join(differ)}"
-    if not any(name in given for name in differ):  # the environment stops no application
+    # The environment stops no application.
+    if all(given.get(name) in (None, {}) for name in differ):
         _logger.warning("%s; those of the first one hold", what)
         return pipeline
     pipeline.release(0)
@@ -297,23 +297,3 @@ def _sharing_key(name: str, config: ExporterConfig) -> bytes:
     """Return what is equal for exporters that can share a pipeline; stays in memory."""
     shared = [getattr(config, option) for option in _SHARED]
     return msgspec.msgpack.encode((name, getattr(config, name), shared))
-
-
-def _exit_on_sigterm() -> None:
-    """Exit cleanly where SIGTERM would end the process at once, with its queues."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and signals.getsignal(signals.SIGTERM) is signals.SIG_DFL:
-        signals.signal(signals.SIGTERM, _exit)
-
-
-def _exit(*_: Any) -> None:
-    global _exiting_since  # noqa: PLW0603 -- there is one handler of the signal
-    now = time.monotonic()
-    # A second one, as of a supervisor that signals a whole group, would end the clean exit in its
-    # middle. Not for ever: somebody may have swallowed the first one.
-    if _exiting_since is None or now - _exiting_since > _EXIT_SECONDS:
-        _exiting_since = now
-        sys.exit(128 + signals.SIGTERM)
-
-
-_exiting_since: float | None = None

@@ -182,7 +182,7 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
 
     group: ClassVar[str] = "kafka"
 
-    bootstrap_servers: str | None = None
+    bootstrap_servers: Annotated[str, URL] | None = None
     topic: Annotated[str, Meta(min_length=1)] = "otel.{signal}"
     acks: Literal["all", "1", "0", "-1"] = "all"
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "zstd"

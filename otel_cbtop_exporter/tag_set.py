@@ -68,6 +68,9 @@ class TagSet(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self.tag_keys)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TagSet, (self._dict(),)  # without the hash, which is this process's
+
     def __hash__(self) -> int:
         if self._hash is None:
             self._hash = hash(bytes(self.json))

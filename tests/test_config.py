@@ -210,6 +210,7 @@ def test_a_login_is_not_shown_however_it_is_written():
     with pytest.raises(ConfigError) as told:
         build(ExporterConfig, {"influxdb": {"url": ["http://me:s3cret@db"]}})
     assert "s3cret" not in str(told.value)
+    assert "s3cret" not in repr(KafkaConfig(bootstrap_servers="h:1,me:s3cret word@h2:2"))
 
 
 def test_what_is_no_url_is_shown_whole():

@@ -40,8 +40,8 @@ from otel_cbtop_exporter import (
     ConfigError,
     WriteResult,
     decode_event,
+    exit_on_sigterm,
     process_health,
-    signal_delivery,
 )
 from otel_cbtop_exporter._sdk import LogRecordExportResult
 from otel_cbtop_exporter.delivery.pipeline import open_pipelines
@@ -507,7 +507,7 @@ def test_exit_on_sigterm_replaces_the_default_action_only(monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         assert caught.value.code == 143
         signal.raise_signal(signal.SIGTERM)  # it would abort the exit that is under way
-        monkeypatch.setattr(signal_delivery, "_EXIT_SECONDS", 0.0)
+        monkeypatch.setattr(exit_on_sigterm, "_EXIT_SECONDS", 0.0)
         with pytest.raises(SystemExit):  # somebody has swallowed the first one
             signal.raise_signal(signal.SIGTERM)
 

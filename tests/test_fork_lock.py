@@ -61,6 +61,51 @@ def test_a_fork_takes_the_lock_of_imports_before_that_of_spools(first):
     assert done.stdout == "[]\n"
 
 
+INTERRUPTED = """
+import os, signal, threading
+from otel_cbtop_exporter.delivery.process_lock import process_lock
+from otel_cbtop_exporter.fork_lock import ForkLock, forks_wait
+
+begun = []
+first, last = ForkLock(0), ForkLock(9, in_child=lambda: begun.append("last") or 1 / 0)
+middle = ForkLock(5, in_child=lambda: begun.append("middle"))
+
+def interrupt(*_):
+    may_go.set()
+    raise KeyboardInterrupt
+
+def hold():
+    with last.lock:
+        held.set()
+        may_go.wait()
+
+signal.signal(signal.SIGALRM, interrupt)
+held, may_go = threading.Event(), threading.Event()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if begun == ["last", "middle"] and first.lock.acquire(blocking=False) else 1)
+thread.join()
+free = []
+other = threading.Thread(
+    target=lambda: free.extend(one.acquire(timeout=5) for one in (
+        first.lock, forks_wait(), process_lock(), middle.lock, last.lock)))
+other.start()
+other.join()
+print(free, os.waitpid(pid, 0)[1])
+"""
+
+
+def test_what_is_raised_during_a_fork_leaves_no_lock_held():
+    """By a signal handler while the fork waits, or by a hook: every lock and hook has its turn."""
+    command = [sys.executable, "-W", "ignore", "-c", INTERRUPTED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[True, True, True, True, True] 0\n"
+
+
 FIRST_IMPORT = """
 import importlib.abc, sys, threading
 from otel_cbtop_exporter.config import InfluxDBConfig, KafkaConfig

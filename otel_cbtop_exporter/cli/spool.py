@@ -111,7 +111,8 @@ def export_files(folder: Path, *, destination: str | None, lane: str | None, del
             if lane is None or written:
                 parts = [f"{counted(n)} of {printable(one)}" for one, n in written.items() if one]
                 what = ", ".join(parts) or counted(written.total())
-                click.echo(f"{file.name}: {what}", err=True)
+                stays = "; it stays, because of the others in it" if delete and passed_over else ""
+                click.echo(f"{file.name}: {what}{stays}", err=True)
             lanes += written
             others |= passed_over
     if lane is not None and not lanes and not failed:

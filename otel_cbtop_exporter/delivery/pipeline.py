@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from otel_cbtop_exporter.config import ExporterConfig
+
+# Its lock has to be there before a fork begins to take locks.
+from otel_cbtop_exporter.delivery import process_lock  # noqa: F401
 from otel_cbtop_exporter.delivery.away_budget import AwayBudget
 from otel_cbtop_exporter.delivery.outcomes import Outcomes
 from otel_cbtop_exporter.delivery.patience import Patience

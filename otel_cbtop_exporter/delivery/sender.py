@@ -208,7 +208,7 @@ class Sender:
                 sent.error_type = result.error_type
                 refused = bool(result.split_reason or result.delivered or result.rejected)
                 self._counters.write_failed(sent.error, connected=refused)
-            if not result.kept and records.lane in self._refused:
+            if records.lane in self._refused and result.delivered and not result.kept:
                 self._tell_of_recovery(records.lane)
             if not result.kept:
                 continue
@@ -238,16 +238,13 @@ class Sender:
             return
 
     def _tell_of_recovery(self, lane: str) -> None:
-        what = f" for {lane!r}" if lane else ""
-        # As loud as what it takes back, or an outage would end for nobody to see. Where it is held
-        # back, the first batch after the minute tells it.
-        is_told = self._log.log(
-            logging.WARNING,
-            f"taken again {lane}",
-            f"sink {self._sink.name}: {self._sink.destination} takes events{what} again",
-        )
-        if is_told:
-            self._refused.discard(lane)
+        cause, what = f"taken again {lane}", f" for {lane!r}" if lane else ""
+        if not self._log.is_due(cause):
+            return  # the first batch after the minute tells it
+        self._refused.discard(lane)
+        # As loud as what it takes back, or an outage would end for nobody to see.
+        message = f"{self._sink.destination} takes events{what} again"
+        self._log.log(logging.WARNING, cause, f"sink {self._sink.name}: {message}")
 
     def _write(self, batch: Records, deadline: float, write_seconds: float) -> WriteResult:
         timeout_seconds = min(write_seconds, deadline - self._clock.monotonic())

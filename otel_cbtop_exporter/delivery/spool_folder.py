@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from otel_cbtop_exporter.config import SpoolConfig
-from otel_cbtop_exporter.delivery.process_lock import watch_forks
+from otel_cbtop_exporter.delivery.process_lock import process_lock, watch_forks
 from otel_cbtop_exporter.delivery.retry import Clock
 from otel_cbtop_exporter.delivery.spool import (
     DEFAULT_MEMORY_BYTES,
@@ -191,6 +191,8 @@ class SpoolFolder:
             How many spools were taken over; a few at a time, the oldest first.
         """
         adopted = self._adopt()
+        if adopted is None:
+            return 0
         if not self._has_adopted:
             self._has_adopted = True
             # Without the lock: it may be many files, and exports and forks wait for that.
@@ -199,12 +201,12 @@ class SpoolFolder:
         return adopted
 
     @reporting
-    def _adopt(self) -> int:
+    def _adopt(self) -> int | None:
         try:
             return self._files.adopt()
         except OSError as error:
             self._reports.note("spool_place", f"spool folder {self.folder}: {error}")
-            return 0
+            return None
 
     @reporting
     def _tell(self, what: str) -> None:
@@ -214,8 +216,7 @@ class SpoolFolder:
         """Return the folders of other destinations that hold files of dead processes."""
         try:
             files = [f for f in self._root.glob("*/*.db") if FOLDER_NAME.fullmatch(f.parent.name)]
-            left = {f.parent for f in files if not is_alive(f.parent, f.stem)}
-            return sorted(left - {self.folder})
+            return sorted({f.parent for f in files if not _is_alive(f)} - {self.folder})
         except OSError:
             return []
 
@@ -311,3 +312,8 @@ class SpoolFolder:
         except SpoolError as error:
             self._reports.note("spool_read", f"a spool file cannot be read: {error}")
             return True
+
+
+def _is_alive(file: Path) -> bool:
+    with process_lock():  # a child would inherit the owner file, and with it a lock
+        return is_alive(file.parent, file.stem)

@@ -100,7 +100,8 @@ class Owner:
     def close_in_child(self) -> None:
         """Let go of the parent's lock without giving it up."""
         # Unlocking would unlock the parent's: both descriptors are one open file.
-        os.close(self._descriptor)
+        with suppress(OSError):  # as where a daemon has closed all that is open
+            os.close(self._descriptor)
 
 
 def is_alive(folder: Path, name: str) -> bool:

@@ -176,6 +176,7 @@ def test_a_file_of_which_something_was_passed_over_stays(tmp_path, run):
     leave(tmp_path, b"3", lane="logs")
     result = run("export", tmp_path, "--lane", "logs", "--delete")
     assert (result.exit_code, result.stdout) == (0, "1\n3\n")
+    assert result.stderr.count("it stays, because of the others in it") == 1
     assert len(list(tmp_path.glob("*/*.db"))) == 1
     assert run("export", tmp_path).stdout == "1\n2\n"
 

@@ -276,7 +276,7 @@ def test_the_end_of_an_outage_is_told_although_one_ended_just_before(caplog):
     for seconds in (0, 10, 50, 4, 60):
         bench.clock.advance(seconds)
         bench.send(records(1))
-    ends = ["takes events again" in r.getMessage() for r in caplog.records]
+    ends = [r.getMessage().endswith("takes events again") for r in caplog.records]
     assert ends == [False, True, False, True]
 
 
