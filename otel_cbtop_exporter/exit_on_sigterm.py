@@ -13,21 +13,24 @@ __all__ = ["exit_on_sigterm"]
 # How long more of the signal does nothing: what exporters have for their shutdown.
 _EXIT_SECONDS = 30.0
 
-_exiting_since: float | None = None
+
+class _Exit:
+    """A handler that exits cleanly."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def __call__(self, *_: Any) -> None:
+        now = time.monotonic()
+        # A second signal, as of a supervisor that signals a whole group, would end the clean exit
+        # in its middle. Not for ever: somebody may have swallowed the first one.
+        if self._since is None or now - self._since > _EXIT_SECONDS:
+            self._since = now
+            sys.exit(128 + signal.SIGTERM)
 
 
 def exit_on_sigterm() -> None:
     """Install a handler, where the default action stands; on the main thread only."""
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _exit)
-
-
-def _exit(*_: Any) -> None:
-    global _exiting_since  # noqa: PLW0603 -- the process has one handler of the signal
-    now = time.monotonic()
-    # A second one, as of a supervisor that signals a whole group, would end the clean exit in its
-    # middle. Not for ever: somebody may have swallowed the first one.
-    if _exiting_since is None or now - _exiting_since > _EXIT_SECONDS:
-        _exiting_since = now
-        sys.exit(128 + signal.SIGTERM)
+        signal.signal(signal.SIGTERM, _Exit())
