@@ -10,21 +10,26 @@ from typing import Any
 
 __all__ = ["exit_on_sigterm"]
 
-# How long more of the signal does nothing: what exporters have for their shutdown.
-_EXIT_SECONDS = 30.0
+# What exporters have for their shutdown.
+_QUIET_SECONDS = 30.0
 
 
 class _Exit:
-    """A handler that exits cleanly."""
+    """A handler that exits cleanly.
 
-    def __init__(self) -> None:
+    Args:
+        quiet_seconds: How long more of the signal does nothing.
+    """
+
+    def __init__(self, quiet_seconds: float) -> None:
+        self._quiet_seconds = quiet_seconds
         self._since: float | None = None
 
     def __call__(self, *_: Any) -> None:
         now = time.monotonic()
         # A second signal, as of a supervisor that signals a whole group, would end the clean exit
         # in its middle. Not for ever: somebody may have swallowed the first one.
-        if self._since is None or now - self._since > _EXIT_SECONDS:
+        if self._since is None or now - self._since > self._quiet_seconds:
             self._since = now
             sys.exit(128 + signal.SIGTERM)
 
@@ -33,4 +38,4 @@ def exit_on_sigterm() -> None:
     """Install a handler, where the default action stands; on the main thread only."""
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _Exit())
+        signal.signal(signal.SIGTERM, _Exit(_QUIET_SECONDS))

@@ -68,7 +68,9 @@ def _take(one: ForkLock, taken: list[ForkLock]) -> BaseException | None:
         one.lock.acquire()
         taken.append(one)
         one.before()
-    except BaseException as error:  # noqa: BLE001  the caller raises it when it has all locks
+    # Python forks all the same, and what is not taken would be released, or held for ever. The
+    # caller raises it once all locks are taken, so that Python reports it.
+    except BaseException as error:  # noqa: BLE001
         return error
     return None
 

@@ -152,9 +152,10 @@ class SignalDelivery:
         if self._shut_down.locked():
             self._lose("shutdown", events, "it came after shutdown")
             return False
-        for name in self.unusable if events else ():
-            self._lose("no_sink", events, f"sink {name} cannot be used")
+        if self.unusable and events:
             ok = False
+            for name in self.unusable:
+                self._lose("no_sink", events, f"sink {name} cannot be used")
         for pipeline in self._pipelines:
             ok = pipeline.submit(events, max(0.0, deadline - time.monotonic())) and ok
         return ok

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.errors import SinkError
 from otel_cbtop_exporter.sinks.base import Sink
-from otel_cbtop_exporter.sinks.kafka_properties import named_brokers
 
 __all__ = ["sink_factory"]
 
@@ -57,6 +56,9 @@ def _influxdb(config: ExporterConfig) -> Callable[[], Sink]:
 
 def _kafka(config: ExporterConfig) -> Callable[[], Sink]:
     _require_extra("kafka", "confluent_kafka")
+    # Small, and of no client; who has no Kafka need not have it.
+    from otel_cbtop_exporter.sinks.kafka_properties import named_brokers
+
     options = config.kafka
     if not (options.bootstrap_servers or named_brokers(options.config) or options.config_file):
         raise _missing("kafka", "bootstrap_servers")

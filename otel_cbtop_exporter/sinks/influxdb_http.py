@@ -129,32 +129,26 @@ class InfluxDBConnections:
     ) -> urllib3.BaseHTTPResponse:
         deadline = time.monotonic() + seconds
         headers = {name: _in_utf_8(text) for name, text in headers.items()}
-        pool = self._connected()  # which imports it while forks wait
-        import urllib3  # noqa: PLC0415 -- at the top, start-up would pay for it
+        pool = self._connected()
+        # 50 ms that start-up need not pay; and only now, because forks wait for the first import.
+        import urllib3  # noqa: PLC0415
 
+        # Every second time of those that end without an answer, time is left for another address of
+        # the host. Not at first: a server may be slow to say hello, and that has all of the time.
+        total = max(0.001, deadline - time.monotonic())
+        connect = total / 3 if self._is_hasty else total
         return pool.request(
             "POST",
             self._address + path,
             body=body,
             headers=headers,
-            timeout=self._timeout(deadline - time.monotonic()),
+            timeout=urllib3.Timeout(connect=connect, total=total),
             retries=urllib3.Retry(total=False),  # of a bare False urllib3 logs that it makes this
             redirect=False,
             preload_content=False,
             decode_content=False,
             enforce_content_length=True,  # the default of urllib3 2 alone
         )
-
-    def _timeout(self, seconds: float) -> urllib3.Timeout:
-        """Leave time for another address of a host, where the first one takes all of it.
-
-        Every second time of those that end without an answer: a server may be slow to say hello,
-        and that has all of the time at first.
-        """
-        import urllib3  # noqa: PLC0415 -- as above
-
-        total = max(0.001, seconds)
-        return urllib3.Timeout(connect=total / 3 if self._is_hasty else total, total=total)
 
     def _connected(self) -> urllib3.PoolManager:
         with self._lock:

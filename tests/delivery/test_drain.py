@@ -383,7 +383,10 @@ def test_the_thread_writes_with_instrumentation_suppressed(bench):
 
 
 def test_where_no_thread_starts_callers_take_turns(bench, monkeypatch):
-    """Two flushes at the end of an interpreter send nothing twice."""
+    """Two flushes at the end of an interpreter send nothing twice.
+
+    Patched for the reason of `no_threads`; the second flush is a thread that was there before.
+    """
     start = threading.Thread.start
 
     def refuse(self):
