@@ -88,11 +88,11 @@ class RetryConfig(Options, frozen=True, kw_only=True):
     """How long to wait before records are tried again: exponential, with full jitter.
 
     Attributes:
-        max_retries: Tries after the first on a direct send; the drain thread tries for as
-            long as it takes.
+        max_retries: Retries of a direct send; from the spool, records are retried for as long as
+            it takes.
         initial_delay_ms: Upper bound of the first wait.
-        max_delay_ms: No wait of ours is longer; a longer Retry-After is respected.
-        multiplier: Growth of the bound from one try to the next.
+        max_delay_ms: Upper bound of every wait; a longer Retry-After is respected.
+        multiplier: Growth of the bound from one retry to the next.
     """
 
     group: ClassVar[str] = "retry"
@@ -123,11 +123,11 @@ class SpoolConfig(Options, frozen=True, kw_only=True):
     """Where records wait for a remote sink.
 
     Attributes:
-        path: A folder for spool files, which then survive the process; may begin with `~`;
-            in memory if unset.
-        max_bytes: Compressed bytes that may wait, at least 1 MiB; by default 64 MiB in memory,
-            1 GiB in a folder (over all files of it).
-        max_age_ms: Records older than this leave the spool, counted; 0 keeps them.
+        path: A folder for spool files, which survive the process; may begin with `~`. If unset,
+            the spool is in memory.
+        max_bytes: Compressed bytes that may wait, at least 1 MiB. The default is 64 MiB in memory,
+            1 GiB in a folder (for all of its files together).
+        max_age_ms: Drop (and count) records that have waited for longer; 0 keeps them.
         synchronous: `normal` survives a killed process, `full` a power cut as well.
     """
 
@@ -148,10 +148,10 @@ class MappingConfig(Options, frozen=True, kw_only=True):
     """How SDK data becomes events.
 
     Attributes:
-        resource_tags: Glob patterns of the resource attributes that become tags; others are left
-            out, and `*` takes all.
+        resource_tags: Glob patterns of the resource attributes that become tags; the others are
+            left out. `*` takes all of them.
         span_tags: Span attributes that become tags.
-        exemplars: Which metrics' exemplars are exported.
+        exemplars: Which metrics' exemplars to export.
         redact: Glob patterns of attribute keys whose values become `[redacted]`.
     """
 
@@ -167,17 +167,16 @@ class ExporterConfig(Options, frozen=True, kw_only=True):
     """Everything an exporter can be told.
 
     Attributes:
-        sink: Where events go; several means every one of them gets every event.
-        delivery: `spooled`: remote sinks are written by a thread of ours, from the spool.
-            `direct`: on the SDK's thread, for places that freeze between calls.
+        sink: Where events go. Each of several sinks gets every event.
+        delivery: `spooled`: a background thread writes to remote sinks, from the spool.
+            `direct`: the SDK's thread does, for environments that freeze between calls.
         timeout_ms: The longest that one `export()` may take.
-        max_batch_events: The most records in one write; the sink's own default if unset.
-        max_batch_bytes: The most bytes in one write; the sink's own default if unset.
+        max_batch_events: The most records in one write; each sink has a default of its own.
+        max_batch_bytes: The most bytes in one write; each sink has a default of its own.
         internal_metrics: Record OpenTelemetry's metrics about exporters, `otel.sdk.exporter.*`.
-        exit_on_sigterm: Install a handler that exits cleanly where SIGTERM would kill the
-            process with its queues.
-        temporality_preference: `delta`, `cumulative` or `lowmemory`, with OpenTelemetry's
-            meanings.
+        exit_on_sigterm: Exit cleanly on SIGTERM, which would otherwise kill the process with its
+            queues.
+        temporality_preference: As OpenTelemetry defines the three.
         default_histogram_aggregation: The aggregation of histograms without a view.
     """
 

@@ -33,13 +33,14 @@ class JsonLinesConfig(Options, frozen=True, kw_only=True):
     """The JSON Lines file.
 
     Attributes:
-        path: May hold `{pid}`, `{date}`, `{hour}` and `~`; `-` is standard output.
-        max_bytes: A larger file is rotated; 0 never rotates by size.
-        max_age_ms: An older file is rotated; 0 never rotates by age.
-        max_files: Rotated files that are kept.
+        path: May contain `{pid}`, `{date}` and `{hour}`, and begin with `~`; `-` is standard
+            output.
+        max_bytes: Rotate a file that is larger; 0 disables rotation by size.
+        max_age_ms: Rotate a file that is older; 0 disables rotation by age.
+        max_files: How many rotated files to keep.
         compression: Of rotated files.
-        fsync: `never`, after each `batch`, or at most once in `fsync_interval_ms`.
-        fsync_interval_ms: With `fsync=interval`.
+        fsync: `never`, after each `batch`, or (`interval`) at most once per `fsync_interval_ms`.
+        fsync_interval_ms: For `fsync=interval`.
         mode: Permissions of new files, octal.
     """
 
@@ -71,7 +72,7 @@ class ConsoleConfig(Options, frozen=True, kw_only=True):
     """The console.
 
     Attributes:
-        stream: Standard output or standard error.
+        stream: Where to write.
     """
 
     group: ClassVar[str] = "console"
@@ -83,21 +84,21 @@ class InfluxDBConfig(Options, frozen=True, kw_only=True):
     """An InfluxDB, or whatever speaks its `/api/v2/write`.
 
     Attributes:
-        url: For example `http://localhost:8086`; without a login, which is what `token` is for.
+        url: For example `http://localhost:8086`. Credentials go into `token`, not in here.
         org: Organization; leave it unset for InfluxDB 1.8.
-        bucket: `{signal}` in it becomes `metrics`, `spans` or `logs`. For InfluxDB 1.8
-            `database` or `database/retention-policy`.
+        bucket: May contain `{signal}`, which becomes `metrics`, `spans` or `logs`. For InfluxDB
+            1.8 `database` or `database/retention-policy`.
         token: API token; for InfluxDB 1.8 `username:password`.
-        token_file: A file that holds the token; read again when the server refuses it.
+        token_file: A file that contains the token; read again when the server refuses it.
         timeout_ms: Of one request.
-        ca_file: PEM file of the authority that signed the server's certificate.
-        cert_file: PEM file of the client's certificate.
+        ca_file: PEM file of the CA that signed the server's certificate.
+        cert_file: PEM file of the client certificate.
         key_file: PEM file of its key, if that is not in `cert_file`.
-        verify_tls: Whether the server's certificate is checked.
+        verify_tls: Whether to check the server's certificate.
         headers: Extra request headers.
-        gzip: Whether requests are compressed.
-        trace_id_tag_digits: First hex digits of the trace id that become a tag, for looking
-            traces up over days; one digit means 16 times the series.
+        gzip: Whether to compress requests.
+        trace_id_tag_digits: How many leading hex digits of the trace id become a tag, to find
+            traces over days. Each digit multiplies the number of series by 16.
     """
 
     group: ClassVar[str] = "influxdb"
@@ -167,17 +168,17 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
             attributes, for example `{service.name}`, or other tags of the event.
         acks: Replicas that must have a record before it counts as delivered.
         compression: Of record batches.
-        linger_ms: How long librdkafka waits to fill a record batch within a write; the end of a
-            write waits for none.
+        linger_ms: How long librdkafka waits to fill a record batch within a write; the last batch
+            of a write is sent at once.
         headers: Headers of every message.
-        event_headers: Whether `schema_version`, `content-type` and, for spans, W3C
-            `traceparent` become headers too.
-        config: Any librdkafka property, over ours.
-        config_file: A file of librdkafka properties, one `key=value` a line, over `config`;
-            read again when the broker refuses the login.
-        schema_registry_url: Frame values for a Confluent Schema Registry.
-        schema_registry_config: Any property of its client, for example
-            `basic.auth.user.info`; and `auto.register.schemas`.
+        event_headers: Add the headers `schema_version`, `content-type` and, where there is a span,
+            W3C `traceparent`.
+        config: Any librdkafka property; wins over ours.
+        config_file: A file of librdkafka properties, one `key=value` per line; wins over `config`.
+            It is read again when the broker refuses the login.
+        schema_registry_url: Encode values for this Confluent Schema Registry.
+        schema_registry_config: Any property of the registry's client, for example
+            `basic.auth.user.info`, and `auto.register.schemas`.
     """
 
     group: ClassVar[str] = "kafka"

@@ -6,6 +6,7 @@ A generated part stands between `<!-- NAME -->` and `<!-- /NAME -->`; test_docs.
 import inspect
 import json
 import re
+import typing
 from pathlib import Path
 
 from otel_cbtop_exporter.config import ExporterConfig
@@ -51,17 +52,33 @@ def shown(value):
     return f"`{value}`"
 
 
+def choices(hint):
+    if typing.get_origin(hint) is typing.Literal:
+        return list(typing.get_args(hint))
+    return [choice for part in typing.get_args(hint) for choice in choices(part)]
+
+
+def meaning(told, hint):
+    named = [f"`{choice}`" for choice in choices(hint)]
+    if all(choice in told for choice in named):
+        return told
+    number = "One or more" if typing.get_origin(hint) is tuple else "One"
+    return f"{told} {number} of {', '.join(named)}."
+
+
 def variable_rows():
-    for name, hint in [("", ExporterConfig), *option_types(ExporterConfig).items()]:
-        if not is_group(hint):
+    for name, group in [("", ExporterConfig), *option_types(ExporterConfig).items()]:
+        if not is_group(group):
             continue
-        told = meanings(hint)
-        defaults = hint()
-        options = [o for o, h in option_types(hint).items() if not is_group(h)]
+        told = meanings(group)
+        defaults = group()
         yield f"| **{GROUPS[name]}** | | |"
-        for option in options:
+        for option, hint in option_types(group).items():
+            if is_group(hint):
+                continue
             variable = PREFIX + "_".join(filter(None, (name, option))).upper()
-            yield f"| `{variable}` | {shown(getattr(defaults, option))} | {told[option]} |"
+            default = shown(getattr(defaults, option))
+            yield f"| `{variable}` | {default} | {meaning(told[option], hint)} |"
 
 
 def variables():
