@@ -65,7 +65,7 @@ def options_from_environment(
 ) -> dict[str, Any]:
     """Read the options that are set in the environment.
 
-    A wrong value is one error in the log and the default stands, as OpenTelemetry's
+    A wrong value is one error in the log and the default applies, as OpenTelemetry's
     specification has it: an exception here would switch off other exporters too.
 
     Args:
@@ -120,10 +120,10 @@ def _read(environ: Mapping[str, str], variable: str, path: _Path, options: dict[
         value = parse_text(hint, text)
         build(ExporterConfig, _nested(path, value))
     except ConfigError as error:
-        _logger.error("%s is wrong, the default stands: %s", variable, error)
+        _logger.error("%s is invalid, the default applies: %s", variable, error)
         return
     except ValueError as error:
-        _logger.error("%s is %s: %s; the default stands", variable, shown(hint, text), error)
+        _logger.error("%s is %s: %s; the default applies", variable, shown(hint, text), error)
         return
     options.update(merged(options, _nested(path, value)))
 
@@ -150,4 +150,4 @@ def _warn_of_unknown(environ: Mapping[str, str], known: Mapping[str, _Path]) -> 
             names = [one.removeprefix(PREFIX) for one in known]
             nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
             hint = f"; did you mean {start}{nearest[0]}?" if nearest else ""
-            _logger.warning("%s is no variable of otel_cbtop_exporter%s", variable, hint)
+            _logger.warning("%s is not a variable of otel_cbtop_exporter%s", variable, hint)

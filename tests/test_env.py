@@ -128,7 +128,7 @@ def test_an_unknown_variable_is_warned_about_once_with_the_nearest_name(caplog):
 def test_an_unknown_variable_that_is_like_none_gets_no_advice(caplog):
     """A wrong name would send people to a variable that does something else."""
     read(None, KAFKA_BROKERS="x")
-    assert "KAFKA_BROKERS is no variable" in caplog.text
+    assert "KAFKA_BROKERS is not a variable" in caplog.text
     assert "did you mean" not in caplog.text
 
 

@@ -65,7 +65,7 @@ def test_what_is_no_event_costs_itself_alone(caplog):
     streamer.shutdown()
     assert values(sink) == [1, 2]
     assert sum(streamer.health().events_dropped.values()) == 2
-    assert "a dict is no Event" in caplog.text
+    assert "a dict is not an Event" in caplog.text
     assert sink.closes == 1
 
 

@@ -121,7 +121,7 @@ def _print_head(console: Console, counted: Summary, *, files: int, wrong: int) -
     if counted.first_ns is not None and counted.last_ns is not None:
         console.print(f"{time_text(counted.first_ns)} to {time_text(counted.last_ns)}")
     if wrong:
-        are = "line is no event" if wrong == 1 else "lines are no events"
+        are = "line is not an event" if wrong == 1 else "lines are not events"
         console.print(f"{wrong} {are}; `otel-cbtop validate` says why", style="yellow")
 
 

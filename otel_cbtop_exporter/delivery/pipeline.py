@@ -217,7 +217,7 @@ class Pipeline:
             word = type(error).__name__
             why = f"encoding raised {word}"
             if singles and not isinstance(singles[0], Event):  # by hand anything can be given
-                why = f"a {type(singles[0]).__name__} is no Event"
+                why = f"a {type(singles[0]).__name__} is not an Event"
             self._outcomes.drop(word, Tally.of(events), why)
             return [], False
         if encoded.rejected:

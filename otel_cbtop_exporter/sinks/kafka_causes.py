@@ -16,7 +16,7 @@ _NO_LOGIN = "no login"
 _MEANING = {
     TIMEOUT: "the broker did not answer in time",
     "_AUTHENTICATION": (
-        "the broker refused the login: mend sasl.mechanism, sasl.username, sasl.password or "
+        "the broker refused the login: check sasl.mechanism, sasl.username, sasl.password or "
         "security.protocol in kafka.config or kafka.config_file"
     ),
     _NO_LOGIN: (
@@ -24,12 +24,12 @@ _MEANING = {
         "kafka.config or kafka.config_file?"
     ),
     "_SSL": (
-        "the TLS handshake with the broker failed: mend ssl.ca.location, for mutual TLS "
+        "the TLS handshake with the broker failed: check ssl.ca.location, for mutual TLS "
         "ssl.certificate.location and ssl.key.location, in kafka.config or kafka.config_file, or "
         "the host's name in the broker's certificate"
     ),
     "_RESOLVE": (
-        "a broker's host name is not known: mend kafka.bootstrap_servers, or advertised.listeners "
+        "a broker's host name is not known: check kafka.bootstrap_servers, or advertised.listeners "
         "of the broker"
     ),
     "_TRANSPORT": (
@@ -57,7 +57,7 @@ _MEANING = {
         "message.max.bytes in kafka.config for one over 16 MiB"
     ),
     "INVALID_TIMESTAMP": (
-        "the broker refuses a record's time in topic {topic}: mend this machine's clock, or "
+        "the broker refuses a record's time in topic {topic}: check this machine's clock, or "
         "message.timestamp.before.max.ms and message.timestamp.after.max.ms of the topic"
     ),
     "INVALID_RECORD": (

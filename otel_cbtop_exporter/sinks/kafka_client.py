@@ -93,7 +93,7 @@ class KafkaClient:
         # Of confluent-kafka itself, for a property that is no text there, such as a callback.
         except (TypeError, ValueError, AttributeError) as error:
             word = type(error).__name__
-            raise SinkError(f"kafka.config holds a property that is no text ({word})") from None
+            raise SinkError(f"kafka.config holds a property that is not text ({word})") from None
         self._server = threading.Thread(target=self._serve, name="otel-cbtop-kafka", daemon=True)
         try:
             self._server.start()

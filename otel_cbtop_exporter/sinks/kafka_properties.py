@@ -57,7 +57,7 @@ def read_properties(options: KafkaConfig) -> dict[str, str]:
         if not name or name.startswith("#"):
             continue
         if not separator:  # ignored, `security.protocol: SASL_SSL` would be no security
-            raise SinkError(f"kafka.config_file: line {number} is no name=value")
+            raise SinkError(f"kafka.config_file: line {number} is not name=value")
         if name.startswith(_OF_REGISTRY):
             if name.strip() == f"{_OF_REGISTRY}url":
                 raise SinkError(

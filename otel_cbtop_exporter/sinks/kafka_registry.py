@@ -108,7 +108,7 @@ class SchemaRegistry:
             names = str(error).partition("Unrecognized properties: ")[2]
             why = f"it knows no {names}" if names else "ValueError"
             raise SinkError(
-                f"the schema registry cannot be asked: mend kafka.schema_registry_config ({why})"
+                f"the schema registry cannot be asked: check kafka.schema_registry_config ({why})"
             ) from None
         # Its HTTP client has a tree of errors of its own, and what their texts hold is not ours to
         # know: an address may carry a password.
@@ -125,5 +125,5 @@ def _number(name: str, text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise SinkError(f"the schema registry's {name} is no number")
+        raise SinkError(f"the schema registry's {name} is not a number")
     return number

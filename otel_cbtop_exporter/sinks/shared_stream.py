@@ -129,7 +129,7 @@ class SharedStream:
             kind = os.fstat(self._descriptor).st_mode
             if not (stat.S_ISFIFO(kind) or stat.S_ISCHR(kind)):
                 self._close()
-                raise NotAStreamError(errno.EINVAL, "it is no FIFO any more")
+                raise NotAStreamError(errno.EINVAL, "it is no longer a FIFO")
         else:
             self._descriptor = self._locked = self._target
             self._by_process = True

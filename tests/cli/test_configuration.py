@@ -46,7 +46,7 @@ def test_a_signal_has_variables_of_its_own(config):
     ("environ", "message"),
     [
         ({"TIMEOUT_MS": "soon"}, "error: OTEL_EXPORTER_CBTOP_TIMEOUT_MS is 'soon'"),
-        ({"SINKS": "console"}, "warning: OTEL_EXPORTER_CBTOP_SINKS is no variable"),
+        ({"SINKS": "console"}, "warning: OTEL_EXPORTER_CBTOP_SINKS is not a variable"),
         ({"SINK": "influxdb"}, "error: sink influxdb needs influxdb.url"),
     ],
     ids=["value", "name", "sink"],

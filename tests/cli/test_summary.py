@@ -57,7 +57,7 @@ def test_lines_that_are_no_events_are_counted_and_cost_nothing(tmp_path, run):
     file.write_bytes(written.as_lines(log("hi")) + b'{"torn')
     result = run(str(file))
     assert "1 event in 1 file" in result.output
-    assert "1 line is no event; `otel-cbtop validate` says why" in result.output
+    assert "1 line is not an event; `otel-cbtop validate` says why" in result.output
 
 
 def test_the_trace_that_is_seen_through_most_signals_is_followed(tmp_path, run):

@@ -116,7 +116,7 @@ def test_ids_that_w3c_does_not_know_make_no_traceparent(trace_id, span_id):
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
-        ("a=b\nsecurity.protocol: SASL_SSL\n", "line 2 is no name=value"),
+        ("a=b\nsecurity.protocol: SASL_SSL\n", "line 2 is not name=value"),
         ("bootstrap.servers=b:1\ntransactional.id=x\n", "transactional.id"),
         ("# nothing\n\n", "kafka.bootstrap_servers is not set"),
     ],

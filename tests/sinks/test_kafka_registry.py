@@ -187,5 +187,5 @@ def test_a_number_of_the_client_that_is_none(sink_for, text):
     records = encoded(sink, spans(5))
     result = sink.write(records, 10)
     assert result.kept == records
-    assert "max.retries is no number" in result.error
+    assert "max.retries is not a number" in result.error
     assert text not in result.error

@@ -197,7 +197,7 @@ def test_an_unknown_authority(broker, sink_for, certificates):
     assert time.monotonic() - started < 10
     assert result.kept == records
     assert result.error_type == "_SSL"
-    assert "mend ssl.ca.location" in result.error
+    assert "check ssl.ca.location" in result.error
 
 
 def test_plaintext_against_tls(broker):
@@ -227,7 +227,7 @@ def test_a_wrong_password_then_mended_in_the_file(
     assert time.monotonic() - started < 10
     assert wrong.kept == records
     assert wrong.error_type == "_AUTHENTICATION"
-    assert "mend sasl.mechanism, sasl.username, sasl.password" in wrong.error
+    assert "check sasl.mechanism, sasl.username, sasl.password" in wrong.error
     path.write_text(f"sasl.password={PASSWORD}\n")
     assert sink.write(records, 30).delivered == records
     assert len(broker.read_all(topic)) == 20
@@ -261,7 +261,7 @@ def test_the_log_says_once_what_to_mend(broker, tmp_path, caplog):
     (line,) = [line for line in lines if "were not taken" in line]
     assert line.startswith(
         "sink kafka: 20 events were not taken (kept, to be tried again): "
-        "the broker refused the login: mend"
+        "the broker refused the login: check"
     )
     assert line.endswith(pipeline.health().last_error)
     path.write_text(f"sasl.password={PASSWORD}\n")
