@@ -210,7 +210,7 @@ class ExporterConfig(Options, frozen=True, kw_only=True):
             raise ConfigError(f"sink names one sink twice: {', '.join(self.sink)}")
 
     @property
-    def resource_tags(self) -> tuple[str, ...]:
+    def all_resource_tags(self) -> tuple[str, ...]:
         """Patterns of the resource attributes that become tags; the topic's are among them."""
         if "kafka" not in self.sink:
             return self.mapping.resource_tags

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.errors import ConfigError
@@ -31,7 +31,7 @@ PREFIX = "OTEL_EXPORTER_CBTOP_"
 
 SignalName = Literal["traces", "metrics", "logs"]
 
-_SIGNALS = ("TRACES_", "METRICS_", "LOGS_")
+_SIGNAL_PREFIXES = tuple(f"{PREFIX}{name.upper()}_" for name in get_args(SignalName))
 
 # The variables of influxdb-client and of the SDK, for what is not set under our own names.
 FALLBACKS: dict[str, tuple[str, ...]] = {
@@ -141,7 +141,7 @@ def _warn_of_unknown(environ: Mapping[str, str], known: Mapping[str, _Path]) -> 
     for variable in environ:
         if not variable.startswith(PREFIX) or variable in _warned:
             continue
-        start = next((PREFIX + s for s in _SIGNALS if variable.startswith(PREFIX + s)), PREFIX)
+        start = next((s for s in _SIGNAL_PREFIXES if variable.startswith(s)), PREFIX)
         name = variable.removeprefix(start)
         if variable not in known and PREFIX + name not in known:
             _warned.add(variable)  # three exporters read the same environment

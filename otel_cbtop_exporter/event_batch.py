@@ -10,10 +10,12 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, TypeVar
+from operator import attrgetter
+from typing import Any, TypeVar, cast
 
 import msgspec
 
+from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.event_table import (
     ID_FIELDS,
     INT64_MAX,
@@ -23,11 +25,11 @@ from otel_cbtop_exporter.event_table import (
     TEXT_FIELDS,
     EventTable,
 )
-from otel_cbtop_exporter.events import Event, Signal
+from otel_cbtop_exporter.events import SIGNAL_NAMES, Event, Signal
 from otel_cbtop_exporter.on_demand import OnDemand
 from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 
-__all__ = ["EventRun", "Events", "Part", "Tables"]
+__all__ = ["EventRun", "Events", "Part", "Tables", "tags_of"]
 
 # A table of fewer events costs more than it saves: where kinds take turns there are none.
 _FEW = 8
@@ -42,11 +44,11 @@ _NUMBERS = frozenset({"value"})
 
 
 class EventRun(msgspec.Struct, frozen=True, gc=False):
-    """Loose events of one signal, which may hold anything.
+    """Loose events of one signal, whose fields and attributes may hold anything.
 
     Attributes:
         signal: None for events that were made by hand.
-        events: In order.
+        events: In order; the tags of each are a `TagSet`.
     """
 
     signal: Signal | None
@@ -148,8 +150,7 @@ class Tables:
         """Take an event into a table, if it keeps what tables promise."""
         fields = event.fields
         if (
-            event.signal in (None, "metric")  # a metric's tables come by `add_table`
-            or not isinstance(event.tags, TagSet)
+            event.signal is None  # which no mapping makes
             or type(event.timestamp_ns) is not int
             or not all(map(_is_plain, fields, fields.values()))
         ):
@@ -214,6 +215,25 @@ def _span_id_texts(numbers: Sequence[int]) -> list[str]:
     return digits.replace(" 0000000000000000", " ")[1:].split(" ")
 
 
+def _usable(event: Event) -> Event:
+    """Return an event that may have been made by hand as encoders want it."""
+    if not isinstance(event, Event):
+        raise EventError(f"a {type(event).__name__} is not an Event")
+    if event.signal not in SIGNAL_NAMES:
+        raise EventError(
+            f"signal of an event of {event.measurement!r} is {event.signal!r}, allowed are None, "
+            f"{', '.join(filter(None, SIGNAL_NAMES))}"
+        )
+    if type(event.tags) is TagSet:
+        return event
+    return msgspec.structs.replace(event, tags=TagSet(event.tags))
+
+
+def tags_of(event: Event) -> TagSet:
+    """Return the tags of an event that is in an `EventRun`."""
+    return cast("TagSet", event.tags)
+
+
 def _is_plain(key: str, value: Any) -> bool:
     """Whether a value of mapping's own is what a table may hold."""
     kind = type(value)
@@ -236,15 +256,19 @@ class Events(OnDemand[Event]):
     __slots__ = ("parts",)
 
     def __init__(self, parts: Iterable[Part]) -> None:
-        self.parts = [part for part in parts if len(part)]
+        self.parts = list(parts)
         super().__init__()
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Events:
-        """Return events, in order, as such a batch; they may hold anything."""
+        """Return events, in order, as such a batch.
+
+        Raises:
+            EventError: One of them is not an `Event`, or its signal is unknown.
+        """
         if type(events) is cls:
             return events
-        runs = groupby(events, key=lambda event: event.signal)
+        runs = groupby(map(_usable, events), key=attrgetter("signal"))
         return cls(EventRun(signal, list(run)) for signal, run in runs)
 
     def placed_parts(self) -> Iterator[tuple[Part, slice]]:

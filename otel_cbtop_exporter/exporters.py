@@ -84,7 +84,7 @@ class CbtopSpanExporter(_Exporter, SpanExporter):
         self._delivery = SignalDelivery("traces", sink, options)
         config = self._delivery.config
         mapping = config.mapping
-        self._mapper = SpanMapper(config.resource_tags, mapping.span_tags, mapping.redact)
+        self._mapper = SpanMapper(config.all_resource_tags, mapping.span_tags, mapping.redact)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Deliver spans, or accept them into the spool; never raises."""
@@ -109,7 +109,7 @@ class CbtopLogRecordExporter(_Exporter, LogRecordExporter):
     def __init__(self, *, sink: Sink | str | Sequence[str] | None = None, **options: Any) -> None:
         self._delivery = SignalDelivery("logs", sink, options)
         config = self._delivery.config
-        self._mapper = LogMapper(config.resource_tags, config.mapping.redact)
+        self._mapper = LogMapper(config.all_resource_tags, config.mapping.redact)
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """Deliver log records, or accept them into the spool; never raises."""
@@ -154,7 +154,7 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
             preferred_aggregation=aggregation | dict(preferred_aggregation or {}),
         )
         self._mapper = MetricMapper(
-            config.resource_tags,
+            config.all_resource_tags,
             config.mapping.exemplars,
             config.mapping.redact,
             self._delivery.on_mapping_loss,

@@ -9,13 +9,16 @@ from typing import Any
 
 from msgspec import Meta
 
-__all__ = ["MASK", "SECRET", "URL", "is_secret", "metas", "shown", "without_login"]
+__all__ = ["MASK", "PROPERTIES", "SECRET", "URL", "is_secret", "metas", "shown", "without_login"]
 
 SECRET = Meta(extra={"secret": True})
 """Marks an option, in Annotated, whose value is never shown."""
 
 URL = Meta(extra={"url": True})
 """Marks an option in which a login may stand, whether or not it is written as a URL has it."""
+
+PROPERTIES = Meta(extra={"secret": True, "properties": True})
+"""Marks a mapping of a client's properties: some of their values are secrets, all are texts."""
 
 MASK = "********"
 """Stands for a secret."""
@@ -35,7 +38,7 @@ def metas(hint: Any) -> Iterator[Meta]:
 
 def is_secret(hint: Any) -> bool:
     """Say whether an option's value must never be shown."""
-    return SECRET in metas(hint)
+    return any(meta in (SECRET, PROPERTIES) for meta in metas(hint))
 
 
 def shown(hint: Any, value: Any) -> str:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from otel_cbtop_exporter.errors import ConfigError
-from otel_cbtop_exporter.masking import is_secret, metas, shown
+from otel_cbtop_exporter.masking import PROPERTIES, is_secret, metas, shown
 
 __all__ = [
     "AtLeastOne",
@@ -38,7 +38,8 @@ WaitMs = Annotated[int, Meta(ge=1, le=86_400_000)]
 # How the names of properties end whose values are secrets.
 _SECRET_PROPERTIES = ("password", "secret", "key", "user.info", "token")
 
-# Two ways to say the same: who gives one does not mean the other any more.
+# Two options for one setting: giving one cancels the other if it came from a lower layer, such as
+# the environment.
 _INSTEAD = {("influxdb", "token"): "token_file", ("influxdb", "token_file"): "token"}
 # What an option of a type is, for people who do not write Python.
 _IN_WORDS: dict[Any, str] = {
@@ -67,7 +68,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                     msgspec.structs.force_setattr(self, name, build(hint, value))
                 continue
             try:
-                checked = msgspec.convert(_as_text(name, hint, value), hint)
+                checked = msgspec.convert(_as_text(hint, value), hint)
             except msgspec.ValidationError as error:
                 raise _wrong(self.group, name, hint, value, error) from None
             msgspec.structs.force_setattr(self, name, checked)
@@ -188,7 +189,7 @@ def absolute_path(option: str, path: str) -> str:
         return path
 
 
-def _as_text(name: str, hint: Any, value: Any) -> Any:
+def _as_text(hint: Any, value: Any) -> Any:
     """Return an integer or a boolean of Python or YAML as the text that an option has for it.
 
     Not where it may have been another text before: YAML reads `0123` as 83 and `1.10` as 1.1, so
@@ -198,7 +199,7 @@ def _as_text(name: str, hint: Any, value: Any) -> Any:
     bare = _bare(hint)
     if typing.get_origin(bare) is tuple:
         return _split_names(value) if isinstance(value, str) else value
-    if name.endswith("config") and isinstance(value, Mapping):
+    if PROPERTIES in metas(hint) and isinstance(value, Mapping):
         return {
             key: part if str(key).endswith(_SECRET_PROPERTIES) else _plain_text(part)
             for key, part in value.items()

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from otel_cbtop_exporter.errors import ConfigError
-from otel_cbtop_exporter.masking import SECRET, URL
+from otel_cbtop_exporter.masking import PROPERTIES, SECRET, URL
 from otel_cbtop_exporter.options import NotNegative, Options, WaitMs, absolute_path
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "JsonLinesConfig",
     "KafkaConfig",
 ]
+
+_Properties = Annotated[dict[str, str], PROPERTIES]
 
 # No other braces: a misspelt placeholder would be a file of that name. And no NUL.
 _FILE_PATTERN = r"^([^{}\x00]|\{(pid|date|hour)\})+\Z"
@@ -190,7 +192,7 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
     linger_ms: Annotated[int, Meta(ge=0, le=900_000)] = 50
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     event_headers: bool = False
-    config: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
+    config: _Properties = msgspec.field(default_factory=dict)
     config_file: str | None = None
     schema_registry_url: (
         Annotated[
@@ -200,7 +202,7 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    schema_registry_config: Annotated[dict[str, str], SECRET] = msgspec.field(default_factory=dict)
+    schema_registry_config: _Properties = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()

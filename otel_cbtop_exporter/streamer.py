@@ -22,6 +22,7 @@ from otel_cbtop_exporter.encoding.event_json import encode_event
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.env import configuration
 from otel_cbtop_exporter.errors import ConfigError, EventError
+from otel_cbtop_exporter.event_batch import Events
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.sinks import sink_factory
@@ -77,10 +78,10 @@ class EventBatch:
         """Return the events as JSON, one object a line, without a newline at the end.
 
         Raises:
-            EventError: An event has no field, or one that is not finite, or a time that is no
+            EventError: An event has no field, or one that JSON cannot carry, or a time that is no
                 integer.
         """
-        return b"\n".join(map(encode_event, self.events)).decode()
+        return b"\n".join(map(encode_event, Events.of(self.events))).decode()
 
 
 class EventStreamer:

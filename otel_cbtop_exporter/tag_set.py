@@ -21,22 +21,25 @@ class TagSet(Mapping[str, str]):
 
     Args:
         tags: Any mapping of tag keys to texts; empty ones are left out, and lone surrogates
-            become U+FFFD.
+            become U+FFFD. What is neither a text nor None becomes its `str()`.
 
     Attributes:
         tag_keys: In order.
         texts: In the order of the keys.
         json: The JSON object.
         json_size: Its bytes.
-        rendered: What encoders and sinks made of it, each under a key of its own choosing.
+        rendered: What others made of it, each under a key that begins with its own name, or is
+            `"line <measurement>"` or `"points <measurement>"` (line protocol), because a text is
+            found sooner than a tuple.
     """
 
     __slots__ = ("_hash", "_tags", "json", "json_size", "rendered", "tag_keys", "texts")
 
     def __init__(self, tags: Mapping[str, str]) -> None:
-        shown = {key: text for key, text in sorted(tags.items()) if key and text}
-        if {*map(type, shown), *map(type, shown.values())} - {str}:
-            shown = {_plain(key): _plain(text) for key, text in shown.items()}
+        pairs = tags.items()
+        if {*map(type, tags), *map(type, tags.values())} - {str}:
+            pairs = {_plain(key): _plain(text) for key, text in pairs}.items()
+        shown = {key: text for key, text in sorted(pairs) if key and text}
         try:
             json = msgspec.json.encode(shown)
         except UnicodeEncodeError:
@@ -151,7 +154,9 @@ def object_type(keys: tuple[str, ...]) -> Callable[..., Any]:
 
 def _plain(text: Any) -> str:
     # A name may be of a subclass, such as a template's safe text, or no text at all.
-    return str.__str__(text) if isinstance(text, str) else str(text)
+    if isinstance(text, str):
+        return str.__str__(text)
+    return "" if text is None else str(text)
 
 
 def portable_text(text: str) -> str:

@@ -103,9 +103,9 @@ def test_a_resource_attribute_in_a_topic_is_a_tag():
     """What a topic is made of is on every event, for Kafka alone, and is no pattern."""
     kafka = {"topic": "{team}.{a*}.{signal}"}
     config = ExporterConfig(sink="kafka", kafka=kafka, mapping={"resource_tags": ["host.*"]})
-    assert config.resource_tags == ("host.*", "a[*]", "team")
+    assert config.all_resource_tags == ("host.*", "a[*]", "team")
     assert config.mapping.resource_tags == ("host.*",)  # as it was given, and shown so
-    assert ExporterConfig(kafka=kafka).resource_tags == DEFAULT_RESOURCE_TAGS
+    assert ExporterConfig(kafka=kafka).all_resource_tags == DEFAULT_RESOURCE_TAGS
 
 
 def test_secrets_are_masked_in_every_repr():

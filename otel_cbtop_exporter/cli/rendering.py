@@ -68,11 +68,11 @@ def time_text(timestamp_ns: int) -> str:
 
 def duration_text(duration_ns: float) -> str:
     """Return a duration with a unit that suits it, or the number where no float reaches it."""
-    if duration_ns < 1e6:
-        return f"{duration_ns / 1e3:.0f} us"
-    if duration_ns < 1e9:
-        return f"{duration_ns / 1e6:.1f} ms"
     try:
+        if duration_ns < 1e6:
+            return f"{duration_ns / 1e3:.0f} us"
+        if duration_ns < 1e9:
+            return f"{duration_ns / 1e6:.1f} ms"
         return f"{duration_ns / 1e9:.2f} s"
     except OverflowError:
         return printable(f"{duration_ns} ns")

@@ -25,6 +25,7 @@ from otel_cbtop_exporter.delivery.outcomes import Outcomes
 from otel_cbtop_exporter.delivery.patience import Patience
 from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK, Clock
 from otel_cbtop_exporter.delivery.sender import Sender
+from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.fork_lock import ForkLock, forks_wait
 from otel_cbtop_exporter.health import SinkHealth
@@ -215,9 +216,7 @@ class Pipeline:
             if len(singles) > 1:
                 return [one for event in singles for one in self._encode([event])[0]], False
             word = type(error).__name__
-            why = f"encoding raised {word}"
-            if singles and not isinstance(singles[0], Event):  # by hand anything can be given
-                why = f"a {type(singles[0]).__name__} is not an Event"
+            why = str(error) if isinstance(error, EventError) else f"encoding raised {word}"
             self._outcomes.drop(word, Tally.of(events), why)
             return [], False
         if encoded.rejected:

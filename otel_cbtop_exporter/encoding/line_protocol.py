@@ -8,16 +8,14 @@ one point. Not here: what a name or a text may hold (`line_protocol_text.py`).
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from itertools import chain, repeat
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from otel_cbtop_exporter.encoding.json_values import encode_quoted, quoted_texts
-from otel_cbtop_exporter.encoding.line_protocol_code import render_columns
+from otel_cbtop_exporter.encoding.line_protocol_columns import render_columns
 from otel_cbtop_exporter.encoding.line_protocol_fields import Fields, plan_fields, render_fields
 from otel_cbtop_exporter.encoding.line_protocol_head import (
     MAX_HEAD_BYTES,
@@ -29,13 +27,12 @@ from otel_cbtop_exporter.encoding.line_protocol_head import (
 )
 from otel_cbtop_exporter.encoding.line_protocol_limits import may_be_too_long, shortened
 from otel_cbtop_exporter.encoding.line_protocol_points import render_points
-from otel_cbtop_exporter.encoding.line_protocol_text import string_text
+from otel_cbtop_exporter.encoding.line_protocol_text import metric_text, string_text
 from otel_cbtop_exporter.encoding.unique_points import CollectedPoints, UniquePoints
-from otel_cbtop_exporter.event_batch import EventRun, Events, Part
+from otel_cbtop_exporter.event_batch import EventRun, Events, Part, tags_of
 from otel_cbtop_exporter.event_table import TEXT_FIELDS, EventTable
-from otel_cbtop_exporter.events import OF_A_TRACE, Event, MetricInfo
+from otel_cbtop_exporter.events import OF_A_TRACE, Event
 from otel_cbtop_exporter.on_demand import Lines
-from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["LineProtocolEncoder", "Refusal", "Rendered"]
 
@@ -100,23 +97,23 @@ class LineProtocolEncoder:
 
     def encode(self, events: Sequence[Event]) -> Rendered:
         """Render events; never raises for what they hold."""
-        rendered = [self.encode_part(part) for part in Events.of(events).parts]
+        bodies: list[bytes] = []
+        times_ns: list[int] = []
         refused: dict[int, Refusal] = {}
         values_lost = Counter[str]()
-        start = 0
-        for part in rendered:
-            values_lost.update(part.values_lost)
-            refused.update((start + position, why) for position, why in part.refused.items())
-            start += len(part.bodies)
-        bodies = list(chain.from_iterable(part.bodies for part in rendered))
-        times_ns = list(chain.from_iterable(part.times_ns for part in rendered))
+        for part in Events.of(events).parts:
+            made = self.encode_part(part)
+            refused.update((len(bodies) + position, why) for position, why in made.refused.items())
+            values_lost.update(made.values_lost)
+            bodies += made.bodies
+            times_ns += made.times_ns
         return Rendered(bodies, times_ns, refused, values_lost)
 
     def encode_part(self, part: Part) -> Rendered:
         """Render a part of a batch of events, as `encode` does."""
         rendered: Rendered | None = None
         if isinstance(part, EventTable) and part.metric is not None:
-            rendered = self._render_points(part, _metric_text(part.metric))
+            rendered = self._render_points(part, metric_text(part.metric))
         elif not isinstance(part, EventRun):
             rendered = self._render_table(part)
         return rendered or self._render_events(list(part))
@@ -174,20 +171,24 @@ class LineProtocolEncoder:
 
     def _render_events(self, events: Sequence[Event]) -> Rendered:
         """Render whatever events hold; count or refuse what does not fit."""
-        heads = [self._head_of(event) for event in events]
+        heads: list[Head] = []
         refused: dict[int, Refusal] = {}
         values_lost = Counter[str]()
+        for position, event in enumerate(events):
+            try:
+                heads.append(self._head_of(event))
+            # Of whatever was made by hand; raised, it would cost the neighbours their times.
+            except Exception as error:  # noqa: BLE001, PERF203
+                refused[position] = _invalid(event, error)
+                heads.append(Head("", None))
         times_ns = self._take_times(events, heads, refused)
         bodies: list[bytes] = []
-        for position, (event, head, time_ns) in enumerate(
-            zip(events, heads, times_ns, strict=True)
-        ):
+        rows = zip(events, heads, times_ns, strict=True)
+        for position, (event, head, time_ns) in enumerate(rows):
             try:
                 fields = _fields_of(event, time_ns)
-            # Of whatever was made by hand; raised, it would cost the neighbours their times.
-            except Exception as error:  # noqa: BLE001
-                reason = f"an event of {event.measurement!r} is refused: {type(error).__name__}"
-                refused[position] = Refusal("invalid", reason)
+            except Exception as error:  # noqa: BLE001  as above
+                refused[position] = _invalid(event, error)
                 bodies.append(b"")
                 continue
             if head.values_cut:
@@ -214,7 +215,9 @@ class LineProtocolEncoder:
             take_next = self._points.take_next
             for event, head in zip(events, heads, strict=True):
                 time_ns = event.timestamp_ns
-                if type(time_ns) is not int or not -_MAX_TIME_NS <= time_ns < _MAX_TIME_NS:
+                if len(times_ns) in refused:
+                    pass
+                elif type(time_ns) is not int or not -_MAX_TIME_NS <= time_ns < _MAX_TIME_NS:
                     refused[len(times_ns)] = Refusal(
                         "invalid_time",
                         f"the time of {event.measurement!r} is outside of what InfluxDB keeps",
@@ -238,33 +241,29 @@ class LineProtocolEncoder:
         return times_ns
 
     def _head_of(self, event: Event) -> Head:
-        digits = self._trace_digits if event.signal in OF_A_TRACE else 0
-        return self._head(event.measurement, event.tags, event.correlation_id if digits else None)
-
-    def _head(self, measurement: str, tags: Mapping[str, str], trace: str | None) -> Head:
         """Return measurement and tags, from the tag set's own cache where it has one."""
-        trace_id = trace[: self._trace_digits] if trace else None
-        if type(tags) is not TagSet:
-            return render_head(measurement, tags, trace_id)
-        slot = slot_of(measurement) if trace is None else (slot_of(measurement), trace_id)
+        measurement, tags = event.measurement, tags_of(event)
+        trace_id = event.correlation_id if event.signal in OF_A_TRACE else None
+        prefix = (trace_id or "")[: self._trace_digits]
+        slot = (slot_of(measurement), prefix) if prefix else slot_of(measurement)
         text: str | None = tags.rendered.get(slot)
         if text is not None:
             return Head(text, None)
-        head = render_head(measurement, tags, trace_id)
+        head = render_head(measurement, tags, prefix)
         if head.values_cut is None:
             tags.rendered[slot] = head.text
         return head
 
 
+def _invalid(event: Event, error: Exception) -> Refusal:
+    word = type(error).__name__
+    return Refusal("invalid", f"an event of {event.measurement!r} is refused: {word}")
+
+
 def _fields_of(event: Event, time_ns: int) -> Fields:
     hand_made = event.signal is None
-    # A field's name may clash with a tag's.
-    clashes = hand_made and not event.fields.keys().isdisjoint(event.tags)
-    plan = plan_fields(
-        tuple(event.fields),
-        hand_made=hand_made,
-        tag_keys=frozenset(event.tags) if clashes else frozenset(),
-    )
+    tag_keys = tuple(event.tags) if hand_made else ()  # a field's name may be a tag's
+    plan = plan_fields(tuple(event.fields), hand_made=hand_made, tag_keys=tag_keys)
     attributes, cut = event.attributes, 0
     if attributes and may_be_too_long([quoted := encode_quoted(attributes)]):
         attributes, cut = shortened(attributes)
@@ -272,7 +271,7 @@ def _fields_of(event: Event, time_ns: int) -> Fields:
     added = (
         quoted if attributes else "",
         string_text(event.correlation_id) if event.correlation_id else "",
-        _metric_text(event.metric) if event.metric else "",
+        metric_text(event.metric) if event.metric else "",
         f"{event.timestamp_ns}i" if time_ns != event.timestamp_ns else "",
     )
     fields = render_fields(event, plan, added)
@@ -281,23 +280,12 @@ def _fields_of(event: Event, time_ns: int) -> Fields:
 
 def _point_head(event: Event, head: Head) -> bytes:
     """Return a head as the points of a table have it; one object for a series."""
-    if type(event.tags) is not TagSet or head.values_cut is not None:
+    if head.values_cut is not None:
         return head.text.encode()
-    cache = event.tags.rendered
+    cache = tags_of(event).rendered
     slot = point_slot(event.measurement)
     point_head: bytes = cache.get(slot) or cache.setdefault(slot, head.text.encode())
     return point_head
-
-
-def _metric_text(metric: MetricInfo) -> str:
-    # The points of a stream share one; an exponential histogram's are all different.
-    if metric.scale is None:
-        with suppress(TypeError):  # a foreign unit need not be hashable
-            return _shared_metric_text(metric)
-    return encode_quoted(metric)
-
-
-_shared_metric_text = functools.lru_cache(maxsize=4_096)(encode_quoted)
 
 
 def _has_long_text(table: EventTable) -> bool:

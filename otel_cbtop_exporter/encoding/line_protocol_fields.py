@@ -1,14 +1,13 @@
 """The fields of a line: their order, their names, and the text of each value.
 
 Belongs here: one slow and obvious way that renders whatever an event holds. Not here: the quick
-way for the tables that mapping makes (`line_protocol_code.py`), which says the same.
+way for the tables that mapping makes (`line_protocol_columns.py`), which says the same.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from otel_cbtop_exporter.encoding.line_protocol_limits import MAX_STRING_BYTES, may_be_too_long
@@ -18,6 +17,7 @@ from otel_cbtop_exporter.encoding.line_protocol_text import (
     escaped,
     field_name,
     string_text,
+    tag_name,
 )
 from otel_cbtop_exporter.event_table import ID_FIELDS, INT64_MAX, INT64_MIN, TEXT_FIELDS
 from otel_cbtop_exporter.events import Event
@@ -81,20 +81,20 @@ class Fields(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1_024)
-def plan_fields(keys: tuple[str, ...], *, hand_made: bool, tag_keys: Collection[str] = ()) -> Plan:
+def plan_fields(keys: tuple[str, ...], *, hand_made: bool, tag_keys: tuple[str, ...] = ()) -> Plan:
     """Order fields, with those that the encoder adds.
 
     Args:
         keys: Of the fields.
         hand_made: Whether numbers are floats, whatever their name.
-        tag_keys: Of the event's tags, where a field has the name of one: the two could not be
-            queried. What mapping makes is kept apart by `line_protocol_text`.
+        tag_keys: Of the event's tags: a field and a tag of one name could not be queried. What
+            mapping makes is kept apart by `line_protocol_text`.
     """
     planned = [Planned(name, role, None, f"{name}=") for name, role in ADDED.items()]
-    names = set(ADDED)
+    names = {*ADDED, *map(tag_name, tag_keys)}
     for key in keys:
         name = field_name(str(key))
-        while name in names or name in tag_keys:
+        while name in names:
             name += "_"
         names.add(name)
         role = NUMBER if hand_made else _role(name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from otel_cbtop_exporter.encoding.line_protocol_text import (
@@ -30,41 +31,42 @@ class Head(NamedTuple):
     values_cut: int | None
 
 
-def render_head(measurement: str, tags: Mapping[str, str], trace_id: str | None) -> Head:
-    """Return the head; oversized tag values are cut at a character, and counted."""
-    head = _joined_head(measurement, tags, trace_id)
+def render_head(measurement: str, tags: TagSet, prefix: str) -> Head:
+    """Return the head; oversized tag values are cut at a character, and counted.
+
+    Args:
+        measurement: Any text.
+        tags: Of the event.
+        prefix: The tag `trace_id_prefix`; "" for none.
+    """
+    head = _joined_head(measurement, tags.tag_keys, tags.texts, prefix)
     # A character takes four bytes at the most.
     if len(head) <= MAX_HEAD_BYTES // 4 or len(head.encode()) <= MAX_HEAD_BYTES:
         return Head(head, None)
     max_bytes = MAX_HEAD_BYTES
-    cut = dict(tags)
+    texts = tags.texts
     while len(head.encode()) > MAX_HEAD_BYTES and max_bytes > 16:
         max_bytes //= 2
-        cut = {key: cut_text(value, max_bytes) for key, value in tags.items()}
-        head = _joined_head(measurement, cut, trace_id)
-    return Head(head, sum(cut[key] != tags[key] for key in tags))
+        texts = [cut_text(text, max_bytes) for text in tags.texts]
+        head = _joined_head(measurement, tags.tag_keys, texts, prefix)
+    return Head(head, sum(map(operator.ne, texts, tags.texts)))
 
 
-def _joined_head(measurement: str, tags: Mapping[str, str], trace_id: str | None) -> str:
-    if type(tags) is TagSet:
-        keys, texts = tags.tag_keys, tags.texts
-    else:
-        shown = {key: value for key, value in tags.items() if value}
-        keys, texts = tuple(shown), list(shown.values())
-    if trace_id:
-        texts = [*texts, trace_id]
-    template, order = _template(keys, has_trace=bool(trace_id))
+def _joined_head(measurement: str, keys: tuple[str, ...], texts: Sequence[str], prefix: str) -> str:
+    if prefix:
+        texts = [*texts, prefix]
+    template, order = _template(keys, has_prefix=bool(prefix))
     return measurement_text(measurement) + template % tuple([escaped(texts[at]) for at in order])
 
 
 @functools.lru_cache(maxsize=1_024)
-def _template(keys: tuple[str, ...], *, has_trace: bool) -> tuple[str, list[int]]:
+def _template(keys: tuple[str, ...], *, has_prefix: bool) -> tuple[str, list[int]]:
     """Return what is the same for tags with these keys, and the order of their names.
 
-    The positions are of the tags' texts, with the trace id behind them.
+    The positions are of the tags' texts, with the prefix behind them.
     """
     positions = {"schema_version": -1}
-    if has_trace:
+    if has_prefix:
         positions[TRACE_ID_TAG] = len(keys)
     for position, key in enumerate(keys):
         name = tag_name(key)
@@ -82,22 +84,22 @@ def _template(keys: tuple[str, ...], *, has_trace: bool) -> tuple[str, list[int]
     return template, order
 
 
-def heads_of(table: EventTable, slots: Iterable[Any], trace_ids: Iterable[str]) -> list[Any] | None:
+def heads_of(table: EventTable, slots: Iterable[Any], prefixes: Iterable[str]) -> list[Any] | None:
     """Return the head of each line, of points as bytes; None if one is not written whole.
 
     Args:
         table: Whose lines.
         slots: Under which key each line's tag set keeps its head.
-        trace_ids: What each line has as a tag of its trace id.
+        prefixes: As in `render_head`, of each line.
     """
     found: list[Any] = list(map(dict.get, [tags.rendered for tags in table.tag_sets], slots))
     if None not in found:
         return found
-    columns = zip(table.tag_sets, slots, trace_ids, strict=False)
-    for position, (tags, slot, trace_id) in enumerate(columns):
+    columns = zip(table.tag_sets, slots, prefixes, strict=False)
+    for position, (tags, slot, prefix) in enumerate(columns):
         head = tags.rendered.get(slot)  # of a line before this one
         if head is None:
-            head, values_cut = render_head(table.measurement, tags, trace_id)
+            head, values_cut = render_head(table.measurement, tags, prefix)
             if values_cut is not None:
                 return None
             if table.metric is not None:

@@ -19,11 +19,14 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
-from otel_cbtop_exporter.encoding.portable import portable_text
+from otel_cbtop_exporter.encoding.json_values import encode_quoted
 from otel_cbtop_exporter.event_table import ID_FIELDS, TEXT_FIELDS
+from otel_cbtop_exporter.events import MetricInfo
+from otel_cbtop_exporter.tag_set import portable_text
 
 __all__ = [
     "INTEGER_FIELDS",
@@ -32,6 +35,7 @@ __all__ = [
     "escaped",
     "field_name",
     "measurement_text",
+    "metric_text",
     "string_text",
     "string_texts",
     "tag_name",
@@ -177,3 +181,15 @@ def _spelled_out(match: re.Match[str]) -> str:
 def _valid(text: str) -> str:
     """Replace lone surrogates."""
     return text if text.isascii() else portable_text(text)
+
+
+def metric_text(metric: MetricInfo) -> str:
+    """Return what a metric is as a string field; the points of a stream share one text."""
+    # Those of an exponential histogram are all different.
+    if metric.scale is None:
+        with suppress(TypeError):  # a foreign unit need not be hashable
+            return _shared_metric_text(metric)
+    return encode_quoted(metric)
+
+
+_shared_metric_text = functools.lru_cache(maxsize=4_096)(encode_quoted)

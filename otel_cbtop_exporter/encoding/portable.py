@@ -18,7 +18,7 @@ import msgspec
 from otel_cbtop_exporter.events import MAX_INTEGER_BITS
 from otel_cbtop_exporter.tag_set import portable_text
 
-__all__ = ["NOT_ENCODABLE", "integer", "json_key", "portable", "portable_text"]
+__all__ = ["NOT_ENCODABLE", "integer", "json_key", "portable"]
 
 # Nested deeper, a value is shown by its `str()`, or as `[...]` where secrets may be in it.
 _MAX_DEPTH = 32

@@ -98,7 +98,7 @@ class UniquePoints:
 
     def _keep(self, pairs: Mapping[int, int | None], latest_ns: int) -> None:
         newest, older, _ = self._generations
-        if newest and len(newest) + len(pairs) > self._max_generation:
+        if len(newest) + len(pairs) > self._max_generation:
             newest = _Generation()
             self._generations = [newest, self._generations[0], older]
         newest.update(pairs)
@@ -130,9 +130,7 @@ class CollectedPoints:
         for known in (self._newer.get(time_ns), self._older.get(time_ns)):
             if known is not None and not known.isdisjoint(wanted):
                 return False
-        known = self._newer.setdefault(time_ns, wanted)
-        if known is not wanted:
-            known |= wanted
+        self._newer.setdefault(time_ns, wanted).update(wanted)
         self._count += len(wanted)
         if self._count >= self._max_half:
             self._older, self._newer, self._count = self._newer, {}, 0

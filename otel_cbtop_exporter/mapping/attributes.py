@@ -199,14 +199,9 @@ class CacheBudget:
         self.limit = limit
         self.used = 0
 
-    @property
-    def is_full(self) -> bool:
-        """Whether there are as many as there may be."""
-        return self.used >= self.limit
-
 
 class TagCache(dict[_K, _V]):
-    """Tag sets by what they were made of; forgets everything when there are too many.
+    """Tag sets by what they were made of; counted, so that `ScopeCache` can forget all of them.
 
     Args:
         budget: Of the mapper.
@@ -218,9 +213,6 @@ class TagCache(dict[_K, _V]):
 
     def keep(self, key: _K, value: _V) -> _V:
         """Remember and return a tag set, or what has one."""
-        if self._budget.is_full:
-            self._budget.used -= len(self)
-            self.clear()
         self[key] = value
         self._budget.used += 1
         return value
@@ -256,7 +248,7 @@ class ScopeCache(Generic[_S]):
         key = (id(resource), id(scope), os.getpid())
         known = self._known.get(key)
         # The entry holds both objects, so that an id cannot come to mean another one.
-        if self._budget.is_full or len(self._known) >= _MAX_SCOPES:
+        if self._budget.used >= self._budget.limit or len(self._known) >= _MAX_SCOPES:
             self._known.clear()
             self._budget = CacheBudget(self._budget.limit)
         elif known is not None and known[0] is resource and known[1] is scope:

@@ -172,9 +172,10 @@ class MetricSeries:
 
     def exemplar_tags(self, tags: TagSet) -> TagSet:
         """Return the tags of a series' exemplars."""
-        made: TagSet | None = tags.rendered.get("exemplar")
+        slot = ("exemplar", self.name)
+        made: TagSet | None = tags.rendered.get(slot)
         if made is None:
-            made = tags.rendered["exemplar"] = TagSet({**tags, "metric.name": self.name})
+            made = tags.rendered[slot] = TagSet({**tags, "metric.name": self.name})
         return made
 
     def bound_names(self, bounds: Sequence[float]) -> tuple[str, ...]:

@@ -48,7 +48,17 @@ class SpanScope:
             if len(self._shapes) >= MAX_CACHED_TAG_SETS // 64:
                 self._shapes.clear()
             tag_keys = tuple(key for key in keys if key in self._tag_keys)
-            shape = self._shapes[keys] = Shape(keys, tag_keys, numbers, TagCache(self._budget))
+            shape = self._shapes[keys] = Shape(
+                keys,
+                tag_keys,
+                numbers,
+                pick=itemgetter(*tag_keys) if tag_keys else _nothing,
+                # As a rule it is the status code alone, for which a call would take twice the time.
+                number_at=min(numbers) if len(numbers) == 1 < len(tag_keys) else None,
+                types_of=_type_picker(sorted(numbers), len(tag_keys)),
+                has_path="http.route" not in keys and not _PATHS.isdisjoint(keys),
+                tags=TagCache(self._budget),
+            )
         return shape
 
     def span_tags(
@@ -110,59 +120,31 @@ def without_path(name: str, attributes: Mapping[str, Any]) -> str:
     return name.removesuffix(f" {path}") or name
 
 
-class InUse(NamedTuple):
-    """What every span whose attributes have a shape needs.
-
-    Attributes:
-        pick: Returns the values that become tags.
-        number_at: The position of the only number among them, or None.
-        types_of: Returns the types of the numbers among them, where there is not just one.
-        has_path: Whether the name of a server's span may have a path in it; see `without_path`.
-        tags: See `Shape`.
-    """
-
-    pick: Callable[[Mapping[str, Any]], Any]
-    number_at: int | None
-    types_of: Callable[[Any], Any]
-    has_path: bool
-    tags: TagCache[Any, TagSet]
-
-
-class Shape:
+class Shape(NamedTuple):
     """Attributes that have the same keys, and how to pick what becomes tags out of them.
 
     Equal numbers of different types (1, 1.0, True) have different texts, so a key of tags has
     the types of the numbers in it.
 
-    Args:
+    Attributes:
         keys: Of the attributes.
         tag_keys: Those of them that become tags.
         numbers: Positions among these that ever held a number.
+        pick: Returns the values that become tags.
+        number_at: The position of the only number among them, or None.
+        types_of: Returns the types of the numbers among them, where there is not just one.
+        has_path: Whether the name of a server's span may have a path in it; see `without_path`.
         tags: Tag sets by name, kind, status, picked values, and the types of the numbers.
-
-    Attributes:
-        in_use: What of it every span needs.
     """
 
-    __slots__ = ("in_use", "keys", "numbers", "tag_keys", "tags")
-
-    def __init__(
-        self,
-        keys: tuple[str, ...],
-        tag_keys: tuple[str, ...],
-        numbers: frozenset[int],
-        tags: TagCache[Any, TagSet],
-    ) -> None:
-        self.keys = keys
-        self.tag_keys = tag_keys
-        self.numbers = numbers
-        self.tags = tags
-        pick: Callable[[Mapping[str, Any]], Any] = itemgetter(*tag_keys) if tag_keys else _nothing
-        # As a rule it is the status code alone, for which a call would take twice the time.
-        number_at = min(numbers) if len(numbers) == 1 < len(tag_keys) else None
-        types_of = _type_picker(sorted(numbers), len(tag_keys))
-        has_path = "http.route" not in keys and not _PATHS.isdisjoint(keys)
-        self.in_use = InUse(pick, number_at, types_of, has_path, tags)
+    keys: tuple[str, ...]
+    tag_keys: tuple[str, ...]
+    numbers: frozenset[int]
+    pick: Callable[[Mapping[str, Any]], Any]
+    number_at: int | None
+    types_of: Callable[[Any], Any]
+    has_path: bool
+    tags: TagCache[Any, TagSet]
 
 
 def _nothing(_: Any) -> None:

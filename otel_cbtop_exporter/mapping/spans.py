@@ -103,7 +103,7 @@ class SpanMapper:
             if keys != known_keys:
                 shape, known_keys = scope.shape(tuple(keys)), keys
                 # What each span needs; asking the shape each time is 3 % of JSON.
-                pick, number_at, types_of, has_path, tag_sets = shape.in_use
+                _, _, _, pick, number_at, types_of, has_path, tag_sets = shape
             values = pick(attributes)
             # Members of an Enum hash in Python, their values in C.
             types = types_of(values) if number_at is None else type(values[number_at])

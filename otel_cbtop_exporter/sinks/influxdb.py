@@ -125,7 +125,6 @@ class InfluxDBSink:
     def _post(self, batch: Records, bucket: str, seconds: float) -> Answer:
         headers = {
             "Content-Type": "text/plain; charset=utf-8",
-            "Accept-Encoding": "identity",
             "User-Agent": "otel-cbtop-exporter",
             **self._options.headers,
         }
@@ -146,7 +145,7 @@ class InfluxDBSink:
         token = self._token  # another thread may forget it meanwhile
         if token is None:
             try:
-                token = self._token = Path(path).read_text().strip()
+                token = self._token = Path(path).read_text("utf-8-sig").strip()
             except (OSError, ValueError) as error:
                 why = f"influxdb.token_file {path!r}: {system_reason(error)}"
                 raise NoAnswer(why, type(error).__name__, is_local=True) from None

@@ -83,7 +83,8 @@ class InfluxDBConnections:
             path: Behind the address, with its query.
             body: As it goes out.
             headers: Of the request, all of them.
-            seconds: The longest that it may take.
+            seconds: The longest that it may take until an answer begins, and then for each part of
+                it.
 
         Raises:
             NoAnswer: Nothing came, or nothing whole.
@@ -92,8 +93,6 @@ class InfluxDBConnections:
         secrets = [headers.get("Authorization", ""), *self._options.headers.values()]
         try:
             return _read(self._request(path, body, headers, seconds), secrets)
-        except NoAnswer:
-            raise
         except (OSError, ValueError, http.client.HTTPException, ImportError) as error:
             raise self._no_answer(error, time.monotonic() - began) from None
         # urllib3's own errors derive from Exception alone, and it is not imported before.
@@ -111,7 +110,6 @@ class InfluxDBConnections:
             # Forgetting them would leave their sockets to the garbage collector.
             for key in pool.pools.keys():  # noqa: SIM118 -- it is no dict, and not to iterate
                 pool.pools[key].close()
-            pool.clear()
 
     def _no_answer(self, error: Exception, seconds: float) -> NoAnswer:
         why, word, cause = no_answer_reason(error, round(seconds, 1))
@@ -146,7 +144,6 @@ class InfluxDBConnections:
             retries=urllib3.Retry(total=False),  # of a bare False urllib3 logs that it makes this
             redirect=False,
             preload_content=False,
-            decode_content=False,
             enforce_content_length=True,  # the default of urllib3 2 alone
         )
 
@@ -249,14 +246,22 @@ def _read(response: urllib3.BaseHTTPResponse, secrets: Sequence[str]) -> Answer:
         # Behind `Token` or `Bearer`, which a server would leave out.
         bare = secret.rpartition(" ")[2]
         text = text.replace(bare, MASK) if len(bare) >= _SHORTEST_SECRET else text
-    location = urlsplit(headers.get("Location", ""))
     return Answer(
         status=response.status,
         text=text,
         content_type=headers.get("Content-Type", ""),
         retry_after_seconds=parse_retry_after(headers.get("Retry-After"), time.time()),
-        location=f"{location.scheme}://{location.hostname}" if location.hostname else "",
+        location=_server_of(headers.get("Location", "")),
     )
+
+
+def _server_of(location: str) -> str:
+    """Return scheme and host of a url, without what may be a secret in it; "" if it has none."""
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.hostname}" if parts.hostname else ""
 
 
 def _unpacked(data: bytes, encoding: str) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.encoding.event_json import encode_events
-from otel_cbtop_exporter.event_batch import EventRun, Events, Part
+from otel_cbtop_exporter.event_batch import EventRun, Events, Part, tags_of
 from otel_cbtop_exporter.events import OF_A_TRACE, SIGNAL_NAMES, Event
 from otel_cbtop_exporter.sink_options import NOT_IN_TOPIC, TOPIC_TAG
 from otel_cbtop_exporter.sinks.base import Block, Encoded, Record, Records
@@ -97,8 +97,7 @@ def _key(event: Event) -> bytes | None:
     """Return what keeps a trace, or a series, in order within one partition."""
     if event.signal in OF_A_TRACE:
         return event.correlation_id.encode("utf-8", "replace") if event.correlation_id else None
-    tags = event.tags
-    return _series(event.measurement, tags if type(tags) is TagSet else TagSet(tags))
+    return _series(event.measurement, tags_of(event))
 
 
 def _series(measurement: str, tags: TagSet) -> bytes:
@@ -117,10 +116,8 @@ def _topics(template: str) -> dict[str | None, str] | Callable[[Event], str]:
 
     def topic_of(event: Event) -> str:
         kind = SIGNAL_NAMES[event.signal]
-        tags = event.tags
-        if type(tags) is not TagSet:
-            return _filled(template, kind, tags)
-        slot = (template, kind)
+        tags = tags_of(event)
+        slot = ("kafka.topic", template, kind)
         topic: str | None = tags.rendered.get(slot)
         if topic is None:
             topic = tags.rendered[slot] = _filled(template, kind, tags)

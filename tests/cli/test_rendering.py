@@ -52,6 +52,7 @@ def test_a_duration_has_the_unit_that_suits_it():
     shown = [duration_text(ns) for ns in (900, 850_000, 12_340_000, 1_500_000_000)]
     assert shown == ["1 us", "850 us", "12.3 ms", "1.50 s"]
     assert duration_text(10**400) == "1" + 198 * "0" + "…"
+    assert duration_text(-(10**400)) == "-1" + 197 * "0" + "…"
 
 
 EVERY_SIGNAL = {

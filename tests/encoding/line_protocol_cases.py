@@ -229,23 +229,28 @@ _FIELDS = _ADDED | {"schema_version"}
 def expected_tags(event):
     found = {"schema_version": "1"}
     for key, value in event.tags.items():
-        if value:
-            is_reserved = key.rstrip("_") in _RESERVED | _TAGS or key.startswith(("le_", "in_"))
-            name = expected_name(key + "_" * is_reserved)
+        if key and value:
+            name = expected_tag_name(key)
             while name in found:
                 name += "_"
             found[name] = expected_name(value)
     return found
 
 
+def expected_tag_name(key):
+    is_reserved = key.rstrip("_") in _RESERVED | _TAGS or key.startswith(("le_", "in_"))
+    return expected_name(key + "_" * is_reserved)
+
+
 def expected_fields(event):
     """Say which fields a reader finds; numbers as floats but for our own integers."""
     found = {}
     integers = {"count", "duration_ns", "error", "le_0.5"} if event.signal else set()
-    clashing = event.signal is None and not event.fields.keys().isdisjoint(event.tags)
+    tags = {} if event.signal else event.tags
+    tag_names = {expected_tag_name(key) for key, value in tags.items() if key and value}
     for key, value in event.fields.items():
         name = expected_name(key + "_" * (key.rstrip("_") in _RESERVED | _FIELDS))
-        while name in found or name in _ADDED or (clashing and name in event.tags):
+        while name in found or name in _ADDED or name in tag_names:
             name += "_"
         if isinstance(value, str):
             found[name] = _without_surrogates(value).replace("\x00", "\ufffd")

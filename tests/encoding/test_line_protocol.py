@@ -17,6 +17,7 @@ from otel_cbtop_exporter.encoding.event_json import encode_event, encode_events
 from otel_cbtop_exporter.encoding.line_protocol import LineProtocolEncoder
 from otel_cbtop_exporter.encoding.line_protocol_text import string_text, string_texts
 from otel_cbtop_exporter.encoding.unique_points import CollectedPoints, UniquePoints
+from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.event_batch import EventRun, Events, Tables
 from otel_cbtop_exporter.event_table import EventTable
 from otel_cbtop_exporter.events import Event, MetricInfo, event_from_sample
@@ -296,6 +297,47 @@ def test_only_the_last_pairs_are_remembered():
     assert points.take_all(["s", "s"], [1, 2])
 
 
+def test_a_batch_with_one_pair_twice_is_not_taken():
+    """And nothing of it, so that what came first can be told from what came second."""
+    points = UniquePoints()
+    assert not points.take_all(["s", "s"], [7, 7])
+    assert points.take_all(["s"], [7])
+    collected = CollectedPoints()
+    assert not collected.take_all([b"a", b"b", b"a"], 7)
+    assert collected.take_all([b"a", b"b"], 7)
+
+
+def test_the_latest_time_of_a_batch_need_not_be_its_last():
+    """Later times are not looked up, so the latest one has to be known."""
+    points = UniquePoints()
+    assert points.take_all(["s", "s"], [5, 3])
+    assert not points.take_all(["s"], [5])
+
+
+def test_series_that_never_came_are_free():
+    """A hash is enough to tell pairs apart."""
+    points = UniquePoints()
+    assert all(points.take_all([f"s{number}"], [T]) for number in range(20_000))
+
+
+def test_points_of_one_time_may_come_in_parts():
+    """A second part of a collection is remembered as the first one is."""
+    points = CollectedPoints()
+    assert points.take_all([b"a"], 1)
+    assert points.take_all([b"b"], 1)
+    assert not points.take_all([b"b"], 1)
+
+
+def test_collected_points_are_bounded_and_half_of_them_remembered_at_least():
+    """Two collections fill a half; the half before is there, and nothing older."""
+    points = CollectedPoints(max_pairs=8)
+    for time_ns in range(1, 8):
+        assert points.take_all([b"a", b"b"], time_ns)
+    for time_ns in range(5, 8):
+        assert not points.take_all([b"a"], time_ns)
+    assert points.take_all([b"a"], 4)
+
+
 @given(
     st.lists(
         st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 20)), min_size=1, max_size=4),
@@ -526,3 +568,49 @@ def test_points_of_the_generation_before_are_remembered():
     assert points.take_all([b"a", b"b"], 1)  # full, and the older half from now on
     assert not points.take_all([b"a"], 1)
     assert points.take_all([b"a"], 2)
+
+
+@pytest.mark.parametrize("key", ["value", "time", "count", "attributes", "le_1", "schema_version"])
+def test_a_tag_and_a_field_of_one_reserved_name_stay_apart(key):
+    """In one point, under one name, they cannot be queried: `pivot` fails on them."""
+    event = Event("m", {key: "x"}, {key: 0.5}, T)
+    line = parse_line(LineProtocolEncoder().encode([event]).bodies[0].decode())
+    assert line["tags"].keys().isdisjoint(line["fields"])
+    assert "x" in line["tags"].values()
+    assert 0.5 in line["fields"].values()
+
+
+def test_an_event_with_a_tag_that_is_no_text_costs_its_neighbours_nothing():
+    """It becomes a text, and what is no event at all takes no time of the others."""
+    encoder = LineProtocolEncoder()
+    good = Event("m", {"a": "b"}, {"x": 1}, T, signal="metric", metric=MetricInfo("gauge"))
+    odd = Event("m", {"core": 0, "none": None, "on": True}, {"x": 1}, T)
+    with pytest.raises(EventError, match="a dict is not an Event"):
+        encoder.encode([good, {}])
+    with pytest.raises(EventError, match="signal of an event of 'm' is 'foo', allowed are None,"):
+        encoder.encode([good, Event("m", {}, {"x": 1}, T, signal="foo")])
+    made = encoder.encode([good, odd])
+    assert not made.refused
+    assert made.bodies[1] == b"m,core=0,on=True,schema_version=1 x=1 1700000000000000000"
+    (tags,) = [json.loads(body)["tags"] for body in encode_events([odd]).bodies]
+    assert tags == {"core": "0", "on": "True"}
+
+
+class Unreadable(dict):
+    """Fields that raise when they are read."""
+
+    def __getitem__(self, key):
+        raise RuntimeError(key)
+
+
+def test_an_event_that_raises_takes_no_time_of_its_neighbours():
+    """It is refused alone, by its measurement and the error's name."""
+    good = Event("m", {"a": "b"}, {"x": 1}, T, signal="metric", metric=MetricInfo("gauge"))
+    odd = [Event(5, {}, {"x": 1}, T), Event("m", {}, Unreadable(x=1), T)]
+    made = LineProtocolEncoder().encode([*odd, good])
+    assert [(position, why.detail) for position, why in made.refused.items()] == [
+        (0, "an event of 5 is refused: AttributeError"),
+        (1, "an event of 'm' is refused: RuntimeError"),
+    ]
+    assert made.bodies[:2] == [b"", b""]
+    assert made.bodies[2].endswith(b" 1700000000000000000")

@@ -1,11 +1,13 @@
 """Answers that no real server gives on demand: each record keeps its right outcome."""
 
+import gc
 import gzip
 import json
 import subprocess
 import sys
 import threading
 import tracemalloc
+import weakref
 import zlib
 from email.utils import formatdate
 from time import time
@@ -388,3 +390,51 @@ def test_what_a_server_with_tls_says_to_plain_http_rejects_nothing():
     records, result, _ = written_once(Reply(400, body))
     assert (result.kept, result.split_reason) == (records, "")
     assert "HTTP request to an HTTPS server" in result.error
+
+
+@pytest.mark.parametrize(("path", "asked"), [("", ""), ("/", ""), ("/influx/", "/influx")])
+def test_the_urls_path_comes_before_the_apis(path, asked):
+    """With or without a slash at its end."""
+    with Loopback(lambda _: OK) as server:
+        sink = influxdb_sink(url=f"{server.url}{path}", bucket="b")
+        sink.write(encoded(sink, spans(1)), 10)
+        sink.close(1)
+    assert urlsplit(server.requests[0].path).path == f"{asked}/api/v2/write"
+    assert sink.destination == f"{server.url}{asked}"
+
+
+def test_names_of_buckets_and_organizations_may_be_any_text():
+    """What means something in a query is escaped."""
+    names = {"org": "Käse & Söhne", "bucket": "a=b/c #1+2&precision=s"}
+    _, _, requests = written_once(OK, **names)
+    asked = parse_qs(urlsplit(requests[0].path).query)
+    assert asked == {"org": [names["org"]], "bucket": [names["bucket"]], "precision": ["ns"]}
+
+
+def test_a_child_begins_anew_whatever_another_thread_was_doing():
+    """A lock that was held at the fork is held in the child for ever."""
+    with Loopback(lambda _: OK) as server:
+        sink = influxdb_sink(url=server.url, bucket="b")
+        records = encoded(sink, spans(3))
+        parents = weakref.ref(sink._connections)
+        with sink._connections._lock:
+            sink.after_fork_in_child()
+            gc.collect()
+            assert parents() is not None  # closing it could take that lock
+            assert encoded(sink, spans(3)) == records  # the parent's points are not the child's
+            assert sink.write(records, 10).delivered == records
+        sink.close(1)
+
+
+def test_an_answer_that_is_not_what_its_encoding_says_keeps_everything():
+    """Nothing is raised for it."""
+    records, result, _ = written_once(Reply(500, b"no gzip", {"Content-Encoding": "gzip"}))
+    assert result.kept == records
+    assert result.error == "InfluxDB answered 500: no reason given"
+
+
+@pytest.mark.parametrize("location", ["/login", "http://[::1/x", "//[bad"])
+def test_a_redirection_that_names_no_server_is_one_all_the_same(location):
+    """A relative one has none, and another may be no url at all."""
+    _, result, _ = written_once(Reply(302, b"", {"Location": location}))
+    assert "it redirects to another address; set influxdb.url" in result.error

@@ -90,3 +90,15 @@ def test_lost_values_are_in_the_health_and_logged_once(caplog):
     assert health.events_rejected == 0
     logged = [r.getMessage() for r in caplog.records if "field_left_out" in r.getMessage()]
     assert logged == ["sink influxdb: 1 value could not be written whole: field_left_out"]
+
+
+def test_every_kind_of_event_in_a_batch_is_refused_and_counted_in_its_place():
+    """Each kind is rendered apart; none takes the place, or the losses, of the one before."""
+    sink = InfluxDBSink(InfluxDBConfig(**OPTIONS))
+    poor = hand_made({"x": 1, "y": math.nan})
+    empty = hand_made({"x": math.nan}, {"which": "empty"})
+    made = sink.encode([poor, *map_logs(log("x")), poor, empty])
+    assert [rejection.record.body for rejection in made.rejected] == [
+        b"m,schema_version=1,which=empty  1"
+    ]
+    assert made.values_lost == {"field_left_out": 3}

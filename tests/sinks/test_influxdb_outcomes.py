@@ -1,7 +1,9 @@
 """Whatever a server answers, every record has one outcome, and no data is in the message."""
 
 import json
+import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,3 +152,155 @@ def test_the_servers_count_is_the_last_one():
         Record(rf"m a\ dropped\=1=1i {time}".encode(), None, "b", time) for time in (1, 2)
     ] + of_one_field(3)
     assert rejected_times(partial_write(CONFLICT.format(field), 2), records) == ([1, 2], "")
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_any_success_delivers(status):
+    """InfluxDB says 204; what stands in for it may say another."""
+    records = of_one_field(1, 2)
+    assert classify(Answer(status), records, bucket="b", org="o").delivered == records
+
+
+def test_a_page_is_known_by_its_beginning_too():
+    """A portal that says no type, and an empty line first, has stored nothing."""
+    records = of_one_field(1, 2)
+    result = classify(Answer(200, "\r\n <html>log in"), records, bucket="b", org="o")
+    assert result.kept == records
+
+
+@pytest.mark.parametrize("text", ["it's pr1vate", "a\npr1vate"])
+def test_a_quotation_ends_at_the_last_mark(text):
+    """What a line holds may look like its end."""
+    message = f"panic at 'm,t=x s=\"{text}\" 1'"
+    answer = Answer(500, json.dumps({"message": message}))
+    result = classify(answer, of_one_field(1, 2), bucket="b", org="o")
+    assert result.error == "InfluxDB answered 500: panic at ..."
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (429, "the organization is over its write limit"),
+        (500, "bucket service is away"),
+        (503, "inactive"),
+    ],
+)
+def test_words_mean_a_setting_only_with_their_status(status, words):
+    """Nobody is sent to look at a bucket when the server is busy."""
+    answer = Answer(status, json.dumps({"message": words}))
+    result = classify(answer, of_one_field(1), bucket="b", org="o")
+    assert result.error == f"InfluxDB answered {status}: {words}"
+
+
+def test_too_large_tells_the_answer_to_the_dead_letters():
+    """It says who has the limit."""
+    result = classify(Answer(413, "limit is 1 MB"), of_one_field(1, 2), bucket="b", org="o")
+    assert result.split_detail == "limit is 1 MB"
+
+
+def test_an_answer_that_was_cut_in_an_escape_is_read_all_the_same():
+    """What is cut is the end of the reason."""
+    text = r"""{"code":"invalid","message":"unable to parse 'm x=1i 1': bad \u00"""
+    assert rejected_times(Answer(400, text), of_one_field(1, 2)) == ([1], "")
+
+
+def unparsed(*lines):
+    """Make the answer of 1.8 and 2 to lines that they cannot read."""
+    message = "\n".join(f"unable to parse '{line}': bad timestamp" for line in lines)
+    return Answer(400, json.dumps({"code": "invalid", "message": message}))
+
+
+def test_data_that_is_called_like_a_setting_is_no_setting():
+    """Taken for one, it would be sent again for ever."""
+    line = "m,bucket=b,org=x x= 1"
+    bad = Record(line.encode(), None, "b", 1)
+    assert rejected_times(unparsed(line), [bad, *of_one_field(2)]) == ([1], "")
+    limit = 'max-values-per-tag limit exceeded (9/9): measurement="m" tag="bucket" value="x"'
+    assert rejected_times(partial_write(limit, 1), of_one_field(1, 2)) == ([], "limit_exceeded")
+
+
+def test_a_number_in_a_quoted_line_is_not_the_servers_count():
+    """A field may be called `dropped`; its neighbours are good all the same."""
+    bad = Record(b"m dropped=2 2", None, "b", 2)
+    assert rejected_times(unparsed("m dropped=2 2"), [*of_one_field(1), bad]) == ([2], "")
+
+
+def test_a_quoted_line_may_hold_what_ends_a_quotation():
+    """Its reason comes behind the last one."""
+    line = "m s=\"a': ': b': c\" 2"
+    records = [*of_one_field(1), Record(line.encode(), None, "b", 2)]
+    result = classify(unparsed(line), records, bucket="b", org="o")
+    assert [(r.record, r.detail) for r in result.rejected] == [(records[1], "bad timestamp")]
+
+
+def test_a_field_is_found_in_lines_of_any_names():
+    """What is escaped in names, and quoted in texts, hides no line that has the refused field."""
+    line = r'm\ n\,o,t=a\ b s="x=1i \" x=2i, y\\",x\ \=\,y={},b=false {}'
+    values = ["1i", "1.5", "true", "false", '"1"', "1i"]
+    records = [
+        Record(line.format(value, time).encode(), None, "b", time)
+        for time, value in enumerate(values)
+    ]
+    conflict = 'input field "x =,y" on measurement "m n,o" is type {}, already exists as type z'
+    of_kind = {"integer": [0, 5], "float": [1], "boolean": [2, 3], "string": [4]}
+    for kind, times in of_kind.items():
+        answer = partial_write(conflict.format(kind), len(times))
+        assert rejected_times(answer, records) == (times, "")
+
+
+def test_a_field_of_another_measurement_is_not_the_refused_one():
+    """The same name there says nothing."""
+    records = [*of_one_field(1), Record(b"n x=1i 2", None, "b", 2)]
+    assert rejected_times(partial_write(CONFLICT.format("x"), 1), records) == ([1], "")
+
+
+def test_fewer_lines_with_the_field_than_were_dropped_names_nobody():
+    """The others have another cause, which may be that of these, too."""
+    records = [*of_one_field(1), *of_one_field(2, 3, value="1.5")]
+    conflict = partial_write(CONFLICT.format("x"), 2)
+    assert rejected_times(conflict, records) == ([], "field_type_conflict")
+
+
+def test_names_that_json_cannot_read_are_searched_for_by_halves():
+    """Go quotes a control character as \\x1b."""
+    answer = partial_write(CONFLICT.format(r"\x1b"), 1)
+    assert rejected_times(answer, of_one_field(1, 2)) == ([], "field_type_conflict")
+
+
+def test_the_bound_of_retention_is_in_utc(monkeypatch):
+    """Whatever the zone of the machine is; a whole second has no fraction."""
+    monkeypatch.setenv("TZ", "JST-9")
+    time.tzset()
+    try:
+        bound = "outside retention policy of duration 1h - Lower Bound at 1970-01-02T00:00:05Z"
+        times = 24 * 3600 * 10**9 + 4_999_999_999, 24 * 3600 * 10**9 + 5_000_000_000
+        answer = partial_write(bound, 1)
+        assert rejected_times(answer, of_one_field(*times)) == ([times[0]], "")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        {"line_number": 2, "error_message": "x"},
+        [None],
+        [["line_number"]],
+        [{"line_number": "2", "error_message": "x"}],
+        [{"line_number": True, "error_message": "x"}],
+        [{"line_number": None}],
+    ],
+)
+def test_line_numbers_in_another_form_name_nobody(data):
+    """The batch is halved, as for any refusal that tells no line."""
+    answer = Answer(400, json.dumps({"error": "partial write of line protocol", "data": data}))
+    assert rejected_times(answer, of_one_field(1, 2, 3)) == ([], "invalid")
+
+
+def test_the_last_line_has_a_number_and_a_reason_may_be_missing():
+    """Lines are counted from 1."""
+    data = [{"line_number": 1, "error_message": None}, {"line_number": 3, "error_message": "x"}]
+    answer = Answer(400, json.dumps({"error": "partial write of line protocol", "data": data}))
+    assert rejected_times(answer, of_one_field(1, 2, 3)) == ([1, 3], "")

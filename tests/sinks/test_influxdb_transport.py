@@ -5,11 +5,13 @@ import logging
 import socket
 import ssl
 import traceback
+import warnings
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import trustme
+import urllib3
 from cryptography.hazmat.primitives import serialization
 
 from otel_cbtop_exporter import CbtopSpanExporter, ConfigError, EventStreamer
@@ -237,8 +239,9 @@ def test_what_is_no_latin_text_is_sent_as_utf_8():
     assert sent.encode("latin-1").decode() == "Token käthe:пароль"
 
 
-def test_a_file_that_goes_bad_after_the_first_connection_is_named(authority, pem):
-    """A certificate that is renewed half is told as at the start."""
+@pytest.mark.parametrize("left", ["half of a file", None])
+def test_a_file_that_goes_bad_after_the_first_connection_is_named(authority, pem, left):
+    """A certificate that is renewed half, or gone, is told as at the start."""
     certificate = pem("client.pem", authority.issue_cert("client").private_key_and_cert_chain_pem)
     with Loopback(lambda _: Reply(), server_tls(authority)) as server:
         sink = influxdb_sink(
@@ -249,7 +252,7 @@ def test_a_file_that_goes_bad_after_the_first_connection_is_named(authority, pem
             cert_file=certificate,
         )
         assert len(sink.write(encoded(sink, spans(3)), 10).delivered) == 3
-        Path(certificate).write_text("half of a file")
+        Path(certificate).write_text(left) if left else Path(certificate).unlink()
         for pool in sink._connections._pool.pools._container.values():
             pool.close()
         sink._connections._pool.clear()
@@ -374,3 +377,63 @@ def test_secrets_are_in_no_repr():
     sink = streamer._pipeline._sink
     assert TOKEN not in f"{sink!r} {sink.destination} {streamer.health()!r}"
     streamer.shutdown(0)
+
+
+def test_a_token_file_that_is_no_text_keeps_the_records(tmp_path):
+    """And it is told as the file's fault, not as the server's."""
+    path = tmp_path / "token"
+    path.write_bytes(b"\xff\xfe\x00")
+    result = written("http://127.0.0.1:1", token_file=str(path))
+    assert len(result.kept) == 3
+    assert result.error == f"influxdb.token_file '{path}': UnicodeDecodeError"
+
+
+def test_a_token_file_counts_more_than_a_token(tmp_path):
+    """As docs/influxdb.md says; the mark that some editors begin a text with is no part of it."""
+    path = tmp_path / "token"
+    path.write_text("of-the-file\n", "utf-8-sig")
+    with Loopback(lambda _: Reply()) as server:
+        assert len(written(server.url, token_file=str(path)).delivered) == 3
+    assert server.requests[0].headers["Authorization"] == "Token of-the-file"
+
+
+def test_a_write_after_close_says_so():
+    """Not that the server is away without a reason."""
+    sink = influxdb_sink(url="http://127.0.0.1:1", bucket="b")
+    records = encoded(sink, spans(3))
+    sink.close(1)
+    assert sink.write(records, 10).error.endswith("cannot be reached: the sink is closed")
+
+
+@pytest.mark.parametrize(("begin", "login"), [("", ""), ("http://", "käthe:пароль")])
+def test_a_proxy_may_have_no_scheme_and_its_login_be_any_text(monkeypatch, begin, login):
+    """`host:port` is what many environments hold."""
+    with Proxy(login) as proxy, Loopback(lambda _: Reply()) as server:
+        shown = quote(login, safe=":") + "@" * bool(login)
+        monkeypatch.setenv("http_proxy", f"{begin}{shown}{proxy.address}")
+        result = written(server.url)
+    assert len(result.delivered) == 3, result.error
+    assert len(proxy.seen) == 1
+
+
+def test_a_host_without_proxy_may_be_an_address_of_ipv6(monkeypatch):
+    """It has brackets in the url alone."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "::1")
+    assert "proxy" not in written("http://[::1]:1").error
+
+
+def test_a_proxy_that_wants_a_login_is_told(monkeypatch):
+    """For http its answer stands where InfluxDB's would."""
+    with Proxy("user:right") as proxy:
+        monkeypatch.setenv("http_proxy", f"http://{proxy.address}")
+        assert "407: the proxy wants a login" in written("http://127.0.0.1:2").error
+
+
+def test_warnings_of_other_hosts_are_not_silenced(authority):
+    """The application may want to know of its own requests."""
+    with Loopback(lambda _: Reply(), server_tls(authority)) as server:
+        assert len(written(server.url, verify_tls=False).delivered) == 3
+    unverified = urllib3.exceptions.InsecureRequestWarning
+    with pytest.raises(unverified):
+        warnings.warn("Unverified HTTPS request is being made to host 'b'", unverified, 2)

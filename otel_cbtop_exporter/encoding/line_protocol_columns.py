@@ -37,19 +37,13 @@ RenderColumns = Callable[
 """Called with columns: of heads, of times, of the times that they were moved from (as text, or ""),
 of attributes as `quoted_texts` has them (or ""), of trace ids, and those of the table."""
 
-# How the fields that the encoder adds are written, each a piece of code in an f-string, and the
-# variable in it, which is None or "" where an event has no such field.
-_ADDED_CODE = {
-    "attributes": '"{attributes_text}"',
-    "correlation_id": '"{trace_id}"',
-    "original_timestamp_ns": "{original}i",
-}
+# The variables of the fields that the encoder adds, None or "" where an event has no such field.
 _VARIABLE = {
     "attributes": "attributes_text",
     "correlation_id": "trace_id",
     "original_timestamp_ns": "original",
 }
-# The same for a table's own fields, by their role.
+# How a variable is written in an f-string, by the role of its field.
 _VALUE_CODE = {
     INTEGER: "{{{}}}i",
     NUMBER: "{{number_text({})}}",
@@ -69,7 +63,7 @@ def render_columns(keys: tuple[str, ...], added: tuple[bool | None, ...]) -> Ren
         added: For `attributes`, `correlation_id` and `original_timestamp_ns`, whether every event
             has it; None if some have.
     """
-    there = dict(zip(_ADDED_CODE, added, strict=True))
+    there = dict(zip(_VARIABLE, added, strict=True))
     columns = {
         "head": "heads",
         "time_ns": "times_ns",
@@ -84,23 +78,19 @@ def render_columns(keys: tuple[str, ...], added: tuple[bool | None, ...]) -> Ren
     template, before = "", False
     optional: list[str] = []
     for name, role, key, prefix in plan_fields(keys, hand_made=False):
-        value = prefix.replace("{", "{{").replace("}", "}}")
-        if key is not None:
-            variable = f"v{keys.index(key)}"
-            value += _VALUE_CODE[role].format(variable)
-            if role == TEXT:
-                columns[variable] = f"string_texts({columns[variable]})"
-        elif there.get(name, False) is False:
+        if key is None and there.get(name, False) is False:
             continue
-        else:
-            value += _ADDED_CODE[name]
-            if there[name] is None:
-                # An optional field brings its comma: behind it, until a field that is always there
-                # has come, and before it from then on.
-                piece = f",{value}" if before else f"{value},"
-                optional.append(f"        {name} = f{piece!r} if {_VARIABLE[name]} else ''")
-                template += f"{{{name}}}"
-                continue
+        variable = _VARIABLE[name] if key is None else f"v{keys.index(key)}"
+        value = prefix.replace("{", "{{").replace("}", "}}") + _VALUE_CODE[role].format(variable)
+        if key is None and there[name] is None:
+            # An optional field brings its comma: behind it, until a field that is always there
+            # has come, and before it from then on.
+            piece = f",{value}" if before else f"{value},"
+            optional.append(f"        {name} = f{piece!r} if {variable} else ''")
+            template += f"{{{name}}}"
+            continue
+        if key is not None and role == TEXT:
+            columns[variable] = f"string_texts({columns[variable]})"
         template += f",{value}" if before else value
         before = True
     code = [
