@@ -612,5 +612,4 @@ def test_an_event_that_raises_takes_no_time_of_its_neighbours():
         (0, "an event of 5 is refused: AttributeError"),
         (1, "an event of 'm' is refused: RuntimeError"),
     ]
-    assert made.bodies[:2] == [b"", b""]
     assert made.bodies[2].endswith(b" 1700000000000000000")
