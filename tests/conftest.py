@@ -14,6 +14,7 @@ pytest_plugins = ["tests.servers.influxdb"]
 def _clean_environment(monkeypatch):
     for name in list(os.environ):
         ours = name.startswith(("OTEL_", "INFLUXDB_")) and name != "OTEL_CBTOP_SERVERS"
+        ours = ours or name == "PYTHONUNBUFFERED"  # children of tests print as users' programs do
         if ours or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
 

@@ -83,7 +83,8 @@ class AppendFile:
                 self._unsynced = True
                 self._sync_if_due()
         except OSError as error:
-            self._close()
+            if not isinstance(error, TimeoutError):
+                self._close()
             return Appended(0, error)
         except BaseException:  # the lock goes with the descriptor
             self._close()
@@ -122,6 +123,7 @@ class AppendFile:
                 self._warn("flock", OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)))
             status = os.fstat(descriptor)
             if not self._is_current(status):
+                self.flush()
                 self._close()
                 if time.monotonic() >= deadline:
                     raise TimeoutError(errno.ETIMEDOUT, "it is being moved all the time")

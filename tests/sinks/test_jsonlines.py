@@ -14,7 +14,9 @@ import pytest
 from otel_cbtop_exporter.config import JsonLinesConfig
 from otel_cbtop_exporter.errors import ConfigError
 from otel_cbtop_exporter.events import Event, decode_event
+from otel_cbtop_exporter.sinks import append_file
 from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
+from tests.descriptors import open_descriptors
 from tests.sinks.conformance import assert_partition, numbered_events, records_of
 
 # 2026-11-24 05:06:07 UTC
@@ -71,12 +73,12 @@ def test_constructing_touches_nothing(make_sink, tmp_path):
 def test_placeholders_are_filled_in_at_each_write(make_sink, tmp_path):
     """{pid}, {date} and {hour} are of the moment of the write, in UTC, and folders are made."""
     now = [NOW_NS]
-    sink = make_sink(tmp_path / "{date}" / "{hour}-{pid}.jsonl", time_ns=lambda: now[0])
+    sink = make_sink(tmp_path / "{date}" / "{hour}" / "{pid}.jsonl", time_ns=lambda: now[0])
     write(sink)
     now[0] += 3_600_000_000_000
     write(sink)
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.jsonl"))
-    assert names == [f"2026-11-24/05-{os.getpid()}.jsonl", f"2026-11-24/06-{os.getpid()}.jsonl"]
+    assert names == [f"2026-11-24/05/{os.getpid()}.jsonl", f"2026-11-24/06/{os.getpid()}.jsonl"]
 
 
 def test_an_unknown_placeholder_is_an_error():
@@ -258,6 +260,8 @@ def test_fsync_happens_as_often_as_asked(make_sink, tmp_path, monkeypatch, fsync
     sink.flush(10)
     sink.close(10)
     assert len([mode for mode in synced if stat.S_ISREG(mode)]) == expected
+    # The file's name, once.
+    assert len([mode for mode in synced if stat.S_ISDIR(mode)]) == (fsync != "never")
 
 
 def test_a_sync_that_fails_keeps_the_batch(make_sink, tmp_path, monkeypatch):
@@ -299,3 +303,207 @@ def test_one_process_writes_where_there_is_nothing_of_posix(tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(path)], check=True)
     assert path.stat().st_size <= 300
     assert list(tmp_path.glob("a.jsonl.*Z.gz"))
+
+
+@pytest.mark.parametrize("how", ["moved", "closed", "forked"])
+def test_no_descriptor_is_left_behind(make_sink, tmp_path, how):
+    """A file that logrotate moved away, or a process that forked, costs none of them."""
+    before = open_descriptors()
+    sink = make_sink(tmp_path / "a", fsync="batch")
+    write(sink)
+    if how == "moved":
+        (tmp_path / "a").rename(tmp_path / "a.1")
+        write(sink)
+    if how == "forked":
+        sink.after_fork_in_child()
+    else:
+        sink.close(10)
+    assert open_descriptors() == before
+
+
+def test_a_file_that_became_a_fifo_keeps_the_records(make_sink, tmp_path):
+    """What is written into one that nobody reads is lost; and each try lets go of it."""
+    sink = make_sink(tmp_path / "a")
+    before = open_descriptors()
+    write(sink)
+    (tmp_path / "a").unlink()
+    os.mkfifo(tmp_path / "a")
+    for _ in range(2):
+        result = write(sink)
+        assert len(result.kept) == 3
+        assert result.error.endswith("it is not a regular file any more")
+    assert open_descriptors() == before
+
+
+def test_where_there_are_no_locks_one_warning_says_so(make_sink, tmp_path, monkeypatch, caplog):
+    """Some network file systems have none; every line is written all the same."""
+    monkeypatch.setattr(append_file, "lock", lambda descriptor, deadline: False)
+    sink = make_sink(tmp_path / "a")
+    for _ in range(2):
+        assert len(write(sink).delivered) == 3
+    assert [r.getMessage() for r in caplog.records] == [
+        f"jsonlines.path {tmp_path}/a: no flock: No locks available"
+    ]
+
+
+def test_where_a_mode_cannot_be_set_the_lines_are_written(make_sink, tmp_path, monkeypatch):
+    """FAT and some network file systems refuse it."""
+
+    def refuse(descriptor, mode):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    assert len(write(make_sink(tmp_path / "a")).delivered) == 3
+
+
+def test_a_file_that_a_neighbour_makes_first_is_used(make_sink, tmp_path, monkeypatch):
+    """Between looking for the file and making it another process may have made it."""
+    real, calls = os.open, []
+
+    def late(path, flags, mode=0o777, **options):
+        calls.append(path)
+        if len(calls) == 1:
+            (tmp_path / "a").write_bytes(b"{}\n")
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return real(path, flags, mode, **options)
+
+    sink = make_sink(tmp_path / "a")
+    records = records_of(sink, numbered_events(3))
+    with monkeypatch.context() as patched:
+        patched.setattr(append_file.os, "open", late)
+        assert len(sink.write(records, 10).delivered) == 3
+    assert len((tmp_path / "a").read_bytes().splitlines()) == 4
+
+
+def test_what_fits_on_a_full_disk_is_synced(make_sink, tmp_path, monkeypatch):
+    """With fsync=batch, the lines of a batch that are delivered are known to be on the disk."""
+    sink = make_sink(tmp_path / "a", fsync="batch")
+    write(sink, 1)
+    real, sizes, synced = os.write, [1_000], []
+
+    def full(descriptor, data):
+        if not sizes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data[: sizes.pop()])
+
+    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "fsync", synced.append)
+    result = write(sink, 10)
+    assert 0 < len(result.delivered) < 10
+    assert len(synced) == 1
+
+
+def test_what_interrupts_a_write_leaves_no_lock(make_sink, tmp_path, monkeypatch):
+    """A signal handler that raises would otherwise stop every other process."""
+    sink, neighbour = make_sink(tmp_path / "a"), make_sink(tmp_path / "a")
+    records = records_of(sink, numbered_events(1))
+
+    def interrupt(self, status):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(append_file.AppendFile, "_is_current", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            sink.write(records, 10)
+    assert len(neighbour.write(records, 0.1).delivered) == 1
+
+
+def test_a_sync_that_fails_at_the_end_is_told(make_sink, tmp_path, monkeypatch, caplog):
+    """Nobody is asked any more, so the log says it; and the file is closed."""
+
+    def fail(fd):
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = open_descriptors()
+    sink = make_sink(tmp_path / "a", fsync="interval", fsync_interval_ms=60_000)
+    write(sink, 1)
+    monkeypatch.setattr(os, "fsync", fail)
+    sink.close(10)
+    assert [r.getMessage() for r in caplog.records] == [
+        f"jsonlines.path {tmp_path}/a: no fsync: Input/output error"
+    ]
+    assert open_descriptors() == before
+
+
+def short_writes(monkeypatch, *sizes, then=None):
+    """Let `os.write` take so many bytes a call, then none, as on a full disk."""
+    real, left = os.write, list(sizes)
+
+    def write_some(descriptor, data):
+        if not left:
+            if then is not None:
+                then()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data[: left.pop(0)])
+
+    monkeypatch.setattr(append_file.os, "write", write_some)
+
+
+def test_a_file_system_that_takes_a_batch_in_pieces(make_sink, tmp_path, monkeypatch):
+    """What is left of a batch after a short write is written next."""
+    sink = make_sink(tmp_path / "a")
+    records = records_of(sink, numbered_events(5, size=500))
+    with monkeypatch.context() as patched:
+        short_writes(patched, *[700] * 100)
+        assert sink.write(records, 10).delivered == records
+    assert (tmp_path / "a").read_bytes().splitlines() == [record.body for record in records]
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [300], [1, 1_500]])
+def test_a_disk_that_is_full_after_a_torn_line(make_sink, tmp_path, monkeypatch, sizes):
+    """The newline that ends what a killed process left is no record of ours."""
+    (tmp_path / "a").write_bytes(b"{}\ntorn")
+    sink = make_sink(tmp_path / "a")
+    records = records_of(sink, numbered_events(5, size=500))
+    with monkeypatch.context() as patched:
+        short_writes(patched, *sizes)
+        result = sink.write(records, 10)
+    assert_partition(result, records)
+    lines = (tmp_path / "a").read_bytes().splitlines()
+    assert lines == [b"{}", b"torn", *(record.body for record in result.delivered)]
+    assert sink.write(result.kept, 10).delivered == result.kept
+
+
+def test_a_stranger_who_appends_without_the_lock_keeps_his_line(make_sink, tmp_path, monkeypatch):
+    """A write that ended half way is only cut back where nothing is behind it."""
+    path = tmp_path / "a"
+    sink = make_sink(path)
+    records = records_of(sink, numbered_events(5, size=500))
+
+    def strange():
+        with path.open("ab") as stranger:
+            stranger.write(b"\nstrange\n")
+
+    with monkeypatch.context() as patched:
+        short_writes(patched, 700, then=strange)
+        assert sink.write(records, 10).kept
+    assert path.read_bytes().endswith(b"\nstrange\n")
+
+
+def test_a_link_to_the_file_that_was_moved_is_not_followed(make_sink, tmp_path):
+    """Though what it points to is the very file that is open."""
+    sink = make_sink(tmp_path / "a")
+    write(sink)
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    assert write(sink).error_type == "ELOOP"
+    assert len((tmp_path / "b").read_bytes().splitlines()) == 3
+
+
+@pytest.mark.parametrize("how", ["moved", "locked"])
+def test_what_was_written_is_synced_whatever_comes_between(make_sink, tmp_path, monkeypatch, how):
+    """With fsync=interval a flush syncs lines of a file that was moved, or is locked by another."""
+    path = tmp_path / "a"
+    sink = make_sink(path, fsync="interval", fsync_interval_ms=60_000)
+    write(sink, 1)
+    inode, synced = path.stat().st_ino, []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    if how == "moved":
+        path.rename(tmp_path / "a.1")
+        write(sink, 1)
+    else:
+        with path.open("ab") as neighbour:
+            fcntl.flock(neighbour, fcntl.LOCK_EX)
+            assert sink.write(records_of(sink, numbered_events(1)), 0.01).kept
+    assert sink.flush(10)
+    assert inode in synced

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import stat
 import sys
 import threading
 
@@ -327,4 +328,48 @@ def test_a_compression_that_is_stopped_leaves_the_plain_file(tmp_path):
     rotated._compress(str(plain), ".gz")
     assert [path.name for path in tmp_path.iterdir()] == [plain.name]
     assert plain.stat().st_size == 500_000
+    assert open_descriptors() == before
+
+
+def test_a_file_is_synced_before_it_is_renamed(make_sink, monkeypatch):
+    """With fsync=interval nobody has the rotated file open any more when the next sync is due."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd)))
+    sink = make_sink(
+        max_bytes=2_000, compression="none", fsync="interval", fsync_interval_ms=60_000
+    )
+    write(sink)
+    write(sink)
+    assert [s.st_size > 0 for s in synced if stat.S_ISREG(s.st_mode)] == [True]
+
+
+def test_a_folder_that_cannot_be_listed_costs_no_line(make_sink, monkeypatch, caplog):
+    """One may be written to and not be read."""
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    sink = make_sink()
+    write(sink)
+    sink.close(10)
+    assert not caplog.records
+
+
+def test_where_no_thread_starts_files_are_rotated(make_sink, tmp_path, no_threads):
+    """They are compressed by the next process."""
+    sink = make_sink(max_bytes=2_000)
+    write(sink)
+    write(sink)
+    sink.close(10)
+    assert [name.endswith("Z") for name in names(tmp_path)] == [False, True]
+
+
+def test_a_forked_child_lets_go_of_what_is_compressed(tmp_path):
+    """Its copies would keep a deleted file's space in use, and a killed parent's lock alive."""
+    (tmp_path / STAMP).write_bytes(b"x")
+    before = open_descriptors()
+    rotated = RotatedFiles(5, "gzip")
+    rotated._open(str(tmp_path / STAMP), os.O_RDONLY)
+    rotated.after_fork_in_child()
     assert open_descriptors() == before

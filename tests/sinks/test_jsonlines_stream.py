@@ -15,6 +15,7 @@ import pytest
 from otel_cbtop_exporter.config import JsonLinesConfig
 from otel_cbtop_exporter.sinks import shared_stream
 from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
+from tests.descriptors import open_descriptors
 from tests.sinks.conformance import assert_partition, numbered_events, records_of
 
 PROGRAM = textwrap.dedent(
@@ -312,3 +313,46 @@ def test_a_signal_handler_in_the_middle_of_a_write_does_not_wait_for_it(fifo):
     ((result, seconds),) = inner
     assert list(result.kept) == records[:1]
     assert seconds < 5.0
+
+
+def test_a_line_of_another_batch_is_no_delivery_of_this_one(fifo):
+    """It goes first, as far as there is room, and what is delivered is what can be read."""
+    reader = fifo.open()
+    long = records_of(fifo.sink, numbered_events(1, size=6_000))
+    others = records_of(fifo.sink, numbered_events(5, size=1_200, writer="other"))
+    assert fifo.sink.write(long, 0.01).kept
+    assert fifo.sink.write(others, 0.01).delivered == []
+    data = read_all(reader)
+    result = fifo.sink.write(others, 0.01)
+    assert_partition(result, others)
+    data += read_all(reader)
+    assert data.splitlines() == [record.body for record in [*long, *result.delivered]]
+    assert 0 < len(result.delivered) < 5
+    for record in (others[3], others[4], others[4]):
+        assert len(fifo.sink.write([record], 10).delivered) == 1
+        assert read_all(reader).splitlines()[-1] == record.body
+
+
+def test_the_end_of_a_line_is_written_at_the_end(fifo):
+    """A reader that has caught up meanwhile gets the rest of a line that was out in part."""
+    reader = fifo.open()
+    records = records_of(fifo.sink, numbered_events(1, size=6_000))
+    fifo.sink.write(records, 0.01)
+    data = read_all(reader)
+    fifo.sink.close(5)
+    assert data + read_all(reader) == records[0].body + b"\n"
+
+
+@pytest.mark.parametrize("how", ["close", "after_fork_in_child"])
+@pytest.mark.parametrize("kind", ["pipe", "fifo"])
+def test_no_descriptor_of_a_stream_is_left_behind(tmp_path, kind, how):
+    """Neither at the end nor in a forked child."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDWR)
+    before = open_descriptors()
+    stream = shared_stream.SharedStream(reader if kind == "pipe" else str(path))
+    assert stream.append(b"line\n", 1, time.monotonic() + 10).error is None
+    stream.close(0) if how == "close" else stream.after_fork_in_child()
+    assert open_descriptors() == before
+    os.close(reader)

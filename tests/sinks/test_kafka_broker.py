@@ -320,3 +320,14 @@ def test_properties_of_the_file_win(broker, tmp_path):  # noqa: F811
     sink = KafkaSink(options)
     assert len(sink.write(encoded(sink, spans(3)), 30).delivered) == 3
     sink.close(10)
+
+
+def test_one_message_over_a_segment_is_rejected_alone(broker, sink_for):  # noqa: F811
+    """The broker has another name for what no segment of the topic's log could hold."""
+    topic = broker.new_topic(segment_bytes=1_048_576, max_message_bytes=5_000_000)
+    sink = sink_for(topic, compression="none")
+    records = encoded(sink, [span(0), span(1, size=2_000_000), span(2)])
+    sent = send(sink, records)
+    assert [(r.record, r.reason) for r in sent.rejected] == [(records[1], "too_large")]
+    assert "RECORD_LIST_TOO_LARGE" in sent.rejected[0].detail
+    assert sent.delivered == [records[0], records[2]]

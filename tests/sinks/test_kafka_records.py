@@ -1,5 +1,7 @@
 """Which topic, key and headers an event has; no broker needed."""
 
+import importlib.util
+import logging
 import re
 from pathlib import Path
 
@@ -10,9 +12,12 @@ from otel_cbtop_exporter.encoding.event_json import encode_event
 from otel_cbtop_exporter.errors import ConfigError, SinkError
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.kafka import KafkaSink
-from otel_cbtop_exporter.sinks.kafka_causes import _MEANING
-from otel_cbtop_exporter.sinks.kafka_properties import read_properties
+from otel_cbtop_exporter.sinks.kafka_causes import _MEANING, explain
+from otel_cbtop_exporter.sinks.kafka_client import KafkaLog
+from otel_cbtop_exporter.sinks.kafka_properties import read_properties, read_registry_config
 from otel_cbtop_exporter.tag_set import TagSet
+from tests.builders import gauge_metric, log, metrics, number_point
+from tests.mappers import map_logs, map_metrics
 from tests.sinks.kafka_data import TAGS, java_partition, murmur2, span, trace_id
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "kafka.md"
@@ -105,6 +110,8 @@ def test_a_tag_that_is_empty_in_a_topic_is_unknown(tags):
         ("a" * 32, "x y\n"),
         ("0" * 32, "b" * 16),
         ("a" * 32, "0" * 16),
+        ("a" * 33, "b" * 16),
+        ("a" * 32, "b" * 17),
     ],
 )
 def test_ids_that_w3c_does_not_know_make_no_traceparent(trace_id, span_id):
@@ -261,3 +268,149 @@ def test_documented_errors_are_those_of_the_sink():
         assert any(m.format(topic="...").startswith(beginning) for m in _MEANING.values()), (
             beginning
         )
+
+
+@pytest.mark.parametrize("trace_id", [0xAB, 0])
+def test_what_was_mapped_is_keyed_like_hand_made_events(trace_id):
+    """Logs by their trace where they have one, metrics by their series; in columns or not."""
+    sink = KafkaSink(KafkaConfig(bootstrap_servers="b"))
+    logs = map_logs(log(trace_id=trace_id), log(trace_id=0))
+    points = map_metrics(metrics(gauge_metric(number_point(1, {"route": "/"}))))
+    keys = [record.key for record in sink.encode(logs).records]
+    assert keys == [f"{trace_id:032x}".encode() if trace_id else None, None]
+    for batch in (logs, points):
+        one_by_one = sink.encode(list(batch)).records
+        assert [r.key for r in sink.encode(batch).records] == [r.key for r in one_by_one]
+
+
+def test_a_topic_of_tags_has_the_configured_headers_alone():
+    """Those of the event come with event_headers."""
+    assert record(span(), topic="{service.name}", headers={"a": "b"}).headers == (("a", b"b"),)
+
+
+@pytest.mark.parametrize(
+    "bad", [event("log", correlation_id="\udc80"), event("metric", measurement="\udc80")]
+)
+def test_a_key_that_is_no_unicode_costs_no_record(bad):
+    """Neither that one nor its neighbours."""
+    assert (
+        len(KafkaSink(KafkaConfig(bootstrap_servers="b")).encode([event("log"), bad]).records) == 2
+    )
+
+
+def test_options_are_properties_and_the_users_own_are_over_them(tmp_path):
+    """What `kafka.config` says is over the options, what its file says over that."""
+    file = tmp_path / "kafka.properties"
+    file.write_text("#linger.ms=1\n  # 2\n  linger.ms =  8 \n  \n")
+    given = KafkaConfig(bootstrap_servers="b:1", compression="gzip", linger_ms=7, acks="1")
+    properties = read_properties(given)
+    assert properties["compression.type"] == "gzip"
+    assert properties["linger.ms"] == "7"
+    assert (properties["acks"], properties["enable.idempotence"]) == ("1", "false")
+    over = {"linger.ms": "9", "client.id": "mine"}
+    properties = read_properties(KafkaConfig(bootstrap_servers="b:1", config=over))
+    assert (properties["linger.ms"], properties["client.id"]) == ("9", "mine")
+    assert (properties["acks"], properties["enable.idempotence"]) == ("all", "true")
+    both = KafkaConfig(bootstrap_servers="b:1", config=over, config_file=str(file))
+    assert read_properties(both)["linger.ms"] == "8"
+
+
+@pytest.mark.parametrize(
+    ("config", "idempotent"),
+    [
+        ({"acks": "-1"}, "true"),
+        ({"acks": "1"}, "false"),
+        ({"request.required.acks": "1"}, "false"),
+        ({"enable.idempotence": "false"}, "false"),
+    ],
+)
+def test_idempotence_goes_with_acknowledgements_of_all(config, idempotent):
+    """Or librdkafka does not start; and a user may switch it off."""
+    properties = read_properties(KafkaConfig(bootstrap_servers="b:1", config=config))
+    assert properties["enable.idempotence"] == idempotent
+
+
+def test_a_file_of_other_bytes_is_an_error_that_shows_none(tmp_path):
+    """They may be a password's."""
+    file = tmp_path / "kafka.properties"
+    file.write_bytes(b"sasl.password=hush\xff\n")
+    with pytest.raises(SinkError, match="cannot be read: UnicodeDecodeError$"):
+        read_properties(KafkaConfig(bootstrap_servers="b:1", config_file=str(file)))
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("schema.registry.url=http://r", "as kafka.schema_registry_url"),
+        ("schema.registry.timeout=1", "schema.registry.timeout needs kafka.schema_registry_url"),
+    ],
+)
+def test_the_registrys_lines_of_a_file_need_the_option(tmp_path, line, why):
+    """A registry that somebody believes to be in use is not left out in silence."""
+    file = tmp_path / "kafka.properties"
+    file.write_text(f"{line}\n")
+    with pytest.raises(SinkError, match=re.escape(why)):
+        read_properties(KafkaConfig(bootstrap_servers="b:1", config_file=str(file)))
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "sentence"),
+    [
+        ("timeout", "", "the broker did not answer in time"),
+        ("X", "a\nb\x9bc", "the broker did not take the records (X: a b c)"),
+        ("X", "w" * 999, f"the broker did not take the records (X: {'w' * 140})"),
+        ("X", "w" * 139 + " y", f"the broker did not take the records (X: {'w' * 139})"),
+    ],
+)
+def test_an_error_is_one_sentence(name, words, sentence):
+    """Whatever a broker says, in one line that is not too long."""
+    assert explain(name, words, "t") == sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "beginning"),
+    [
+        ("Failed to acquire SASL OAUTHBEARER token: HTTP 503", "there is no token for the login"),
+        ("SASL OAUTHBEARER mechanism handshake failed", "the broker refused the login"),
+    ],
+)
+def test_a_token_that_was_not_had_is_no_refused_login(words, beginning):
+    """The endpoint is to be mended and not the password."""
+    assert explain("_AUTHENTICATION", words, "t").startswith(beginning)
+
+
+def test_a_forked_child_does_not_wait_for_a_write_of_its_parent():
+    """The thread that would end it is not there."""
+    sink = KafkaSink(KafkaConfig(bootstrap_servers="b"))
+    sink._lock.acquire()
+    sink.after_fork_in_child()
+    assert sink.flush(0)
+
+
+def test_the_registrys_client_is_needed_by_a_registry_alone(monkeypatch):
+    """It is an extra of its own."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert KafkaSink(KafkaConfig(bootstrap_servers="b")).destination == "b"
+
+
+def test_each_kind_of_line_of_librdkafka_is_told(caplog):
+    """A kind is its facility, because all lines have one template."""
+    log = KafkaLog()
+    for facility in ("FAIL", "FATAL", "FAIL"):
+        log.log(logging.ERROR, "%s [%s] %s", facility, "x#producer-1", "a\nb" + "c" * 999)
+    log.tell()
+    first, second = [record.getMessage() for record in caplog.records]
+    assert (first[:28], second[:29]) == (
+        "FAIL [x#producer-1] a bccccc",
+        "FATAL [x#producer-1] a bccccc",
+    )
+    assert len(first) == len(second) == 300
+
+
+def test_the_registrys_lines_of_a_file_are_over_the_option(tmp_path):
+    """However they are indented."""
+    file = tmp_path / "kafka.properties"
+    file.write_text("linger.ms=8\n  schema.registry.timeout = 3 \n")
+    config = {"timeout": "2", "max.retries": "1"}
+    options = KafkaConfig(config_file=str(file), schema_registry_config=config)
+    assert read_registry_config(options) == {"timeout": "3", "max.retries": "1"}

@@ -3,9 +3,13 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
+import threading
+import time
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
@@ -14,6 +18,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
+from otel_cbtop_exporter.sinks import kafka_registry
 from tests.servers.kafka_broker import broker  # noqa: F401  a fixture
 from tests.sinks.kafka_data import encoded, kafka_sink, spans
 
@@ -180,7 +185,7 @@ def test_a_registry_that_goes_away_holds_up_no_topic_that_it_knows(new_topic, si
     assert sink.write(records, 30).delivered == records
 
 
-@pytest.mark.parametrize("text", ["many", "nan", "²"])
+@pytest.mark.parametrize("text", ["many", "nan", "inf", "²"])
 def test_a_number_of_the_client_that_is_none(sink_for, text):
     """Records are kept, and the error names the option and its value."""
     sink = sink_for("any", schema_registry_config={"max.retries": text})
@@ -189,3 +194,46 @@ def test_a_number_of_the_client_that_is_none(sink_for, text):
     assert result.kept == records
     assert "max.retries is not a number" in result.error
     assert text not in result.error
+
+
+@pytest.mark.parametrize(("timeout_seconds", "longest"), [(0.4, 5.0), (20.0, 0.2)])
+def test_a_registry_that_does_not_answer_costs_the_timeout(monkeypatch, timeout_seconds, longest):
+    """And no more than a request may last, because other topics wait for it."""
+    monkeypatch.setattr(kafka_registry, "_LONGEST_REQUEST_SECONDS", longest)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        sink = kafka_sink("127.0.0.1:1", "t", schema_registry_url=url)
+        records = encoded(sink, spans(5))
+        began = time.monotonic()
+        assert sink.write(records, timeout_seconds).kept == records
+        assert time.monotonic() - began < 3
+        sink.close(5)
+
+
+def test_a_registry_that_fails_is_asked_once_a_write():
+    """What tries again is not the registry's client; what it says is one line."""
+
+    class Broken(BaseHTTPRequestHandler):
+        def do_POST(self):
+            paths.append(self.path)
+            body = json.dumps({"error_code": 50001, "message": "a\nb" + "c" * 999}).encode()
+            self.send_response(500)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    paths = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        sink = kafka_sink("127.0.0.1:1", "t", schema_registry_url=url)
+        result = sink.write(encoded(sink, spans(5)), 20)
+        sink.close(5)
+        server.shutdown()
+        thread.join()
+    assert len(paths) == 1
+    assert f"for t-value (500: a b{'c' * 117})" in result.error
