@@ -18,7 +18,7 @@ from otel_cbtop_exporter.delivery.spool_checks import (
     make_shared_folder,
     network_file_system,
 )
-from otel_cbtop_exporter.delivery.spool_owner import Owner, owner_names, published_bytes
+from otel_cbtop_exporter.delivery.spool_owner import FOLDER_NAME, Owner, owner_names, published_bytes
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 
 __all__ = ["SpoolFiles"]
@@ -191,7 +191,7 @@ class SpoolFiles:
         others = [
             size
             for folder in self._folder.parent.iterdir()
-            if folder.is_dir()
+            if FOLDER_NAME.fullmatch(folder.name) and folder.is_dir()
             for name, size in published_bytes(folder).items()
             if name not in ours
         ]
