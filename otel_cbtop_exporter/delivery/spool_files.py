@@ -18,7 +18,12 @@ from otel_cbtop_exporter.delivery.spool_checks import (
     make_shared_folder,
     network_file_system,
 )
-from otel_cbtop_exporter.delivery.spool_owner import FOLDER_NAME, Owner, owner_names, published_bytes
+from otel_cbtop_exporter.delivery.spool_owner import (
+    FOLDER_NAME,
+    Owner,
+    owner_names,
+    published_bytes,
+)
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 
 __all__ = ["SpoolFiles"]

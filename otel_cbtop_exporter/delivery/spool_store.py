@@ -7,7 +7,7 @@ row's body.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -69,9 +69,16 @@ class RowStore:
             max_bytes: What may be there then; claimed rows stay over that.
             created_before_ns: Rows at the head that were appended before have to go.
         """
-        row_ids, leaving = self.run(
-            lambda connection: self._insert(connection, rows, max_bytes, created_before_ns)
-        )
+
+        def work(connection: sqlite3.Connection) -> tuple[list[int], list[queries.Leaving]]:
+            row_ids = [queries.insert(connection, row) for row in rows]
+            excess = self.ledger.stored_bytes + sum(row.stored_bytes for row in rows) - max_bytes
+            stay = self.ledger.claimed_ids()
+            leaving = queries.leaving(connection, excess, created_before_ns, stay)
+            queries.delete(connection, [row.row_id for row in leaving])
+            return row_ids, leaving
+
+        row_ids, leaving = self._transact(work)
         for row_id, row in zip(row_ids, rows, strict=True):
             keeps = not row.body or self.is_recent(row.body_bytes, max_bytes)
             self._recent.put(row_id, row.records if keeps else None)
@@ -111,7 +118,7 @@ class RowStore:
         if not self.ledger.owed:
             return gone
         try:
-            self.run(self._settle_up)
+            self._transact(lambda _: None)
         except SpoolError as error:
             self._reports.note("spool_settle", f"a spool cannot be updated: {error}")
         with suppress(SpoolError, OSError):  # then it is replaced another time
@@ -125,7 +132,7 @@ class RowStore:
 
     def remove(self, rows: Mapping[int, Row]) -> None:
         """Take rows out that are somewhere else now."""
-        self.run(lambda connection: self._settle_up(connection, rows))
+        self._transact(lambda connection: queries.delete(connection, rows))
         for row_id, row in rows.items():
             self._recent.put(row_id, None)
             self.ledger.subtract(row.tally, row.stored_bytes)
@@ -191,34 +198,18 @@ class RowStore:
         ledger.counted = True
         ledger.waiting, ledger.stored_bytes = waiting, stored_bytes
 
-    def _transact(self, connection: sqlite3.Connection, work: Callable[[], _T]) -> _T:
-        def pay_and_work() -> _T:
-            self.ledger.pay(connection)
-            return work()
+    def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do something in one transaction, in which the database is paid what is owed to it."""
 
-        result = self.database.transact(connection, pay_and_work)
+        def pay_and_work(connection: sqlite3.Connection) -> _T:
+            self.ledger.pay(connection)
+            return work(connection)
+
+        result = self.run(lambda connection: self.database.transact(connection, pay_and_work))
         for row_id, row in self.ledger.owed.items():
             self._recent.put(row_id, None if row is None else row.records)
         self.ledger.owed.clear()
         return result
-
-    def _insert(
-        self,
-        connection: sqlite3.Connection,
-        rows: Sequence[Row],
-        max_bytes: int,
-        created_before_ns: int,
-    ) -> tuple[list[int], list[queries.Leaving]]:
-        ledger = self.ledger
-
-        def work() -> tuple[list[int], list[queries.Leaving]]:
-            row_ids = [queries.insert(connection, row) for row in rows]
-            excess = ledger.stored_bytes + sum(row.stored_bytes for row in rows) - max_bytes
-            leaving = queries.leaving(connection, excess, created_before_ns, ledger.claimed_ids())
-            queries.delete(connection, [row.row_id for row in leaving])
-            return row_ids, leaving
-
-        return self._transact(connection, work)
 
     def _oldest(
         self, connection: sqlite3.Connection, lane: str, max_events: int, max_bytes: int
@@ -260,9 +251,6 @@ class RowStore:
             return None if left is None else left._replace(created_ns=stored.created_ns)
         records = self._recent.get(row_id)
         return stored if records is None else stored._replace(records=records)
-
-    def _settle_up(self, connection: sqlite3.Connection, besides: Iterable[int] = ()) -> None:
-        self._transact(connection, lambda: queries.delete(connection, besides))
 
     def _is_spent(self, connection: sqlite3.Connection) -> bool:
         """Whether a new database is better than this one: it is empty, and large or in debt."""

@@ -327,7 +327,7 @@ def test_claim_lanes_append_and_settle_cost_the_same_in_a_full_spool(tmp_path):
     ]
     small = [steps(spool, call) for call in calls]
 
-    def fill():
+    def fill(_):
         for n in range(3_000):
             spool.append(numbered(n, 1, "ab"[n % 2]), 0)
 
@@ -453,7 +453,7 @@ def test_what_interrupts_a_transaction_leaves_none_open(tmp_path, error):
     spool = make_spool(tmp_path / "s.db")
     database = spool._store.database
 
-    def interrupted():
+    def interrupted(_):
         raise error
 
     with pytest.raises(error):
