@@ -102,7 +102,7 @@ class SpoolFiles:
                 self._adopted.remove(held)
                 self._give_up(held)
 
-    def share(self, now_ns: int) -> None:
+    def share(self) -> None:
         """Tell the others what we hold, see what they hold, and evict what is too much of ours.
 
         Raises:
@@ -117,7 +117,7 @@ class SpoolFiles:
         left = self._budget()
         for held in reversed(self._all()):  # what is left over for the oldest may be nothing
             held.spool.max_bytes = max(0, left)
-            held.spool.evict(held.spool.max_bytes, now_ns)
+            held.spool.evict()
             left -= held.spool.stats().spool_bytes
 
     def give_up(self) -> list[SpoolStats]:
