@@ -17,7 +17,6 @@ from otel_cbtop_exporter.delivery.process_lock import watch_forks
 from otel_cbtop_exporter.delivery.spool_damage import rebuild
 from otel_cbtop_exporter.delivery.spool_database import DamagedError, Database
 from otel_cbtop_exporter.delivery.spool_ledger import Ledger
-from otel_cbtop_exporter.delivery.spool_recent import Recent
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError
 from otel_cbtop_exporter.own_log import were
@@ -49,7 +48,6 @@ class RowStore:
     ) -> None:
         self.database = Database(path, synchronous, self._count)
         self.ledger = Ledger()
-        self._recent = Recent()
         self._reports = reports
         watch_forks(self)
 
@@ -81,10 +79,10 @@ class RowStore:
         row_ids, leaving = self._transact(work)
         for row_id, row in zip(row_ids, rows, strict=True):
             keeps = not row.body or self.is_recent(row.body_bytes, max_bytes)
-            self._recent.put(row_id, row.records if keeps else None)
+            self.ledger.recent.put(row_id, row.records if keeps else None)
             self.ledger.add(row)
         for gone in leaving:
-            self._recent.put(gone.row_id, None)
+            self.ledger.recent.put(gone.row_id, None)
             self.ledger.subtract(gone.tally, gone.stored_bytes)
             self._reports.drop(gone.reason, gone.tally)
 
@@ -95,7 +93,7 @@ class RowStore:
             body_bytes: Of the rows' bodies.
             max_bytes: What may be there at most.
         """
-        there = max(self.ledger.stored_bytes, self._recent.body_bytes)
+        there = max(self.ledger.stored_bytes, self.ledger.recent.body_bytes)
         return there + body_bytes <= min(_RECENT_BYTES, max_bytes // 8)
 
     def claim(self, lane: str, max_events: int, max_bytes: int) -> dict[int, Row]:
@@ -134,7 +132,7 @@ class RowStore:
         """Take rows out that are somewhere else now."""
         self._transact(lambda connection: queries.delete(connection, rows))
         for row_id, row in rows.items():
-            self._recent.put(row_id, None)
+            self.ledger.recent.put(row_id, None)
             self.ledger.subtract(row.tally, row.stored_bytes)
 
     def is_known_empty(self) -> bool:
@@ -143,7 +141,7 @@ class RowStore:
 
     def close(self) -> None:
         """Close the database and forget what is known of it."""
-        self._forget()
+        self.ledger = Ledger()
         self.database.close()
 
     def delete(self) -> None:
@@ -153,7 +151,7 @@ class RowStore:
             OSError: The folder does not allow it.
         """
         self.database.delete()
-        self._forget()
+        self.ledger = Ledger()
         self.ledger.counted = True  # so that looking for records does not make it anew
 
     def before_fork(self) -> None:
@@ -161,19 +159,17 @@ class RowStore:
 
     def after_fork_in_child(self) -> None:
         """Leave to the parent what it has, and what there is to say of it."""
-        self._forget()
-        self._reports.forget()
-
-    def _forget(self) -> None:
         self.ledger = Ledger()
-        self._recent = Recent()
+        self._reports.forget()
 
     def _rebuild(self, why: str) -> None:
         path = self.database.path
         if path is None:
             raise SpoolError(why)
         before = self.ledger
-        self._forget()  # whatever is at hand may be of rows that are gone, or shorter by now
+        self.ledger = (
+            Ledger()
+        )  # whatever is at hand may be of rows that are gone, or shorter by now
         try:
             aside = rebuild(self.database, path, before.owed)
             self.database.run(self._count)
@@ -207,7 +203,7 @@ class RowStore:
 
         result = self.run(lambda connection: self.database.transact(connection, pay_and_work))
         for row_id, row in self.ledger.owed.items():
-            self._recent.put(row_id, None if row is None else row.records)
+            self.ledger.recent.put(row_id, None if row is None else row.records)
         self.ledger.owed.clear()
         return result
 
@@ -249,7 +245,7 @@ class RowStore:
         if row_id in self.ledger.owed:
             left = self.ledger.owed[row_id]
             return None if left is None else left._replace(created_ns=stored.created_ns)
-        records = self._recent.get(row_id)
+        records = self.ledger.recent.get(row_id)
         return stored if records is None else stored._replace(records=records)
 
     def _is_spent(self, connection: sqlite3.Connection) -> bool:
