@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from bisect import insort
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 
-__all__ = ["ForkLock", "forks_wait"]
+__all__ = ["PIPELINES", "SPOOLS", "forks_wait"]
 
 
 def _nothing() -> None:
@@ -22,31 +21,23 @@ class ForkLock:
     signal handler could raise after the lock was taken and before the block had begun, and nobody
     would ever release it.
 
-    Args:
-        order: Of several, a fork takes the one with the least first. So must whoever takes one
-            while having another: 0 is for pipelines, 1 for imports, 2 for spools.
-        before: Called before a fork, with the lock held.
-        in_child: Called in the child, with the new lock; in the opposite order.
-
     Attributes:
         lock: The lock itself; never kept by anybody, because a fork replaces it.
+        before: Called before a fork, with the lock held; set by the module that uses the lock.
+        in_child: Called in the child, with the new lock; likewise.
     """
 
-    def __init__(
-        self,
-        order: int,
-        *,
-        before: Callable[[], None] = _nothing,
-        in_child: Callable[[], None] = _nothing,
-    ) -> None:
+    def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.order = order
-        self.before = before
-        self.in_child = in_child
-        insort(_locks, self, key=lambda one: one.order)
+        self.before: Callable[[], None] = _nothing
+        self.in_child: Callable[[], None] = _nothing
 
 
-_locks: list[ForkLock] = []
+PIPELINES, IMPORTS, SPOOLS = ForkLock(), ForkLock(), ForkLock()
+
+# The order in which a fork takes them, and whoever takes one while having another. In the child
+# their hooks are called in the opposite order.
+_locks = (PIPELINES, IMPORTS, SPOOLS)
 _held: list[ForkLock] = []  # by the fork that is under way
 
 
@@ -97,8 +88,6 @@ if hasattr(os, "register_at_fork"):  # not on Windows
         after_in_child=_after_fork_in_child,
     )
 
-_imports = ForkLock(1)
-
 
 def forks_wait() -> AbstractContextManager[bool]:
     """Have forks wait for what is done inside: imports, and a client library's first steps.
@@ -107,4 +96,4 @@ def forks_wait() -> AbstractContextManager[bool]:
     and not the thread that would give it back, so it could never import the library: it would
     wait for ever with its first batch. Never for what waits for the outside, or logs.
     """
-    return _imports.lock
+    return IMPORTS.lock

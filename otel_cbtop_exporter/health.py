@@ -156,14 +156,8 @@ class HealthCounters:
         with self._lock:
             self._values_lost[reason] = self._values_lost.get(reason, 0) + values
 
-    def snapshot(
-        self,
-        *,
-        events_spooled: int = 0,
-        spool_bytes: int = 0,
-        oldest_spooled_ns: int | None = None,
-    ) -> SinkHealth:
-        """Return all counters of one moment, with what the spool says of itself."""
+    def snapshot(self) -> SinkHealth:
+        """Return all counters of one moment."""
         with self._lock:
             return SinkHealth(
                 connected=self._connected,
@@ -173,8 +167,5 @@ class HealthCounters:
                 events_rejected=self._rejected,
                 events_dropped=dict(self._dropped),
                 values_lost=dict(self._values_lost),
-                events_spooled=events_spooled,
-                spool_bytes=spool_bytes,
-                oldest_spooled_ns=oldest_spooled_ns,
                 last_error=self._last_error,
             )

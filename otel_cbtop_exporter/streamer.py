@@ -223,10 +223,10 @@ class EventStreamer:
 
     def _hand_over(self, timeout_seconds: float) -> bool:
         events: list[Event] = []
-        for _ in range(len(self._waiting)):
-            with suppress(IndexError):  # another thread, or a signal handler, was faster
-                events.append(self._waiting.popleft())
         try:
+            for _ in range(len(self._waiting)):
+                with suppress(IndexError):  # another thread, or a signal handler, was faster
+                    events.append(self._waiting.popleft())
             return self._pipeline.submit(events, timeout_seconds)
         except BaseException:  # of a signal handler: what was accepted must not be lost by it
             self._waiting.extendleft(reversed(events))

@@ -64,11 +64,12 @@ def test_a_fork_takes_the_lock_of_imports_before_that_of_spools(first):
 INTERRUPTED = """
 import os, signal, threading
 from otel_cbtop_exporter.delivery.process_lock import process_lock
-from otel_cbtop_exporter.fork_lock import ForkLock, forks_wait
+from otel_cbtop_exporter.fork_lock import IMPORTS, PIPELINES, SPOOLS, forks_wait
 
 begun = []
-first, last = ForkLock(0), ForkLock(9, in_child=lambda: begun.append("last") or 1 / 0)
-middle = ForkLock(5, in_child=lambda: begun.append("middle"))
+first, middle, last = PIPELINES, IMPORTS, SPOOLS
+last.in_child = lambda: begun.append("last") or 1 / 0
+middle.in_child = lambda: begun.append("middle")
 
 def interrupt(*_):
     may_go.set()

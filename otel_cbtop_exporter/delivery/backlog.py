@@ -48,7 +48,6 @@ class Backlog:
         jitter: Callable[[], float],
     ) -> None:
         self._outcomes = outcomes
-        self._clock = clock
         self._store = make_spool(
             config.spool,
             sink.name,
@@ -81,7 +80,7 @@ class Backlog:
     def append(self, records: Sequence[Record]) -> bool:
         """Take records; False if they could not be kept and were dropped, which is counted."""
         try:
-            self._store.append(records, self._clock.time_ns())
+            self._store.append(records)
         except SpoolError as error:
             self._outcomes.drop("spool_error", Tally.of(records), str(error))
             return False

@@ -169,7 +169,12 @@ class Drain:
                 if not nobody_works:
                     self._clock.wait(self._condition, end - now)
                     continue
-            self._work(end)
+            # Not for ever: a signal handler may flush on the thread that is in a step.
+            if self._stepping.acquire(timeout=min(end - now, threading.TIMEOUT_MAX)):
+                try:
+                    self._work(end)
+                finally:
+                    self._stepping.release()
 
     def stop(self, deadline: float) -> bool:
         """End the thread; False if it hangs in a write and was left to itself."""
@@ -188,7 +193,8 @@ class Drain:
 
     def _run(self) -> None:
         while not self._stopping:
-            seen = self._work(math.inf)
+            with self._stepping:
+                seen = self._work(math.inf)
             with self._condition:
                 if self._stopping or self._hurried or self._appends != seen:
                     continue
@@ -208,7 +214,7 @@ class Drain:
         settled = unreadable = False
         wait_seconds: float | None
         try:
-            with self._stepping, suppress_instrumentation():
+            with suppress_instrumentation():
                 step = self._lanes.step(deadline)
             settled, wait_seconds = step.settled, step.wait_seconds
             # Where others append all the time the spool is hardly ever empty.

@@ -10,16 +10,13 @@ import math
 import random
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from otel_cbtop_exporter.config import ExporterConfig
-
-# Its lock has to be there before a fork begins to take locks.
-from otel_cbtop_exporter.delivery import process_lock  # noqa: F401
 from otel_cbtop_exporter.delivery.away_budget import AwayBudget
 from otel_cbtop_exporter.delivery.outcomes import Outcomes
 from otel_cbtop_exporter.delivery.patience import Patience
@@ -27,7 +24,7 @@ from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK, Clock
 from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.events import Event
-from otel_cbtop_exporter.fork_lock import ForkLock, forks_wait
+from otel_cbtop_exporter.fork_lock import PIPELINES, forks_wait
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks.base import Record, Sink
@@ -81,7 +78,7 @@ class Pipeline:
         self.holders = 1
         self.closed = False
         self._begin()
-        with _registry.lock:
+        with PIPELINES.lock:
             _live.add(self)
         _away_budget.renew()  # this is not the end of the process yet
 
@@ -167,7 +164,7 @@ class Pipeline:
         what is left of the process's budget of 3 s. What is in a spool on disk stays there.
         """
         deadline = self._clock.monotonic() + timeout_seconds
-        with _registry.lock:
+        with PIPELINES.lock:
             self.holders -= 1
             last = self.holders == 0
             if last:
@@ -186,19 +183,15 @@ class Pipeline:
 
     def health(self) -> SinkHealth:
         """Return the counters of this process, and what waits; once closed, what it left."""
-        counters = self._outcomes.counters
-        if self._backlog:
-            waiting = self._backlog.stats()
-            health = counters.snapshot(
-                events_spooled=waiting.events_spooled,
-                spool_bytes=waiting.spool_bytes,
-                oldest_spooled_ns=waiting.oldest_ns,
-            )
-        else:
-            health = counters.snapshot()
-        # Not in the Sink protocol: a sink whose client keeps no statistics has nothing to say.
-        client_statistics: Mapping[str, int] = getattr(self._sink, "statistics", dict)()
-        return msgspec.structs.replace(health, client_statistics=client_statistics)
+        waiting = self._backlog.stats() if self._backlog else None  # first: it only gets less
+        return msgspec.structs.replace(
+            self._outcomes.counters.snapshot(),
+            events_spooled=waiting.events_spooled if waiting else 0,
+            spool_bytes=waiting.spool_bytes if waiting else 0,
+            oldest_spooled_ns=waiting.oldest_ns if waiting else None,
+            # Not in the Sink protocol: a sink whose client keeps none has nothing to say.
+            client_statistics=getattr(self._sink, "statistics", dict)(),
+        )
 
     def after_fork_in_child(self) -> None:
         """Begin anew, with nothing of the parent's."""
@@ -277,7 +270,7 @@ _away_budget = AwayBudget()
 
 def open_pipelines() -> list[Pipeline]:
     """Return the pipelines of this process that are not closed."""
-    with _registry.lock:
+    with PIPELINES.lock:
         return [pipeline for pipeline in _live if not pipeline.closed]
 
 
@@ -292,7 +285,7 @@ def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig
         make_sink: Called only where there is no pipeline yet.
         config: Of a new pipeline.
     """
-    with _registry.lock:
+    with PIPELINES.lock:
         pipeline = _shared.get(key)
         if pipeline is not None:
             pipeline.holders += 1
@@ -311,4 +304,4 @@ def _in_child() -> None:
 
 # It guards what is above and the holders of every pipeline, so that a child finds none half
 # counted; never held over anything slow. Reentrant: `acquire` makes a pipeline under it.
-_registry = ForkLock(0, in_child=_in_child)
+PIPELINES.in_child = _in_child

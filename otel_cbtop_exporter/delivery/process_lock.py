@@ -12,7 +12,7 @@ import weakref
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from otel_cbtop_exporter.fork_lock import ForkLock
+from otel_cbtop_exporter.fork_lock import SPOOLS
 
 __all__ = ["ForkAware", "process_lock", "watch_forks"]
 
@@ -34,7 +34,7 @@ _watched: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 def process_lock() -> AbstractContextManager[bool]:
     """Return the lock; for work on SQLite and on what describes it, never for a log or callback."""
-    return _fork_lock.lock
+    return SPOOLS.lock
 
 
 def watch_forks(thing: ForkAware) -> None:
@@ -53,5 +53,5 @@ def _in_child() -> None:
         thing.after_fork_in_child()
 
 
-# Reentrant: a signal handler may end a span on a thread that is inside a transaction.
-_fork_lock = ForkLock(2, before=_before_fork, in_child=_in_child)
+# The lock is reentrant: a signal handler may end a span on a thread inside a transaction.
+SPOOLS.before, SPOOLS.in_child = _before_fork, _in_child

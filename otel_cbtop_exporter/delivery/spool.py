@@ -68,26 +68,25 @@ class Spool:
         self._reports = Reports(on_dropped, on_notice)
         self._store = RowStore(path, synchronous, self._reports)
 
-    def append(self, records: Sequence[Record], now_ns: int) -> None:
+    def append(self, records: Sequence[Record]) -> None:
         """Take records; when this returns, they are committed.
 
         Args:
             records: Of any lanes; their order within a lane is kept.
-            now_ns: Nanoseconds since the Unix epoch.
 
         Raises:
             SpoolError: The place cannot take them, and none of them was taken.
         """
-        rows = rows_of(records, now_ns)
+        rows = rows_of(records, self._time_ns())
         if self.path is not None or not self._leave_soon(rows):
             rows = [row.packed() for row in rows]  # without the lock: it takes half a millisecond
-        self.append_rows(rows, now_ns)
+        self.append_rows(rows)
 
     @reporting
-    def append_rows(self, rows: Sequence[Row], now_ns: int) -> None:
+    def append_rows(self, rows: Sequence[Row]) -> None:
         """Take rows of records, as `append` does."""
         if rows:
-            self._store.insert(rows, self.max_bytes, self._too_old(now_ns))
+            self._store.insert(rows, self.max_bytes, self._too_old())
 
     def spools(self) -> Sequence[Spool]:
         """Return the spools to empty, in order: this one, where it is alone."""
@@ -124,7 +123,7 @@ class Spool:
         """
         if self._max_age_ns:
             with suppress(SpoolError):  # what is too old may still be sent
-                self.evict(self.max_bytes, self._time_ns())
+                self.evict()
         while rows := self._claim_rows(lane, max_events, max_bytes):
             unpacked = {row_id: row.records or unpack(row.body) for row_id, row in rows.items()}
             readable = {row_id: records for row_id, records in unpacked.items() if records}
@@ -156,27 +155,22 @@ class Spool:
         self._store.ledger.forget_claims()
 
     @reporting
-    def evict(self, max_bytes: int, now_ns: int) -> None:
-        """Let the oldest rows go, counted, until what is left fits and none is too old.
-
-        Args:
-            max_bytes: Compressed bytes that may stay; claimed rows stay over that.
-            now_ns: Nanoseconds since the Unix epoch.
+    def evict(self) -> None:
+        """Let the oldest rows go, counted, until `max_bytes` are left and none is too old.
 
         Raises:
             SpoolError: The place does not allow it now.
         """
         if self._store.ledger.waiting.events:
-            self._store.insert((), max_bytes, self._too_old(now_ns))
+            self._store.insert((), self.max_bytes, self._too_old())
 
     @reporting
-    def hand_over(self, target: Spool, max_bytes: int, now_ns: int) -> bool:
+    def hand_over(self, target: Spool, max_bytes: int) -> bool:
         """Move the oldest rows that are not claimed to another spool, behind what it holds.
 
         Args:
             target: Where to.
             max_bytes: About how much, compressed.
-            now_ns: Nanoseconds since the Unix epoch.
 
         Returns:
             Whether nothing is left that could be moved.
@@ -185,7 +179,7 @@ class Spool:
             SpoolError: One of the two does not allow it; nothing is lost.
         """
         rows, whole = self._store.unclaimed(max_bytes)
-        target.append_rows([row.packed() for row in rows.values()], now_ns)
+        target.append_rows([row.packed() for row in rows.values()])
         self._store.remove(rows)
         return whole
 
@@ -279,6 +273,6 @@ class Spool:
         with process_lock():
             return self._store.is_recent(sum(row.body_bytes for row in rows), self.max_bytes)
 
-    def _too_old(self, now_ns: int) -> int:
+    def _too_old(self) -> int:
         """Say before which time a row is too old; the beginning of time if none ever is."""
-        return now_ns - self._max_age_ns if self._max_age_ns else 0
+        return self._time_ns() - self._max_age_ns if self._max_age_ns else 0

@@ -6,7 +6,6 @@ import sqlite3
 import time
 from collections.abc import Generator, Mapping
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
 
 from otel_cbtop_exporter.delivery import spool_queries as queries
@@ -43,7 +42,7 @@ def rebuild(database: Database, path: Path, owed: Mapping[int, Row | None]) -> P
                 if row is not None:
                     queries.restore(connection, row_id, row._replace(created_ns=stored.created_ns))
 
-    database.run(lambda connection: database.transact(connection, partial(fill, connection)))
+    database.run(lambda connection: database.transact(connection, fill))
     return aside
 
 

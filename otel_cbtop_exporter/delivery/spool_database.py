@@ -82,14 +82,16 @@ class Database:
         except (OSError, UnicodeEncodeError) as error:  # the latter: a lane that is not Unicode
             raise SpoolError(str(error)) from error
 
-    def transact(self, connection: sqlite3.Connection, work: Callable[[], _T]) -> _T:
+    def transact(
+        self, connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], _T]
+    ) -> _T:
         """Commit what is done by a call, or nothing of it."""
         if connection.in_transaction:
             # A signal handler on the thread that is in it: it commits with the interrupted one.
-            return work()
+            return work(connection)
         try:
             connection.execute("BEGIN IMMEDIATE")
-            result = work()
+            result = work(connection)
             connection.execute("COMMIT")
         except BaseException:  # a signal handler's too, wherever it comes
             if connection.in_transaction:

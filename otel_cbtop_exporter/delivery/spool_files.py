@@ -18,7 +18,12 @@ from otel_cbtop_exporter.delivery.spool_checks import (
     make_shared_folder,
     network_file_system,
 )
-from otel_cbtop_exporter.delivery.spool_owner import Owner, owner_names, published_bytes
+from otel_cbtop_exporter.delivery.spool_owner import (
+    FOLDER_NAME,
+    Owner,
+    owner_names,
+    published_bytes,
+)
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 
 __all__ = ["SpoolFiles"]
@@ -97,7 +102,7 @@ class SpoolFiles:
                 self._adopted.remove(held)
                 self._give_up(held)
 
-    def share(self, now_ns: int) -> None:
+    def share(self) -> None:
         """Tell the others what we hold, see what they hold, and evict what is too much of ours.
 
         Raises:
@@ -112,7 +117,7 @@ class SpoolFiles:
         left = self._budget()
         for held in reversed(self._all()):  # what is left over for the oldest may be nothing
             held.spool.max_bytes = max(0, left)
-            held.spool.evict(held.spool.max_bytes, now_ns)
+            held.spool.evict()
             left -= held.spool.stats().spool_bytes
 
     def give_up(self) -> list[SpoolStats]:
@@ -191,7 +196,7 @@ class SpoolFiles:
         others = [
             size
             for folder in self._folder.parent.iterdir()
-            if folder.is_dir()
+            if FOLDER_NAME.fullmatch(folder.name) and folder.is_dir()
             for name, size in published_bytes(folder).items()
             if name not in ours
         ]

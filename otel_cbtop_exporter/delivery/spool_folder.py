@@ -154,17 +154,16 @@ class SpoolFolder:
         self._begin()
         watch_forks(self)
 
-    def append(self, records: Sequence[Record], now_ns: int) -> None:
+    def append(self, records: Sequence[Record]) -> None:
         """Take records; when this returns, they are committed, to disk if it takes them.
 
         Args:
             records: Of any lanes; their order within a lane is kept.
-            now_ns: Nanoseconds since the Unix epoch.
 
         Raises:
             SpoolError: Neither disk nor memory can take them.
         """
-        self._append_rows(pack(records, now_ns), now_ns)  # packs without the lock
+        self._append_rows(pack(records, self._time_ns()))  # packs without the lock
 
     @reporting
     def spools(self) -> Sequence[Spool]:
@@ -173,7 +172,7 @@ class SpoolFolder:
         Those of dead processes come first. One that cannot be read now is among them: reading it
         raises, and the caller tries again later.
         """
-        self._share(self._time_ns())
+        self._share()
         self._files.drop_empty()
         places = self._files.spools()
         # What is in memory came after all that is on disk, until the disk is in use again:
@@ -234,7 +233,7 @@ class SpoolFolder:
         """
         self._memory.forget_claims()  # nobody settles them any more
         if self._memory.stats().events_spooled:
-            self._back_to_disk(self._memory.max_bytes, self._time_ns())
+            self._back_to_disk(self._memory.max_bytes)
         self._memory.close()
         left = sum_of(self._files.give_up())
         self._begin()
@@ -250,34 +249,33 @@ class SpoolFolder:
         self._begin()
 
     @reporting
-    def _append_rows(self, rows: Sequence[Row], now_ns: int) -> None:
-        if not self._append_to_disk(rows, now_ns):
-            self._memory.append_rows(rows, now_ns)
+    def _append_rows(self, rows: Sequence[Row]) -> None:
+        if not self._append_to_disk(rows):
+            self._memory.append_rows(rows)
 
     def _begin(self) -> None:
         self._on_disk = True
         self._ask_disk_at = 0.0
         self._share_at = 0.0
 
-    def _append_to_disk(self, rows: Sequence[Row], now_ns: int) -> bool:
+    def _append_to_disk(self, rows: Sequence[Row]) -> bool:
         if not self._on_disk and (
-            self._monotonic() < self._ask_disk_at
-            or not self._back_to_disk(_HAND_OVER_BYTES, now_ns)
+            self._monotonic() < self._ask_disk_at or not self._back_to_disk(_HAND_OVER_BYTES)
         ):
             return False
         try:
             self._files.own()
-            self._share(now_ns)  # it may leave a file that was removed for a new one
-            self._files.own().append_rows(rows, now_ns)
+            self._share()  # it may leave a file that was removed for a new one
+            self._files.own().append_rows(rows)
         except (OSError, SpoolError) as error:
             self._fall_back(error)
             return False
         return True
 
-    def _back_to_disk(self, max_bytes: int, now_ns: int) -> bool:
+    def _back_to_disk(self, max_bytes: int) -> bool:
         """Move what is in memory to the disk, a part at a time; True when all of it is there."""
         try:
-            if not self._memory.hand_over(self._files.own(), max_bytes, now_ns):
+            if not self._memory.hand_over(self._files.own(), max_bytes):
                 return False
         except (OSError, SpoolError) as error:
             self._fall_back(error)
@@ -295,12 +293,12 @@ class SpoolFolder:
             f"spool folder {self.folder} cannot be used, events wait in memory: {error}",
         )
 
-    def _share(self, now_ns: int) -> None:
+    def _share(self) -> None:
         if self._monotonic() < self._share_at:
             return
         self._share_at = self._monotonic() + _SHARE_SECONDS
         try:
-            self._files.share(now_ns)
+            self._files.share()
         except (OSError, SpoolError) as error:
             self._reports.note("spool_share", f"spool folder {self.folder}: {error}")
 

@@ -7,15 +7,41 @@ from collections.abc import Mapping
 
 from otel_cbtop_exporter.delivery import spool_queries as queries
 from otel_cbtop_exporter.delivery.spool_rows import Row
+from otel_cbtop_exporter.sinks.base import Records
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["Ledger"]
+
+
+class Recent:
+    """Records of the newest rows, so that who claims them soon has nothing to unpack.
+
+    Attributes:
+        body_bytes: Of all their bodies.
+    """
+
+    def __init__(self) -> None:
+        self.body_bytes = 0
+        self._records: dict[int, Records] = {}
+
+    def get(self, row_id: int) -> Records | None:
+        """Return what is in a row; None if that is not known here."""
+        return self._records.get(row_id)
+
+    def put(self, row_id: int, records: Records | None) -> None:
+        """Note what is in a row from now on; None for a row that is gone, or not to be known."""
+        if (before := self._records.pop(row_id, None)) is not None:
+            self.body_bytes -= before.body_bytes
+        if records is not None:
+            self._records[row_id] = records
+            self.body_bytes += records.body_bytes
 
 
 class Ledger:
     """The state of one spool beside its database; every call needs the process lock.
 
     Attributes:
+        recent: Records that are at hand, by the id of their row.
         counted: Whether the database has been counted, so that the sums mean something.
         waiting: What waits.
         stored_bytes: What they take.
@@ -25,6 +51,7 @@ class Ledger:
     """
 
     def __init__(self) -> None:
+        self.recent = Recent()
         self.counted = False
         self.waiting = Tally()
         self.stored_bytes = 0

@@ -7,7 +7,7 @@ row's body.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -17,7 +17,6 @@ from otel_cbtop_exporter.delivery.process_lock import watch_forks
 from otel_cbtop_exporter.delivery.spool_damage import rebuild
 from otel_cbtop_exporter.delivery.spool_database import DamagedError, Database
 from otel_cbtop_exporter.delivery.spool_ledger import Ledger
-from otel_cbtop_exporter.delivery.spool_recent import Recent
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError
 from otel_cbtop_exporter.own_log import were
@@ -49,7 +48,6 @@ class RowStore:
     ) -> None:
         self.database = Database(path, synchronous, self._count)
         self.ledger = Ledger()
-        self._recent = Recent()
         self._reports = reports
         watch_forks(self)
 
@@ -69,15 +67,22 @@ class RowStore:
             max_bytes: What may be there then; claimed rows stay over that.
             created_before_ns: Rows at the head that were appended before have to go.
         """
-        row_ids, leaving = self.run(
-            lambda connection: self._insert(connection, rows, max_bytes, created_before_ns)
-        )
+
+        def work(connection: sqlite3.Connection) -> tuple[list[int], list[queries.Leaving]]:
+            row_ids = [queries.insert(connection, row) for row in rows]
+            excess = self.ledger.stored_bytes + sum(row.stored_bytes for row in rows) - max_bytes
+            stay = self.ledger.claimed_ids()
+            leaving = queries.leaving(connection, excess, created_before_ns, stay)
+            queries.delete(connection, [row.row_id for row in leaving])
+            return row_ids, leaving
+
+        row_ids, leaving = self._transact(work)
         for row_id, row in zip(row_ids, rows, strict=True):
             keeps = not row.body or self.is_recent(row.body_bytes, max_bytes)
-            self._recent.put(row_id, row.records if keeps else None)
+            self.ledger.recent.put(row_id, row.records if keeps else None)
             self.ledger.add(row)
         for gone in leaving:
-            self._recent.put(gone.row_id, None)
+            self.ledger.recent.put(gone.row_id, None)
             self.ledger.subtract(gone.tally, gone.stored_bytes)
             self._reports.drop(gone.reason, gone.tally)
 
@@ -88,7 +93,7 @@ class RowStore:
             body_bytes: Of the rows' bodies.
             max_bytes: What may be there at most.
         """
-        there = max(self.ledger.stored_bytes, self._recent.body_bytes)
+        there = max(self.ledger.stored_bytes, self.ledger.recent.body_bytes)
         return there + body_bytes <= min(_RECENT_BYTES, max_bytes // 8)
 
     def claim(self, lane: str, max_events: int, max_bytes: int) -> dict[int, Row]:
@@ -111,7 +116,7 @@ class RowStore:
         if not self.ledger.owed:
             return gone
         try:
-            self.run(self._settle_up)
+            self._transact(lambda _: None)
         except SpoolError as error:
             self._reports.note("spool_settle", f"a spool cannot be updated: {error}")
         with suppress(SpoolError, OSError):  # then it is replaced another time
@@ -125,9 +130,9 @@ class RowStore:
 
     def remove(self, rows: Mapping[int, Row]) -> None:
         """Take rows out that are somewhere else now."""
-        self.run(lambda connection: self._settle_up(connection, rows))
+        self._transact(lambda connection: queries.delete(connection, rows))
         for row_id, row in rows.items():
-            self._recent.put(row_id, None)
+            self.ledger.recent.put(row_id, None)
             self.ledger.subtract(row.tally, row.stored_bytes)
 
     def is_known_empty(self) -> bool:
@@ -136,7 +141,7 @@ class RowStore:
 
     def close(self) -> None:
         """Close the database and forget what is known of it."""
-        self._forget()
+        self.ledger = Ledger()
         self.database.close()
 
     def delete(self) -> None:
@@ -146,7 +151,7 @@ class RowStore:
             OSError: The folder does not allow it.
         """
         self.database.delete()
-        self._forget()
+        self.ledger = Ledger()
         self.ledger.counted = True  # so that looking for records does not make it anew
 
     def before_fork(self) -> None:
@@ -154,19 +159,17 @@ class RowStore:
 
     def after_fork_in_child(self) -> None:
         """Leave to the parent what it has, and what there is to say of it."""
-        self._forget()
-        self._reports.forget()
-
-    def _forget(self) -> None:
         self.ledger = Ledger()
-        self._recent = Recent()
+        self._reports.forget()
 
     def _rebuild(self, why: str) -> None:
         path = self.database.path
         if path is None:
             raise SpoolError(why)
         before = self.ledger
-        self._forget()  # whatever is at hand may be of rows that are gone, or shorter by now
+        self.ledger = (
+            Ledger()
+        )  # whatever is at hand may be of rows that are gone, or shorter by now
         try:
             aside = rebuild(self.database, path, before.owed)
             self.database.run(self._count)
@@ -191,34 +194,18 @@ class RowStore:
         ledger.counted = True
         ledger.waiting, ledger.stored_bytes = waiting, stored_bytes
 
-    def _transact(self, connection: sqlite3.Connection, work: Callable[[], _T]) -> _T:
-        def pay_and_work() -> _T:
-            self.ledger.pay(connection)
-            return work()
+    def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do something in one transaction, in which the database is paid what is owed to it."""
 
-        result = self.database.transact(connection, pay_and_work)
+        def pay_and_work(connection: sqlite3.Connection) -> _T:
+            self.ledger.pay(connection)
+            return work(connection)
+
+        result = self.run(lambda connection: self.database.transact(connection, pay_and_work))
         for row_id, row in self.ledger.owed.items():
-            self._recent.put(row_id, None if row is None else row.records)
+            self.ledger.recent.put(row_id, None if row is None else row.records)
         self.ledger.owed.clear()
         return result
-
-    def _insert(
-        self,
-        connection: sqlite3.Connection,
-        rows: Sequence[Row],
-        max_bytes: int,
-        created_before_ns: int,
-    ) -> tuple[list[int], list[queries.Leaving]]:
-        ledger = self.ledger
-
-        def work() -> tuple[list[int], list[queries.Leaving]]:
-            row_ids = [queries.insert(connection, row) for row in rows]
-            excess = ledger.stored_bytes + sum(row.stored_bytes for row in rows) - max_bytes
-            leaving = queries.leaving(connection, excess, created_before_ns, ledger.claimed_ids())
-            queries.delete(connection, [row.row_id for row in leaving])
-            return row_ids, leaving
-
-        return self._transact(connection, work)
 
     def _oldest(
         self, connection: sqlite3.Connection, lane: str, max_events: int, max_bytes: int
@@ -258,11 +245,8 @@ class RowStore:
         if row_id in self.ledger.owed:
             left = self.ledger.owed[row_id]
             return None if left is None else left._replace(created_ns=stored.created_ns)
-        records = self._recent.get(row_id)
+        records = self.ledger.recent.get(row_id)
         return stored if records is None else stored._replace(records=records)
-
-    def _settle_up(self, connection: sqlite3.Connection, besides: Iterable[int] = ()) -> None:
-        self._transact(connection, lambda: queries.delete(connection, besides))
 
     def _is_spent(self, connection: sqlite3.Connection) -> bool:
         """Whether a new database is better than this one: it is empty, and large or in debt."""

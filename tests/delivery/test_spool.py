@@ -47,14 +47,14 @@ def test_records_of_a_lane_are_claimed_in_the_order_in_which_they_were_appended(
 def test_a_record_comes_back_as_it_was(spool):
     """Every field of a record survives the spool."""
     record = Record(b"\x00\xff", b"\xfe", "lane \N{SNOWMAN}", 7, (("name", b"\xfd"),))
-    spool.append([record], 0)
+    spool.append([record])
     assert spool.claim(record.lane, 1, 1).records == [record]
 
 
 def test_lanes_come_oldest_first(spool):
     """The lane whose head has waited longest is named first."""
     for lane in ("c", "a", "b", "a", "c"):
-        spool.append(numbered(0, 1, lane), 0)
+        spool.append(numbered(0, 1, lane))
     assert spool.lanes() == ["c", "a", "b"]
     spool.settle(spool.claim("c", 1, MANY))
     assert spool.lanes() == ["a", "b", "c"]
@@ -63,7 +63,7 @@ def test_lanes_come_oldest_first(spool):
 def test_a_claim_takes_whole_rows_up_to_its_limits(spool):
     """By events and by bytes, but always one row."""
     for start in range(0, 40, 10):
-        spool.append(numbered(10 + start, 10), 0)
+        spool.append(numbered(10 + start, 10))
     assert len(spool.claim("lane", 1, MANY).records) == 10
     assert len(spool.claim("lane", 29, MANY).records) == 20
     assert len(spool.claim("lane", 30, MANY).records) == 30
@@ -73,14 +73,14 @@ def test_a_claim_takes_whole_rows_up_to_its_limits(spool):
 
 def test_a_huge_batch_is_claimed_in_parts(spool):
     """What one append brought does not have to be sent at once."""
-    spool.append(numbered(0, 10_000), 0)
+    spool.append(numbered(0, 10_000))
     assert len(spool.claim("lane", 1, MANY).records) == 2_000
     assert len(empty(spool)) == 10_000
 
 
 def test_a_claim_does_not_remove(spool):
     """Records stay until they are settled."""
-    spool.append(numbered(0, 3), 0)
+    spool.append(numbered(0, 3))
     assert spool.claim("lane", 3, MANY).records == spool.claim("lane", 3, MANY).records
     assert spool.stats().events_spooled == 3
 
@@ -88,7 +88,7 @@ def test_a_claim_does_not_remove(spool):
 def test_what_a_claim_kept_stays_where_it_was(spool):
     """Kept records stay in front of what came later, in their order."""
     for start in (0, 3, 6):
-        spool.append(numbered(start, 3), 0)
+        spool.append(numbered(start, 3))
     claim = spool.claim("lane", 6, MANY)
     spool.settle(claim, [claim.records[4], claim.records[1]])
     assert bodies(empty(spool)) == [b"1", b"4", b"6", b"7", b"8"]
@@ -106,7 +106,7 @@ def test_a_batch_kept_whole_changes_nothing(spool):
 
 def test_equal_records_are_kept_as_often_as_they_were(spool):
     """Two equal records are two records."""
-    spool.append([Record(b"same", lane="lane")] * 3, 0)
+    spool.append([Record(b"same", lane="lane")] * 3)
     claim = spool.claim("lane", 3, MANY)
     spool.settle(claim, claim.records[:2])
     assert len(empty(spool)) == 2
@@ -114,7 +114,7 @@ def test_equal_records_are_kept_as_often_as_they_were(spool):
 
 def test_settling_what_was_not_claimed_is_refused(spool):
     """A record from elsewhere is an error of the caller, and nothing is changed."""
-    spool.append(numbered(0, 2), 0)
+    spool.append(numbered(0, 2))
     claim = spool.claim("lane", 2, MANY)
     with pytest.raises(ValueError, match="not of this claim"):
         spool.settle(claim, [Record(b"other", lane="lane")])
@@ -123,10 +123,10 @@ def test_settling_what_was_not_claimed_is_refused(spool):
 
 def test_settling_twice_does_nothing(spool):
     """Not even where SQLite has given the row's id to a new row."""
-    spool.append(numbered(0, 1), 0)
+    spool.append(numbered(0, 1))
     claim = spool.claim("lane", 1, MANY)
     spool.settle(claim)
-    spool.append(numbered(1, 1), 0)
+    spool.append(numbered(1, 1))
     spool.settle(claim)
     assert bodies(empty(spool)) == [b"1"]
 
@@ -135,7 +135,7 @@ def test_a_record_leaves_only_by_settle_or_counted(spool, told):
     """What overflow took and what was claimed are together what was appended."""
     spool.max_bytes = 64 * 1024
     for seed in range(40):
-        spool.append(incompressible(4, 1_000, seed), 0)
+        spool.append(incompressible(4, 1_000, seed))
         assert spool.stats().spool_bytes <= spool.max_bytes
     left = spool.stats().events_spooled
     assert told.dropped == {"spool_full": 160 - left}
@@ -144,9 +144,9 @@ def test_a_record_leaves_only_by_settle_or_counted(spool, told):
 
 def test_claimed_rows_are_not_evicted(spool, told):
     """What is on its way would be counted as dropped and as delivered."""
-    spool.append(incompressible(1, 10_000), 0)
+    spool.append(incompressible(1, 10_000))
     claim = spool.claim("lane", 1, MANY)
-    spool.append(incompressible(1, 10_000, 1), 0)
+    spool.append(incompressible(1, 10_000, 1))
     spool.evict(0, 0)
     assert told.dropped == {"spool_full": 1}
     spool.settle(claim, claim.records)
@@ -156,7 +156,7 @@ def test_claimed_rows_are_not_evicted(spool, told):
 def test_a_batch_larger_than_the_spool_is_counted(spool, told):
     """It cannot stay, and it is not forgotten."""
     spool.max_bytes = 10_000
-    spool.append(incompressible(30, 1_000), 0)
+    spool.append(incompressible(30, 1_000))
     assert told.dropped == {"spool_full": 30}
     assert spool.stats().events_spooled == 0
 
@@ -225,7 +225,7 @@ def of_every_kind(count):
 def test_what_waits_is_known_by_kind_in_every_file(tmp_path):
     """Spans, log records and data points are counted as they come, stay and go."""
     spool = make_spool(tmp_path / "spool.db")
-    spool.append(of_every_kind(8), 0)
+    spool.append(of_every_kind(8))
     assert spool.stats().waiting == Tally(8, 2, 2, 2)
     claim = spool.claim("lane", 8, MANY)
     spool.settle(claim, claim.records[:5])
@@ -245,9 +245,9 @@ def test_what_the_spool_lets_go_is_told_by_kind():
     """Whoever counts spans need not look into rows that nobody reads any more."""
     dropped = []
     spool = Spool(None, on_dropped=lambda reason, tally: dropped.append((reason, tally)))
-    spool.append(of_every_kind(4), 0)
+    spool.append(of_every_kind(4))
     spool.evict(0, 0)
-    spool.append(of_every_kind(8), 0)
+    spool.append(of_every_kind(8))
     spool.close()
     assert dropped == [("spool_full", Tally(4, 1, 1, 1)), ("shutdown", Tally(8, 2, 2, 2))]
 
@@ -255,7 +255,7 @@ def test_what_the_spool_lets_go_is_told_by_kind():
 def test_a_memory_spool_counts_what_its_end_drops(told):
     """Nothing disappears uncounted, not even at shutdown."""
     spool = make_spool(None, told)
-    spool.append(numbered(0, 5), 0)
+    spool.append(numbered(0, 5))
     spool.close()
     assert told.dropped == {"shutdown": 5}
 
@@ -263,7 +263,7 @@ def test_a_memory_spool_counts_what_its_end_drops(told):
 def test_a_lane_that_is_not_unicode_is_a_spool_error(spool):
     """Whatever cannot be stored is told to the caller as every other failure."""
     with pytest.raises(SpoolError):
-        spool.append([Record(b"x", lane="\ud800")], 0)
+        spool.append([Record(b"x", lane="\ud800")])
 
 
 def pages(path):
@@ -276,12 +276,12 @@ def test_space_is_given_back_after_a_peak(tmp_path):
     path = tmp_path / "spool.db"
     spool = make_spool(path)
     for seed in range(24):
-        spool.append(incompressible(1, 1_000_000, seed), 0)
+        spool.append(incompressible(1, 1_000_000, seed))
     while claim := spool.claim("lane", 1, 1):
         spool.settle(claim)
     assert not path.exists()
     assert not list(tmp_path.iterdir())
-    spool.append(numbered(0, 1), 0)
+    spool.append(numbered(0, 1))
     spool.close()
     assert pages(path) < 10
 
@@ -290,8 +290,8 @@ def test_freed_pages_do_not_count_as_full(tmp_path, told):
     """The limit is on what waits: a file that is half empty has room."""
     spool = make_spool(tmp_path / "spool.db", told, max_bytes=4_000_000)
     for seed in range(30):
-        spool.append(incompressible(1, 900_000, seed), 0)
-        spool.append(incompressible(1, 900_000, seed + 100), 0)
+        spool.append(incompressible(1, 900_000, seed))
+        spool.append(incompressible(1, 900_000, seed + 100))
         spool.settle(spool.claim("lane", 1, 1))
         spool.settle(spool.claim("lane", 1, 1))
     assert told.dropped == {}
@@ -317,7 +317,7 @@ def steps(spool, call):
 def test_claim_lanes_append_and_settle_cost_the_same_in_a_full_spool(tmp_path):
     """They do not walk through what waits."""
     spool = make_spool(tmp_path / "spool.db")
-    spool.append(numbered(0, 1, "a") + numbered(0, 1, "b"), 0)
+    spool.append(numbered(0, 1, "a") + numbered(0, 1, "b"))
     calls = [
         lambda: spool.claim("a", 1, 1),
         spool.lanes,
@@ -327,9 +327,9 @@ def test_claim_lanes_append_and_settle_cost_the_same_in_a_full_spool(tmp_path):
     ]
     small = [steps(spool, call) for call in calls]
 
-    def fill():
+    def fill(_):
         for n in range(3_000):
-            spool.append(numbered(n, 1, "ab"[n % 2]), 0)
+            spool.append(numbered(n, 1, "ab"[n % 2]))
 
     database = spool._store.database
     database.transact(database._connection, fill)
@@ -342,7 +342,7 @@ def test_opening_reads_no_bodies(tmp_path, told):
     path = tmp_path / "spool.db"
     spool = make_spool(path)
     for seed in range(10):
-        spool.append(incompressible(1, 100_000, seed), 0)
+        spool.append(incompressible(1, 100_000, seed))
     stats = spool.stats()
     bodies_ = [row.body for row in spool._store.unclaimed(MANY)[0].values()]
     spool.close()
@@ -404,7 +404,7 @@ def test_a_newer_schema_is_left_alone(tmp_path):
     before = path.read_bytes()
     spool = make_spool(path)
     with pytest.raises(SpoolError, match="schema version"):
-        spool.append(numbered(0, 1), 0)
+        spool.append(numbered(0, 1))
     assert path.read_bytes() == before
 
 
@@ -412,9 +412,9 @@ def test_a_failed_settle_sends_records_twice_at_worst(tmp_path, told):
     """While the disk refuses, settled records are gone for later claims; then for good."""
     path = tmp_path / "spool.db"
     spool = make_spool(path, told)
-    spool.append(numbered(0, 2), 0)
-    spool.append(numbered(2, 2), 0)
-    spool.append(numbered(4, 2), 0)
+    spool.append(numbered(0, 2))
+    spool.append(numbered(2, 2))
+    spool.append(numbered(4, 2))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")  # nobody else may write, as if the disk were full
         claim = spool.claim("lane", 4, MANY)
@@ -423,7 +423,7 @@ def test_a_failed_settle_sends_records_twice_at_worst(tmp_path, told):
         assert spool.stats().events_spooled == 3
         assert bodies(spool.claim("lane", MANY, MANY).records) == [b"3", b"4", b"5"]
         other.execute("ROLLBACK")
-    spool.append(numbered(6, 1), 0)
+    spool.append(numbered(6, 1))
     spool.close()
     again = make_spool(path)
     again.open()
@@ -435,12 +435,12 @@ def test_a_file_that_owes_everything_is_replaced(tmp_path, told):
     """On a full disk the file that cannot be updated is removed once all of it was delivered."""
     path = tmp_path / "spool.db"
     spool = make_spool(path, told)
-    spool.append(numbered(0, 2), 0)
+    spool.append(numbered(0, 2))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         spool.settle(spool.claim("lane", 2, MANY))
         assert not path.exists()
-    spool.append(numbered(2, 1), 0)
+    spool.append(numbered(2, 1))
     spool.close()
     again = make_spool(path)
     assert bodies(empty(again)) == [b"2"]
@@ -453,12 +453,12 @@ def test_what_interrupts_a_transaction_leaves_none_open(tmp_path, error):
     spool = make_spool(tmp_path / "s.db")
     database = spool._store.database
 
-    def interrupted():
+    def interrupted(_):
         raise error
 
     with pytest.raises(error):
         database.run(lambda connection: database.transact(connection, interrupted))
-    spool.append(numbered(0, 2), 0)
+    spool.append(numbered(0, 2))
     with closing(sqlite3.connect(tmp_path / "s.db")) as other:
         assert other.execute("SELECT sum(events) FROM batches").fetchone() == (2,)
     spool.close()

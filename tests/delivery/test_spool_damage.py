@@ -27,7 +27,7 @@ def filled(path):
     """Make a small closed file; return its pages."""
     spool = make_spool(path)
     for batch in BATCHES:
-        spool.append(batch, 0)
+        spool.append(batch)
     spool.close()
     return path.stat().st_size // PAGE
 
@@ -88,7 +88,7 @@ def test_a_damaged_page_costs_what_was_on_it_and_nothing_else(tmp_path, page, ho
         assert "schema version" in str(error)  # noqa: PT017
         return
     got = drain(spool)
-    spool.append(numbered(0, 3, "new"), 0)
+    spool.append(numbered(0, 3, "new"))
     assert drain(spool) == numbered(0, 3, "new")
     spool.close()
     assert set(got) <= set(APPENDED)
@@ -110,7 +110,7 @@ def test_damage_under_an_open_spool_is_counted_to_the_record(tmp_path, page):
     spool._store.database.close()  # as a fork does; the sums are known
     damage(path, page % pages, "noise")
     got = drain(spool)
-    spool.append(numbered(0, 3, "new"), 0)
+    spool.append(numbered(0, 3, "new"))
     got += drain(spool)
     assert len(set(got)) == len(got)
     assert len(got) + sum(told.dropped.values()) == len(APPENDED) + 3
@@ -126,7 +126,7 @@ def test_a_file_cut_short_is_survived(tmp_path, length):
         file.truncate(length)
     told = Told()
     spool = make_spool(path, told)
-    spool.append(numbered(0, 3, "new"), 0)
+    spool.append(numbered(0, 3, "new"))
     got = drain(spool)
     assert set(numbered(0, 3, "new")) <= set(got) <= {*APPENDED, *numbered(0, 3, "new")}
     spool.close()
@@ -140,7 +140,7 @@ def test_a_damaged_file_is_kept_aside(tmp_path):
     path.chmod(0o600)
     told = Told()
     spool = make_spool(path, told)
-    spool.append(numbered(0, 1), 0)
+    spool.append(numbered(0, 1))
     (aside,) = tmp_path.glob("spool.db.damaged-*")
     assert aside.read_bytes() == b"this is no database" * 1_000
     assert aside.stat().st_mode & 0o777 == 0o600
@@ -155,7 +155,7 @@ def test_only_the_newest_damaged_files_are_kept(tmp_path):
         path.write_bytes(b"%d is no database" % n * 1_000)
         path.chmod(0o600)
         spool = make_spool(path)
-        spool.append(numbered(0, 1), 0)
+        spool.append(numbered(0, 1))
         spool.delete()
     kept = sorted(p.read_bytes()[:1] for p in tmp_path.iterdir())
     assert kept == [b"3", b"4", b"5"]
@@ -192,7 +192,7 @@ def test_a_claim_is_settled_in_the_file_that_took_the_damaged_ones_place(tmp_pat
     spool._store.database.close()
     damage(path, index_page, "noise")  # every row can be read without it
     if found_by == "append":
-        spool.append(numbered(0, 1, "new"), 0)
+        spool.append(numbered(0, 1, "new"))
     spool.settle(claim)
     assert "spool_damaged" in told.causes
     assert told.dropped == {}
@@ -205,7 +205,7 @@ def test_a_damaged_file_of_a_dead_process_is_taken_over(tmp_path):
     """What can be read of it is sent, and its files are removed but for what is set aside."""
     folder = make_folder(tmp_path)
     for batch in BATCHES:
-        folder.append(batch, 0)
+        folder.append(batch)
     folder.close()
     (file,) = folder.folder.glob("*.db")
     damage(file, file.stat().st_size // PAGE - 2, "zeros")

@@ -50,7 +50,7 @@ def test_a_fork_while_another_thread_appends_neither_hangs_nor_loses_a_record(tm
     def append(index):
         # What waits must not be too much for memory, where the forks are slow.
         while not stop.is_set() and counts[index] < 250_000:
-            place.append(numbered(counts[index], 5, f"lane{index}"), 0)
+            place.append(numbered(counts[index], 5, f"lane{index}"))
             counts[index] += 5
 
     threads = [threading.Thread(target=append, args=(n,)) for n in range(2)]
@@ -58,7 +58,7 @@ def test_a_fork_while_another_thread_appends_neither_hangs_nor_loses_a_record(tm
         thread.start()
 
     def child():
-        place.append(numbered(0, 4, "child"), 0)
+        place.append(numbered(0, 4, "child"))
         if kind == "memory":
             return bodies(empty(place)) == [b"0", b"1", b"2", b"3"]
         place.close()
@@ -95,12 +95,12 @@ def test_a_memory_spool_stays_the_parents(tmp_path):
     """The child begins with an empty one, and counts nothing of the parent's as dropped."""
     told = Told()
     spool = make_spool(None, told)
-    spool.append(numbered(0, 5), 0)
+    spool.append(numbered(0, 5))
 
     def child():
         assert spool.stats().events_spooled == 0
         assert spool.lanes() == []
-        spool.append(numbered(7, 2), 0)
+        spool.append(numbered(7, 2))
         assert bodies(empty(spool)) == [b"7", b"8"]
         spool.close()
         assert told.dropped == {}
@@ -113,11 +113,11 @@ def test_a_memory_spool_stays_the_parents(tmp_path):
 def test_the_file_of_the_parent_is_not_the_childs(tmp_path):
     """A spool on a file refuses every call in a child, and leaves the file alone."""
     spool = make_spool(tmp_path / "spool.db")
-    spool.append(numbered(0, 5), 0)
+    spool.append(numbered(0, 5))
 
     def child():
         with pytest.raises(SpoolError, match="forked"):
-            spool.append(numbered(0, 1), 0)
+            spool.append(numbered(0, 1))
         spool.close()
 
     in_child(child)
@@ -128,7 +128,7 @@ def test_the_file_of_the_parent_is_not_the_childs(tmp_path):
 def test_a_child_inherits_no_open_file(tmp_path):
     """Neither database nor WAL nor owner file: closing one there could harm the parent's."""
     place = make_folder(tmp_path)
-    place.append(numbered(0, 2), 0)
+    place.append(numbered(0, 2))
     files = {file.stat().st_ino for file in place.folder.iterdir()}
     assert len(files) == 4
 
@@ -145,18 +145,18 @@ def test_a_child_inherits_no_open_file(tmp_path):
 def test_a_child_has_a_file_of_its_own(tmp_path):
     """And leaves the parent's lock alone: while the parent lives, nobody takes its file."""
     place = make_folder(tmp_path)
-    place.append(numbered(0, 2), 0)
+    place.append(numbered(0, 2))
 
     def child():
         assert place.stats().events_spooled == 0
-        place.append(numbered(10, 2), 0)
+        place.append(numbered(10, 2))
         assert place.adopt() == 0  # the parent lives
         assert len(list(place.folder.glob("*.db"))) == 2
         place.close()
 
     in_child(child)
     assert len(list(place.folder.glob("*.lock"))) == 2
-    place.append(numbered(2, 2), 0)
+    place.append(numbered(2, 2))
     assert place.adopt() == 1
     assert bodies(empty(place)) == [b"10", b"11", b"0", b"1", b"2", b"3"]
     place.close()
@@ -169,7 +169,7 @@ def test_the_child_does_not_hold_the_lock_of_a_dead_parent(tmp_path):
     reads, writes = os.pipe()
 
     def middle():
-        place.append(numbered(0, 3), 0)
+        place.append(numbered(0, 3))
         grandchild = os.fork()
         if grandchild == 0:
             os.close(writes)
@@ -189,7 +189,7 @@ def test_the_child_does_not_hold_the_lock_of_a_dead_parent(tmp_path):
 def test_what_was_taken_over_stays_with_the_parent(tmp_path):
     """A fork does not give the dead's file to two."""
     dead = make_folder(tmp_path)
-    dead.append(numbered(0, 2), 0)
+    dead.append(numbered(0, 2))
     dead.close()
     place = make_folder(tmp_path)
     assert place.adopt() == 1
@@ -210,8 +210,8 @@ from otel_cbtop_exporter.delivery.process_lock import process_lock
 from tests.delivery.spools import *
 place = make_folder(Path(sys.argv[1]))
 memory = make_spool()
-place.append(numbered(0, 2), 0)
-memory.append(numbered(0, 2), 0)
+place.append(numbered(0, 2))
+memory.append(numbered(0, 2))
 held, release = threading.Event(), threading.Event()
 
 def hold():
@@ -226,8 +226,8 @@ _imp.acquire_lock()  # Python 3.13 aborts in the child without it
 child = ctypes.PyDLL(None).fork()
 if child == 0:
     ctypes.pythonapi.PyOS_AfterFork_Child()
-    place.append(numbered(5, 1), 0)
-    memory.append(numbered(5, 1), 0)
+    place.append(numbered(5, 1))
+    memory.append(numbered(5, 1))
     good = bodies(empty(memory)) == bodies(empty(place)) == [b"5"]
     place.close()
     os._exit(0 if good else 1)

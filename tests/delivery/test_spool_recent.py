@@ -32,7 +32,7 @@ def test_what_is_claimed_soon_is_what_was_appended(spool):
     """The very blocks, and not others that were made of packed bytes."""
     for number in range(20):
         appended = batch(number)
-        spool.append(appended, 0)
+        spool.append(appended)
         claim = spool.claim("lane", MANY, MANY)
         assert is_as_it_came(claim, appended)
         spool.settle(claim)
@@ -41,7 +41,7 @@ def test_what_is_claimed_soon_is_what_was_appended(spool):
 def test_a_file_holds_what_is_claimed_from_memory(tmp_path):
     """Whoever opens it after a crash finds the records that were at hand before."""
     spool = make_spool(tmp_path / "spool.db")
-    spool.append(batch(0), 0)
+    spool.append(batch(0))
     assert is_as_it_came(spool.claim("lane", MANY, MANY), batch(0)) is False
     again = make_spool(tmp_path / "spool.db")
     assert empty(again) == batch(0)
@@ -54,8 +54,8 @@ def test_only_so_much_is_kept_as_it_came(spool):
     for _ in range(2):
         appended = [batch(number) for number in range(10)]
         for one in appended:
-            spool.append(one, 0)
-        assert spool._store._recent.body_bytes == 40_000
+            spool.append(one)
+        assert spool._store.ledger.recent.body_bytes == 40_000
         claims = []
         while claim := spool.claim("lane", 10, MANY):
             claims.append(claim)
@@ -63,14 +63,14 @@ def test_only_so_much_is_kept_as_it_came(spool):
         assert [claim.records for claim in claims] == appended
         came = [is_as_it_came(claim, one) for claim, one in zip(claims, appended, strict=True)]
         assert came == [True] * 4 + [False] * 6
-        assert spool._store._recent.body_bytes == 0
+        assert spool._store.ledger.recent.body_bytes == 0
 
 
 def test_memory_packs_what_waits_long():
     """Only the rows at the head of an outage are counted at their size, the others packed."""
     spool = make_spool()
     for number in range(10, 90):
-        spool.append(numbered(1_000 * number, 1_000), 0)
+        spool.append(numbered(1_000 * number, 1_000))
     rows = spool._store.unclaimed(MANY)[0].values()
     assert [bool(row.body) for row in rows] == [False] * 8 + [True] * 72
     assert spool.stats().spool_bytes == sum(row.stored_bytes for row in rows)
@@ -82,10 +82,10 @@ def test_a_full_spool_packs_everything(monkeypatch):
     told = [Told(), Told()]
     full = [make_spool(None, one, max_bytes=100_000) for one in told]
     for number in range(200):
-        full[0].append(numbered(1_000 * number, 1_000), 0)
+        full[0].append(numbered(1_000 * number, 1_000))
     monkeypatch.setattr(spool_store, "_RECENT_BYTES", 0)  # nothing is kept as it came
     for number in range(200):
-        full[1].append(numbered(1_000 * number, 1_000), 0)
+        full[1].append(numbered(1_000 * number, 1_000))
     assert told[0].dropped["spool_full"] == told[1].dropped["spool_full"]
     assert full[0].stats() == full[1].stats()
     for spool in full:
@@ -95,9 +95,9 @@ def test_a_full_spool_packs_everything(monkeypatch):
 def test_what_goes_back_to_the_disk_is_packed(tmp_path):
     """A file never holds a row as it came, whoever handed it over."""
     memory, file = make_spool(), make_spool(tmp_path / "spool.db")
-    memory.append(batch(0), 0)
+    memory.append(batch(0))
     assert memory.hand_over(file, MANY, 0)
-    assert memory._store._recent.body_bytes == 0
+    assert memory._store.ledger.recent.body_bytes == 0
     file.close()
     again = make_spool(tmp_path / "spool.db")
     again.open()
@@ -108,7 +108,7 @@ def test_what_goes_back_to_the_disk_is_packed(tmp_path):
 
 def test_what_a_claim_keeps_is_at_hand_for_the_next(spool):
     """Records that were refused for now are not unpacked for each new try, whole or in part."""
-    spool.append(batch(0), 0)
+    spool.append(batch(0))
     claim = spool.claim("lane", MANY, MANY)
     spool.settle(claim, claim.records)
     again = spool.claim("lane", MANY, MANY)
@@ -116,14 +116,14 @@ def test_what_a_claim_keeps_is_at_hand_for_the_next(spool):
     spool.settle(again, again.records[3:])
     last = spool.claim("lane", MANY, MANY)
     assert last.records == batch(0)[3:]
-    assert spool._store._recent.body_bytes == 7_000
+    assert spool._store.ledger.recent.body_bytes == 7_000
     assert spool.stats().events_spooled == 7
 
 
 def test_a_row_id_that_comes_again_is_another_row(spool):
     """SQLite gives the id of the last row once more when that row is gone."""
     for number in range(3):
-        spool.append(numbered(number, 1), 0)
+        spool.append(numbered(number, 1))
         spool.evict(0, 0)
-        spool.append(numbered(10 + number, 1), 0)
+        spool.append(numbered(10 + number, 1))
         assert empty(spool) == numbered(10 + number, 1)
