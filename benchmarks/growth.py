@@ -107,10 +107,10 @@ def _spool(scale: Scale) -> Curve:
         spool = Spool(path / "spool.db", max_bytes=1 << 40)
         for size in (0, 128, 256, 512, 768, 1024) if not scale.quick else (0, 1):
             while (missing := size * _MIB - spool.stats().spool_bytes) > 0:
-                spool.append_rows(rows * min(200, 1 + missing // row_bytes), time.time_ns())
+                spool.append_rows(rows * min(200, 1 + missing // row_bytes))
             begin = time.process_time()
             for _ in range(batches):
-                spool.append_rows(rows, time.time_ns())
+                spool.append_rows(rows)
             appended = time.process_time()
             for _ in range(batches):
                 spool.lanes()  # the drain asks first

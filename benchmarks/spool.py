@@ -37,8 +37,8 @@ def run(scale: Scale) -> Report:
 
         timings = interleaved(
             {
-                "insert": lambda batch: spool.append_rows(batch[1], time.time_ns()),
-                "whole": lambda batch: spool.append(batch[0], time.time_ns()),
+                "insert": lambda batch: spool.append_rows(batch[1]),
+                "whole": lambda batch: spool.append(batch[0]),
             },
             records_and_rows,
             items=data.BATCH,

@@ -61,9 +61,13 @@ def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
         return healths[0]
     dropped: Counter[str] = Counter()
     values_lost: Counter[str] = Counter()
+    statistics: Counter[str] = Counter()
     for health in healths:
         dropped.update(health.events_dropped)
         values_lost.update(health.values_lost)
+        for key, value in health.client_statistics.items():
+            is_time = key.endswith("_us")
+            statistics[key] = max(statistics[key], value) if is_time else statistics[key] + value
     writes = [h.last_write_ns for h in healths if h.last_write_ns is not None]
     oldest = [h.oldest_spooled_ns for h in healths if h.oldest_spooled_ns is not None]
     return SinkHealth(
@@ -78,7 +82,7 @@ def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
         spool_bytes=sum(h.spool_bytes for h in healths),
         oldest_spooled_ns=min(oldest, default=None),
         last_error="; ".join(h.last_error for h in healths if h.last_error),
-        client_statistics={k: n for h in healths for k, n in h.client_statistics.items()},
+        client_statistics=dict(statistics),
     )
 
 

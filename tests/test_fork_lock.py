@@ -25,7 +25,7 @@ ORDER = """
 import os, threading, time
 from {first} import *
 from otel_cbtop_exporter.delivery import pipeline
-from otel_cbtop_exporter.delivery.process_lock import process_lock
+from otel_cbtop_exporter.delivery.spool_lock import spool_lock
 from otel_cbtop_exporter.fork_lock import forks_wait
 
 inside, stuck = threading.Event(), []
@@ -35,10 +35,10 @@ def export_during_an_import():
         inside.set()
         end = time.monotonic() + 1
         while time.monotonic() < end:
-            if process_lock().acquire(blocking=False):
-                process_lock().release()
+            if spool_lock().acquire(blocking=False):
+                spool_lock().release()
             else:  # the fork has it, and waits for the import
-                stuck.append(not process_lock().acquire(timeout=5))
+                stuck.append(not spool_lock().acquire(timeout=5))
                 return
 
 thread = threading.Thread(target=export_during_an_import)
@@ -52,7 +52,7 @@ print(stuck)
 """
 
 
-@pytest.mark.parametrize("first", ["delivery.process_lock", "fork_lock", "sinks.influxdb_http"])
+@pytest.mark.parametrize("first", ["delivery.spool_lock", "fork_lock", "sinks.influxdb_http"])
 def test_a_fork_takes_the_lock_of_imports_before_that_of_spools(first):
     """A library may log while it is imported, and the line be exported: into a spool."""
     program = ORDER.replace("{first}", f"otel_cbtop_exporter.{first}")
@@ -63,7 +63,7 @@ def test_a_fork_takes_the_lock_of_imports_before_that_of_spools(first):
 
 INTERRUPTED = """
 import os, signal, threading
-from otel_cbtop_exporter.delivery.process_lock import process_lock
+from otel_cbtop_exporter.delivery.spool_lock import spool_lock
 from otel_cbtop_exporter.fork_lock import IMPORTS, PIPELINES, SPOOLS, forks_wait
 
 begun = []
@@ -93,7 +93,7 @@ thread.join()
 free = []
 other = threading.Thread(
     target=lambda: free.extend(one.acquire(timeout=5) for one in (
-        first.lock, forks_wait(), process_lock(), middle.lock, last.lock)))
+        first.lock, forks_wait(), spool_lock(), middle.lock, last.lock)))
 other.start()
 other.join()
 print(free, os.waitpid(pid, 0)[1])

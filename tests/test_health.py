@@ -24,17 +24,13 @@ def test_every_outcome_is_counted():
     counters.dropped("shutdown", Tally(7))
     counters.values_lost("tag_cut", 1)
     counters.values_lost("tag_cut", 2)
-    health = counters.snapshot(events_spooled=8, spool_bytes=9, oldest_spooled_ns=10)
-    assert health == SinkHealth(
+    assert counters.snapshot() == SinkHealth(
         connected=True,
         last_write_ns=222,
         events_written=5,
         events_rejected=4,
         events_dropped={"spool_full": 11, "shutdown": 7},
         values_lost={"tag_cut": 3},
-        events_spooled=8,
-        spool_bytes=9,
-        oldest_spooled_ns=10,
     )
 
 
@@ -113,15 +109,23 @@ def test_counters_are_exact_under_threads():
 
 def test_sinks_together_are_as_well_as_the_worst():
     """Several sinks add up, and are connected only if all are."""
-    one = SinkHealth(connected=True, last_write_ns=5, events_written=3, events_dropped={"a": 1})
+    one = SinkHealth(
+        connected=True,
+        last_write_ns=5,
+        events_written=3,
+        events_dropped={"a": 1},
+        client_statistics={"messages_sent": 5, "round_trip_p99_us": 9},
+    )
     two = SinkHealth(
         events_written=4,
         events_dropped={"a": 2, "b": 3},
         values_lost={"tag_cut": 1},
         last_error="away",
+        client_statistics={"messages_sent": 1, "round_trip_p99_us": 2},
     )
     both = combined([one, two])
     assert (both.connected, both.events_written, both.last_error) == (False, 7, "away")
     assert both.events_dropped == {"a": 3, "b": 3}
     assert both.values_lost == {"tag_cut": 1}
+    assert both.client_statistics == {"messages_sent": 6, "round_trip_p99_us": 9}
     assert combined([one]) == one

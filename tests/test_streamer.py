@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -404,3 +405,26 @@ def test_an_event_that_comes_between_two_looks_of_a_shutdown_is_not_left_behind(
     health = streamer.health()
     assert health.events_dropped == {"shutdown": 1}
     assert streamer.pending_count == 0
+
+
+def test_what_a_handler_interrupts_is_sent_later():
+    """A signal handler may raise while a batch is put together."""
+
+    class Interrupted(deque):
+        def popleft(self):
+            if len(self) == 2 and not interrupts:
+                interrupts.append(1)
+                raise KeyboardInterrupt
+            return super().popleft()
+
+    interrupts = []
+    sink = RecordingSink(local=True)
+    streamer = EventStreamer(sink)
+    streamer._waiting = Interrupted()
+    for n in range(5):
+        streamer.send(sample(n))
+    with pytest.raises(KeyboardInterrupt):
+        streamer.flush()
+    assert streamer.flush()
+    assert values(sink) == [0, 1, 2, 3, 4]
+    streamer.shutdown()

@@ -104,8 +104,8 @@ class DeadLetters:
         flags = os.O_WRONLY | os.O_APPEND
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
         while True:
+            make_private_file(self._path)
             try:
-                make_private_file(self._path)
                 descriptor = os.open(self._path, flags)
             except FileNotFoundError:  # moved by another process just now
                 continue

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from otel_cbtop_exporter.delivery import spool_queries as queries
-from otel_cbtop_exporter.delivery.process_lock import process_lock
 from otel_cbtop_exporter.delivery.spool_claim import Claim, SpoolStats
+from otel_cbtop_exporter.delivery.spool_lock import spool_lock
 from otel_cbtop_exporter.delivery.spool_reports import Reports, reporting
 from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError, rows_of, unpack
 from otel_cbtop_exporter.delivery.spool_store import RowStore
@@ -270,7 +270,7 @@ class Spool:
 
     def _leave_soon(self, rows: Sequence[Row]) -> bool:
         """Whether so little waits that rows need not be packed for the time being."""
-        with process_lock():
+        with spool_lock():
             return self._store.is_recent(sum(row.body_bytes for row in rows), self.max_bytes)
 
     def _too_old(self) -> int:

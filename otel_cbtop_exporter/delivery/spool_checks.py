@@ -75,13 +75,18 @@ def make_private_file(path: Path) -> None:
         OSError: It cannot be made, is a link, is no file or belongs to another user.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    try:
-        os.close(os.open(path, flags, 0o600))
-    except FileExistsError:
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(f"{path} is a link, a regular file was expected") from None
-        _check_owner(path, found)
+    while True:
+        try:
+            os.close(os.open(path, flags, 0o600))
+        except FileExistsError:
+            try:
+                found = path.lstat()
+            except FileNotFoundError:  # a neighbour moved it just now
+                continue
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(f"{path} is a link, a regular file was expected") from None
+            _check_owner(path, found)
+        return
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from otel_cbtop_exporter.delivery.process_lock import watch_forks
 from otel_cbtop_exporter.delivery.spool_checks import make_private_file
+from otel_cbtop_exporter.delivery.spool_lock import watch_forks
 from otel_cbtop_exporter.delivery.spool_rows import SpoolError, migrate
 
 __all__ = ["DamagedError", "Database", "remove_files"]
@@ -40,7 +40,7 @@ class DamagedError(SpoolError):
 
 
 class Database:
-    """A connection that is there when it is needed; every call needs the process lock.
+    """A connection that is there when it is needed; every call needs the spool lock.
 
     Args:
         path: A file, made private if it is missing; None for memory.

@@ -40,7 +40,7 @@ class _Held(msgspec.Struct):
 class SpoolFiles:
     """Files that nobody else has, by `flock` on the owner file beside each.
 
-    Every call needs the process lock.
+    Every call needs the spool lock.
 
     Args:
         folder: Of the destination, inside of the spool's folder.

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from otel_cbtop_exporter.config import SpoolConfig
-from otel_cbtop_exporter.delivery.process_lock import process_lock, watch_forks
 from otel_cbtop_exporter.delivery.retry import Clock
 from otel_cbtop_exporter.delivery.spool import (
     DEFAULT_MEMORY_BYTES,
@@ -23,6 +22,7 @@ from otel_cbtop_exporter.delivery.spool import (
 )
 from otel_cbtop_exporter.delivery.spool_claim import sum_of
 from otel_cbtop_exporter.delivery.spool_files import SpoolFiles
+from otel_cbtop_exporter.delivery.spool_lock import spool_lock, watch_forks
 from otel_cbtop_exporter.delivery.spool_owner import FOLDER_NAME, is_alive
 from otel_cbtop_exporter.delivery.spool_reports import Reports, reporting
 from otel_cbtop_exporter.delivery.spool_rows import Row, pack
@@ -313,5 +313,5 @@ class SpoolFolder:
 
 
 def _is_alive(file: Path) -> bool:
-    with process_lock():  # a child would inherit the owner file, and with it a lock
+    with spool_lock():  # a child would inherit the owner file, and with it a lock
         return is_alive(file.parent, file.stem)

@@ -38,7 +38,7 @@ class Recent:
 
 
 class Ledger:
-    """The state of one spool beside its database; every call needs the process lock.
+    """The state of one spool beside its database; every call needs the spool lock.
 
     Attributes:
         recent: Records that are at hand, by the id of their row.

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from otel_cbtop_exporter.delivery.process_lock import process_lock
+from otel_cbtop_exporter.delivery.spool_lock import spool_lock
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["Reports", "reporting"]
@@ -24,13 +24,13 @@ _S = TypeVar("_S", bound=_Reporting)
 
 
 def reporting(method: Callable[Concatenate[_S, _P], _T]) -> Callable[Concatenate[_S, _P], _T]:
-    """Hold the process lock during a method, and tell behind it what there is to tell."""
+    """Hold the spool lock during a method, and tell behind it what there is to tell."""
 
     # No context manager, for the reason given at `ForkLock`.
     @functools.wraps(method)
     def call(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
-            with process_lock():
+            with spool_lock():
                 return method(self, *args, **kwargs)
         finally:
             self._reports.tell()
@@ -39,7 +39,7 @@ def reporting(method: Callable[Concatenate[_S, _P], _T]) -> Callable[Concatenate
 
 
 class Reports:
-    """Collects under the process lock, and tells without it: a log handler may block, or export.
+    """Collects under the spool lock, and tells without it: a log handler may block, or export.
 
     Args:
         on_dropped: Told a reason and what was dropped.
@@ -59,19 +59,19 @@ class Reports:
     def drop(self, reason: str, tally: Tally) -> None:
         """Count events that left without being settled."""
         if tally.events > 0:
-            with process_lock():
+            with spool_lock():
                 self._dropped[reason] = self._dropped.get(reason, Tally()) + tally
 
     def note(self, cause: str, message: str) -> None:
         """Say something; each cause is limited to once a minute by whoever logs it."""
-        with process_lock():
+        with spool_lock():
             self._notices.append((cause, message))
 
     def tell(self) -> None:
         """Pass on what was collected; call it without the lock."""
         if not self._dropped and not self._notices:
             return
-        with process_lock():
+        with spool_lock():
             dropped, self._dropped = self._dropped, {}
             notices, self._notices = self._notices, []
         for reason, tally in dropped.items():

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from otel_cbtop_exporter.delivery import spool_queries as queries
-from otel_cbtop_exporter.delivery.process_lock import watch_forks
 from otel_cbtop_exporter.delivery.spool_damage import rebuild
 from otel_cbtop_exporter.delivery.spool_database import DamagedError, Database
 from otel_cbtop_exporter.delivery.spool_ledger import Ledger
+from otel_cbtop_exporter.delivery.spool_lock import watch_forks
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import Row, SpoolError
 from otel_cbtop_exporter.own_log import were
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 
 class RowStore:
-    """The rows of one spool; every call needs the process lock, and raises SpoolError.
+    """The rows of one spool; every call needs the spool lock, and raises SpoolError.
 
     Args:
         path: A file, or None for memory.
@@ -167,9 +167,8 @@ class RowStore:
         if path is None:
             raise SpoolError(why)
         before = self.ledger
-        self.ledger = (
-            Ledger()
-        )  # whatever is at hand may be of rows that are gone, or shorter by now
+        # Whatever is at hand may be of rows that are gone, or shorter by now.
+        self.ledger = Ledger()
         try:
             aside = rebuild(self.database, path, before.owed)
             self.database.run(self._count)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from otel_cbtop_exporter.delivery.process_lock import process_lock
 from otel_cbtop_exporter.delivery.spool import Spool, SpoolError
+from otel_cbtop_exporter.delivery.spool_lock import spool_lock
 
 __all__ = ["Waiting"]
 
@@ -25,14 +25,14 @@ class Waiting:
 
     def newest_ns(self) -> int | None:
         """Return when the newest record was appended; None if none waits, or that is not known."""
-        with suppress(SpoolError), process_lock():
+        with suppress(SpoolError), spool_lock():
             times_ns = [spool.newest_ns() for spool in self._spools()]
             return max((time_ns for time_ns in times_ns if time_ns is not None), default=None)
         return None
 
     def has_up_to(self, created_ns: int) -> bool:
         """Say whether something may wait that was appended at a time or before it."""
-        with suppress(SpoolError), process_lock():
+        with suppress(SpoolError), spool_lock():
             return any(spool.has_up_to(created_ns) for spool in self._spools())
         return True
 
@@ -42,5 +42,5 @@ class Waiting:
         Raises:
             SpoolError: A spool cannot be read.
         """
-        with process_lock():
+        with spool_lock():
             return not any(spool.lanes() for spool in self._spools())

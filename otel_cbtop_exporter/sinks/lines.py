@@ -60,7 +60,7 @@ class Turn:
     """Lets one thread of a sink at a time touch its target; make a new one after a fork."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # for its owner: whoever does not have it releases nothing
         self._thread = 0
 
     @contextmanager
@@ -72,15 +72,20 @@ class Turn:
                 already: a signal handler would wait for the write that it interrupted.
         """
         thread = threading.get_ident()
-        is_mine = self._thread == thread
-        if is_mine or not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
+        if self._thread == thread:
             raise TimeoutError(errno.ETIMEDOUT, "another write is under way")
         try:
+            if not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
+                raise TimeoutError(errno.ETIMEDOUT, "another write is under way")
             self._thread = thread
             yield
         finally:
-            self._thread = 0
-            self._lock.release()
+            # A signal handler may raise as soon as the lock is taken, so only the lock itself
+            # knows whether this thread has it.
+            if self._thread == thread:
+                self._thread = 0
+            with suppress(RuntimeError):
+                self._lock.release()
 
 
 class LineSink(ABC):

@@ -18,7 +18,7 @@ from pathlib import Path
 from otel_cbtop_exporter.sinks.base import Record
 from tests.delivery.spools import make_folder
 folder = make_folder(Path(sys.argv[1]))
-folder.append([Record(b'{"n": %d}' % n, lane="spans") for n in range(3)], 1_700_000_000_000_000_000)
+folder.append([Record(b'{"n": %d}' % n, lane="spans") for n in range(3)])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -30,8 +30,8 @@ def run():
 
 def leave(path, *bodies, lane="spans", destination="somewhere"):
     """Leave records as a process does that has ended, and return the folder."""
-    folder = make_folder(path, destination=destination)
-    folder.append([Record(body, lane=lane) for body in bodies], 1_700_000_000_000_000_000)
+    folder = make_folder(path, destination=destination, time_ns=lambda: 1_700_000_000 * 10**9)
+    folder.append([Record(body, lane=lane) for body in bodies])
     folder.close()
     return folder.folder
 
@@ -50,7 +50,7 @@ def test_what_waits_is_listed_by_destination_and_process(tmp_path, run):
     """Events, bytes and age are told, also of a live process, whatever it told last itself."""
     left = leave(tmp_path, b"1", b"2")
     live = make_folder(tmp_path, destination="elsewhere")
-    live.append([Record(b"3")], 0)
+    live.append([Record(b"3")])
     result = run("list", tmp_path)
     claim = live.spools()[0].claim("", 10, 1_000)
     claim.spool.settle(claim)
@@ -171,7 +171,7 @@ def test_one_destination_or_lane_can_be_exported_alone(tmp_path, run):
 def test_a_file_of_which_something_was_passed_over_stays(tmp_path, run):
     """What was asked for is all of another one, which goes."""
     mixed = make_folder(tmp_path)
-    mixed.append([Record(b"1", lane="logs"), Record(b"2", lane="spans")], 0)
+    mixed.append([Record(b"1", lane="logs"), Record(b"2", lane="spans")])
     mixed.close()
     leave(tmp_path, b"3", lane="logs")
     result = run("export", tmp_path, "--lane", "logs", "--delete")
@@ -205,7 +205,7 @@ def test_what_was_exported_is_removed_when_that_is_asked_for(tmp_path, run):
 def test_what_a_live_process_holds_is_left_to_it(tmp_path, run):
     """It delivers its events itself; the command neither shows nor removes them."""
     live = make_folder(tmp_path)
-    live.append([Record(b"1")], 0)
+    live.append([Record(b"1")])
     result = run("export", tmp_path, "--delete")
     assert (result.exit_code, result.stdout) == (0, "")
     assert live.stats().events_spooled == 1

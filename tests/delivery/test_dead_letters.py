@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from otel_cbtop_exporter.delivery.dead_letters import DeadLetters
+from otel_cbtop_exporter.delivery.spool_checks import make_private_file
 from otel_cbtop_exporter.file_lock import lock
 from otel_cbtop_exporter.sinks.base import Record, Rejection
 from tests.descriptors import open_descriptors
@@ -125,6 +126,27 @@ def test_processes_write_whole_lines_into_one_file(path):
     found = lines(path) + lines(path.with_name(path.name + ".1"))
     numbers = [int(line["body"].strip("x")) for line in found]
     assert len(numbers) == len(set(numbers)) > 150
+
+
+def test_a_file_that_a_neighbour_moves_is_made_anew(path, monkeypatch):
+    """Between its being there and its being looked at, another process may rotate it."""
+    letters = DeadLetters(path)
+    letters.write(rejections(1), "influxdb", 7)
+    real = Path.lstat
+
+    def moved_meanwhile(self):
+        if self == path and not path.with_name("moved").exists():
+            path.rename(path.with_name("moved"))
+        return real(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "lstat", moved_meanwhile)
+        letters.write(rejections(1, start=1), "influxdb", 7)
+    assert [letter["body"][0] for letter in lines(path)] == ["1"]
+    path.unlink()
+    path.parent.rename(path.parent.with_name("gone"))
+    with pytest.raises(FileNotFoundError):
+        make_private_file(path)
 
 
 def test_a_full_disk_leaves_whole_lines(path):

@@ -66,7 +66,7 @@ class Bench:
         self.drain = Drain(lanes, name="cbtop-test", clock=clock, log=log)
 
     def append(self, batch):
-        self.spool.append(batch, time.time_ns())
+        self.spool.append(batch)
         self.drain.wake()
 
     def wait_drained(self, within=LONG, stall=LONG):
@@ -312,8 +312,8 @@ def test_what_a_flush_cannot_see_does_not_reach_its_caller(bench):
 
     one = bench(None, *[busy(60.0)] * 100, spools=spools)
     one.drain._lanes._sender.max_batch_events = 1
-    one.spool.append(records(1), 1)
-    one.spool.append(records(1, start=1), 2)
+    one.spool.append(records(1))
+    one.spool.append(records(1, start=1))
     one.drain.wake()
     assert not one.wait_drained().done
     assert one.sink.delivered == records(1)
@@ -330,7 +330,7 @@ def test_a_record_that_comes_while_the_thread_goes_to_sleep_is_sent(bench):
             if not found and self.looks < 2:  # the second one is the last look of a step
                 self.looks += 1
                 if self.looks == 2:
-                    self.append(records(1, start=1), time.time_ns())
+                    self.append(records(1, start=1))
                     one.drain.wake()
             return found
 
@@ -341,7 +341,7 @@ def test_a_record_that_comes_while_the_thread_goes_to_sleep_is_sent(bench):
         return deliver(batch)
 
     one = bench(None, hang, spools=lambda: [late])
-    late.append(records(1), time.time_ns())
+    late.append(records(1))
     one.drain.wake()
     wait_until(lambda: len(one.sink.writes) == 2)
     assert not one.wait_drained(within=0.01).done
@@ -411,4 +411,19 @@ def test_where_no_thread_starts_callers_take_turns(bench, monkeypatch):
     one.append(records(2))
     assert one.wait_drained().done
     other.join(LONG)
+    assert one.sink.delivered == records(2)
+
+
+def test_a_handler_that_flushes_on_the_thread_that_sends_keeps_to_its_time(bench, no_threads):
+    """Where no thread starts, the work that it would wait for is what it interrupted."""
+    flushed = []
+
+    def interrupted(batch):
+        flushed.append(one.wait_drained(within=0.05).done)
+        return deliver(batch)
+
+    one = bench(interrupted)
+    one.append(records(2))
+    assert one.wait_drained().done
+    assert flushed == [False]
     assert one.sink.delivered == records(2)

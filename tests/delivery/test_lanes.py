@@ -59,7 +59,7 @@ class Bench:
         return bool(adopted)
 
     def append(self, batch, spool=0):
-        self.spools[spool].append(batch, self.clock.time_ns())
+        self.spools[spool].append(batch)
 
     def step(self):
         return self.lanes.step()
@@ -446,7 +446,7 @@ def test_a_spool_that_cannot_be_read_does_not_hold_up_the_others(make_bench, tmp
     """The others are emptied first; then whoever steps is told, as often as it steps."""
     bench = make_bench(spools=2)
     unreadable = Spool(tmp_path / "spool.db")
-    unreadable.append(records(1), 0)
+    unreadable.append(records(1))
     unreadable._store.database.after_fork_in_child()  # it is the parent's now, every call raises
     bench.spools.insert(0, unreadable)
     for start in range(0, 6, 2):
@@ -534,7 +534,8 @@ def test_a_lane_whose_records_were_evicted_is_forgotten(make_bench):
     bench = make_bench(away)
     bench.append(records(2, lane="full"))
     bench.step()
-    bench.spools[0].evict(0, bench.clock.time_ns())
+    bench.spools[0].max_bytes = 0
+    bench.spools[0].evict()
     assert bench.step().wait_seconds is None
     assert bench.lanes._lanes == {}
 
@@ -556,7 +557,7 @@ def test_all_the_dead_are_taken_over_before_it_rests(make_bench):
     bench.append(records(1))
     for _ in range(3):
         bench.dead.append(Spool())
-        bench.dead[-1].append(records(2), 0)
+        bench.dead[-1].append(records(2))
     bench.run()
     assert bench.adoptions == 4
     assert len(bench.sink.delivered) == 7

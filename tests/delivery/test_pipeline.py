@@ -165,7 +165,7 @@ def test_a_spool_that_raises_does_not_reach_the_application(make, tmp_path):
     """Whatever a file system comes up with, the events are counted, under its name."""
     pipeline = make(RecordingSink(), spool={"path": str(tmp_path)})
 
-    def explode(records, now_ns):
+    def explode(records):
         raise LookupError
 
     pipeline._backlog._store.append = explode

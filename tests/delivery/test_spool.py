@@ -1,5 +1,6 @@
 """The promises of a spool, in memory and in a file."""
 
+import itertools
 import sqlite3
 from contextlib import closing
 
@@ -38,7 +39,7 @@ def spool(request, tmp_path, told):
 def test_records_of_a_lane_are_claimed_in_the_order_in_which_they_were_appended(spool):
     """Over batches, and whatever other lanes do in between."""
     for start in range(0, 30, 3):
-        spool.append(numbered(start, 3, "a") + numbered(start, 3, "b"), start)
+        spool.append(numbered(start, 3, "a") + numbered(start, 3, "b"))
     for lane in ("a", "b"):
         claim = spool.claim(lane, MANY, MANY)
         assert bodies(claim.records) == [b"%d" % n for n in range(30)]
@@ -96,7 +97,7 @@ def test_what_a_claim_kept_stays_where_it_was(spool):
 
 def test_a_batch_kept_whole_changes_nothing(spool):
     """An outage does not write to the disk."""
-    spool.append(numbered(0, 3), 5)
+    spool.append(numbered(0, 3))
     claim = spool.claim("lane", 3, MANY)
     before = spool.stats()
     spool.settle(claim, claim.records)
@@ -147,7 +148,8 @@ def test_claimed_rows_are_not_evicted(spool, told):
     spool.append(incompressible(1, 10_000))
     claim = spool.claim("lane", 1, MANY)
     spool.append(incompressible(1, 10_000, 1))
-    spool.evict(0, 0)
+    spool.max_bytes = 0
+    spool.evict()
     assert told.dropped == {"spool_full": 1}
     spool.settle(claim, claim.records)
     assert empty(spool) == incompressible(1, 10_000)
@@ -164,12 +166,14 @@ def test_a_batch_larger_than_the_spool_is_counted(spool, told):
 @pytest.mark.parametrize("path", [None, "spool.db"])
 def test_old_records_leave_as_expired(tmp_path, told, path):
     """With a limit of age, at an append and at a claim."""
-    now = [100 * SECOND]
+    now = [85 * SECOND]
     spool = make_spool(path and tmp_path / path, told, max_age_ms=10_000, time_ns=lambda: now[0])
-    spool.append(numbered(0, 2), 85 * SECOND)
-    spool.append(numbered(2, 3), 95 * SECOND)
+    spool.append(numbered(0, 2))
+    now[0] = 95 * SECOND
+    spool.append(numbered(2, 3))
     assert told.dropped == {}
-    spool.append(numbered(5, 1), 100 * SECOND)
+    now[0] = 100 * SECOND
+    spool.append(numbered(5, 1))
     assert told.dropped == {"expired": 2}
     now[0] = 106 * SECOND
     assert bodies(spool.claim("lane", MANY, MANY).records) == [b"5"]
@@ -179,32 +183,36 @@ def test_old_records_leave_as_expired(tmp_path, told, path):
 
 def test_a_clock_set_back_changes_neither_order_nor_content(tmp_path, told):
     """Rows are ordered by when they came, and age never removes what is younger."""
-    spool = make_spool(
-        tmp_path / "spool.db", told, max_age_ms=10_000, time_ns=lambda: 1_001 * SECOND
-    )
+    now = [0]
+    spool = make_spool(tmp_path / "spool.db", told, max_age_ms=10_000, time_ns=lambda: now[0])
     for n, second in enumerate((1_000, 10, 11, 1_001)):
-        spool.append(numbered(n, 1), second * SECOND)
+        now[0] = second * SECOND
+        spool.append(numbered(n, 1))
     assert bodies(empty(spool)) == [b"0", b"1", b"2", b"3"]
     assert told.dropped == {}
     spool.close()
 
 
-def test_stats_say_what_waits(spool):
+@pytest.mark.parametrize("path", [None, "spool.db"])
+def test_stats_say_what_waits(tmp_path, path):
     """Events, compressed bytes and the age of the head; nothing when nothing waits."""
+    times_ns = itertools.count(11)
+    spool = make_spool(path and tmp_path / path, time_ns=lambda: next(times_ns))
     assert (spool.stats().events_spooled, spool.stats().oldest_ns) == (0, None)
-    spool.append(incompressible(2, 5_000), 11)
-    spool.append(numbered(0, 1), 12)
+    spool.append(incompressible(2, 5_000))
+    spool.append(numbered(0, 1))
     stats = spool.stats()
     assert (stats.events_spooled, stats.oldest_ns) == (3, 11)
     assert 10_000 < stats.spool_bytes < 11_000
     empty(spool)
     assert (spool.stats().events_spooled, spool.stats().spool_bytes) == (0, 0)
+    spool.close()
 
 
 def test_a_closed_file_is_opened_again_with_all_it_held(tmp_path):
     """Another spool on the same file finds sums, order and what was kept."""
     spool = make_spool(tmp_path / "spool.db")
-    spool.append(numbered(0, 5), 9)
+    spool.append(numbered(0, 5))
     claim = spool.claim("lane", 5, MANY)
     spool.settle(claim, claim.records[3:])
     stats = spool.stats()
@@ -235,7 +243,7 @@ def test_what_waits_is_known_by_kind_in_every_file(tmp_path):
     again.open()
     assert again.stats().waiting == Tally(5, 2, 1, 1)
     other = make_spool(None)
-    assert again.hand_over(other, MANY, 0)
+    assert again.hand_over(other, MANY)
     assert (again.stats().waiting, other.stats().waiting) == (Tally(), Tally(5, 2, 1, 1))
     again.close()
     other.close()
@@ -246,7 +254,9 @@ def test_what_the_spool_lets_go_is_told_by_kind():
     dropped = []
     spool = Spool(None, on_dropped=lambda reason, tally: dropped.append((reason, tally)))
     spool.append(of_every_kind(4))
-    spool.evict(0, 0)
+    spool.max_bytes, before = 0, spool.max_bytes
+    spool.evict()
+    spool.max_bytes = before
     spool.append(of_every_kind(8))
     spool.close()
     assert dropped == [("spool_full", Tally(4, 1, 1, 1)), ("shutdown", Tally(8, 2, 2, 2))]
@@ -321,7 +331,7 @@ def test_claim_lanes_append_and_settle_cost_the_same_in_a_full_spool(tmp_path):
     calls = [
         lambda: spool.claim("a", 1, 1),
         spool.lanes,
-        lambda: spool.append(numbered(0, 1, "a"), 0),
+        lambda: spool.append(numbered(0, 1, "a")),
         lambda: spool.settle(spool.claim("a", 1, 1)),
         spool.stats,
     ]
@@ -369,7 +379,7 @@ def test_a_spool_of_an_earlier_schema_is_read(tmp_path, version):
     new = make_spool(tmp_path / "new.db")
     batches = [numbered(0, 3, "a"), [Record(b"\xff", b"\xfe", "b", 7, (("h", b"1"),), "span")] * 3]
     for batch in batches:
-        new.append(batch, 4)
+        new.append(batch)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         migrate(connection, MIGRATIONS[:version])
         if version:

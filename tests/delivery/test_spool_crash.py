@@ -23,7 +23,7 @@ from tests.delivery.spools import *
 folder = make_folder(Path(sys.argv[1]))
 n = 0
 while True:
-    folder.append(numbered(n, 3, sys.argv[2]), 0)
+    folder.append(numbered(n, 3, sys.argv[2]))
     n += 3
     os.write(1, b"%d\\n" % n)
     if n % 30 == 0:
@@ -122,7 +122,7 @@ def test_a_killed_drain_sends_twice_at_worst(tmp_path):
     """Whoever is killed between claim and settle leaves the records where they were."""
     folder = make_folder(tmp_path)
     for n in range(0, 3_000, 10):
-        folder.append(numbered(n, 10), 0)
+        folder.append(numbered(n, 10))
     folder.close()
     seen = set()
     for _ in range(6):

@@ -223,9 +223,9 @@ def test_what_was_settled_before_the_damage_was_seen_is_not_sent_again(tmp_path)
     path = tmp_path / "spool.db"
     now_ns = time.time_ns()
     told = Told()
-    spool = make_spool(path, told, max_age_ms=3_600_000)
-    spool.append(numbered(0, 6, lane="a"), now_ns)
-    spool.append(numbered(6, 3, lane="a"), now_ns)
+    spool = make_spool(path, told, max_age_ms=3_600_000, time_ns=lambda: now_ns)
+    spool.append(numbered(0, 6, lane="a"))
+    spool.append(numbered(6, 3, lane="a"))
     claim = spool.claim("a", MANY, MANY)
     spool._store.database.close()
     with closing(sqlite3.connect(path)) as connection:

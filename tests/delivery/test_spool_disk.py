@@ -22,7 +22,7 @@ folder = make_folder(path, told, monotonic=lambda: now[0])
 def append(first, last):
     for n in range(first, last):
         now[0] += 2
-        folder.append([Record(b"%d " % n + incompressible(1, 2_000, n)[0].body, lane="l")], 0)
+        folder.append([Record(b"%d " % n + incompressible(1, 2_000, n)[0].body, lane="l")])
 
 def numbers(records):
     return [int(r.body.split(b" ")[0]) for r in records]
@@ -146,14 +146,14 @@ def test_while_the_disk_says_no_records_are_in_memory_and_go_back_in_order(refus
     told = Told()
     now = [0.0]
     folder = make_folder(refusing, told, monotonic=lambda: now[0])
-    folder.append(numbered(0, 2), 0)
+    folder.append(numbered(0, 2))
     assert told.causes == {"spool_in_memory"}
     refusing.unlink()
     now[0] = 0.5
-    folder.append(numbered(2, 2), 0)
+    folder.append(numbered(2, 2))
     assert not refusing.exists()
     now[0] = 1.0
-    folder.append(numbered(4, 2), 0)
+    folder.append(numbered(4, 2))
     assert told.notices[-1][0] == "spool_on_disk"
     folder.close()
     again = make_folder(refusing)
@@ -166,13 +166,13 @@ def test_what_is_being_sent_stays_in_memory_and_is_next(refusing):
     """A claim is not pulled away from under its sender when the rest goes back to the disk."""
     now = [0.0]
     folder = make_folder(refusing, monotonic=lambda: now[0])
-    folder.append(numbered(0, 2), 0)
-    folder.append(numbered(2, 2), 0)
+    folder.append(numbered(0, 2))
+    folder.append(numbered(2, 2))
     (memory,) = folder.spools()
     claim = memory.claim("lane", 2, 100)
     refusing.unlink()
     now[0] = 1.0
-    folder.append(numbered(4, 2), 0)
+    folder.append(numbered(4, 2))
     assert memory.stats().events_spooled == 2
     claim.spool.settle(claim, claim.records[1:])
     assert bodies(empty(folder)) == [b"1", b"2", b"3", b"4", b"5"]
@@ -186,13 +186,13 @@ def test_much_in_memory_goes_back_a_part_at_a_time(refusing):
     sent = []
     for seed in range(24):
         sent += incompressible(1, 1_000_000, seed)
-        folder.append(sent[-1:], 0)
+        folder.append(sent[-1:])
     refusing.unlink()
     now[0] = 1.0
     places = []
     for seed in range(24, 30):
         sent += incompressible(1, 1_000, seed)
-        folder.append(sent[-1:], 0)
+        folder.append(sent[-1:])
         places.append(len(folder.spools()))
     assert places == [2, 2, 1, 1, 1, 1]
     assert empty(folder) == sent
@@ -204,7 +204,7 @@ def test_memory_overflows_counted(refusing):
     told = Told()
     folder = make_folder(refusing, told, max_bytes=100_000)
     for seed in range(20):
-        folder.append(incompressible(1, 10_000, seed), 0)
+        folder.append(incompressible(1, 10_000, seed))
     left = folder.stats().events_spooled
     assert told.dropped == {"spool_full": 20 - left}
     folder.close()
@@ -214,8 +214,8 @@ def test_memory_overflows_counted(refusing):
 def test_memory_is_put_on_disk_at_the_end_if_it_can_be(refusing):
     """Shutdown asks the disk once more, also for what was being sent."""
     folder = make_folder(refusing)
-    folder.append(numbered(0, 2), 0)
-    folder.append(numbered(2, 1), 0)
+    folder.append(numbered(0, 2))
+    folder.append(numbered(2, 1))
     (memory,) = folder.spools()
     assert len(memory.claim("lane", 2, 100).records) == 2
     refusing.unlink()
@@ -235,7 +235,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 def fill(first, count):
     for seed in range(first, first + count):
-        folder.append(incompressible(100, 1_000, seed), 0)
+        folder.append(incompressible(100, 1_000, seed))
         for spool in folder.spools():  # a sink that is away
             claim = spool.claim("lane", 1_000, MANY)
             spool.settle(claim, claim.records)
@@ -278,7 +278,7 @@ if os.geteuid() == 0:
     os.setuid(65_534)
 told = Told()
 folder = make_folder(Path(sys.argv[1]) / "locked" / "spool", told)
-folder.append(numbered(0, 3), 0)
+folder.append(numbered(0, 3))
 assert told.causes == {"spool_in_memory"}, told.notices
 assert len(empty(folder)) == 3
 folder.close()

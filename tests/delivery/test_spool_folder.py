@@ -49,7 +49,7 @@ def leave(path, *batches, **options):
     """Do what a process does that ends with records in its spool."""
     folder = make_folder(path, **options)
     for batch in batches:
-        folder.append(batch, 0)
+        folder.append(batch)
     folder.close()
     return folder.folder
 
@@ -57,7 +57,7 @@ def leave(path, *batches, **options):
 def test_a_file_that_cannot_be_read_now_is_not_taken_for_empty(path, told):
     """Or nobody would come for it before the next record, and a flush would call it done."""
     folder = make_folder(path, told)
-    folder.append(numbered(0, 3), 0)
+    folder.append(numbered(0, 3))
     (spool,) = folder.spools()
     spool._store.database.after_fork_in_child()  # it is the parent's now, every call raises
     assert folder.spools() == [spool]
@@ -91,7 +91,7 @@ def test_what_a_dead_process_left_is_claimed_in_order_and_removed(path):
     at = leave(path, numbered(0, 2), numbered(2, 2))
     leave(path, numbered(4, 2))
     folder = make_folder(path)
-    folder.append(numbered(6, 2), 0)
+    folder.append(numbered(6, 2))
     assert folder.adopt() == 2
     assert folder.stats().events_spooled == 8
     assert bodies(empty(folder)) == [b"%d" % n for n in range(8)]
@@ -104,8 +104,8 @@ def test_what_a_dead_process_left_is_claimed_by_one_live_one(path):
     for n in range(3):
         leave(path, numbered(n, 1))
     one, two = make_folder(path), make_folder(path)
-    one.append(numbered(10, 1), 0)
-    two.append(numbered(20, 1), 0)
+    one.append(numbered(10, 1))
+    two.append(numbered(20, 1))
     assert one.adopt() == 3
     assert two.adopt() == 0
     one.close()
@@ -132,7 +132,7 @@ def test_nothing_of_another_destination_is_touched(path):
     other = leave(path, numbered(0, 3), destination="elsewhere")
     before = {file: file.read_bytes() for file in other.iterdir()}
     folder = make_folder(path)
-    folder.append(numbered(0, 1), 0)
+    folder.append(numbered(0, 1))
     assert folder.adopt() == 0
     assert folder.foreign() == [other]
     assert len(empty(folder)) == 1
@@ -143,7 +143,7 @@ def test_nothing_of_another_destination_is_touched(path):
 def test_what_a_live_process_holds_is_not_reported_as_left(path):
     """Two destinations in one folder are the usual case; only what nobody empties is news."""
     neighbour = make_folder(path, destination="elsewhere")
-    neighbour.append(numbered(0, 3), 0)
+    neighbour.append(numbered(0, 3))
     folder = make_folder(path)
     stranger = folder.folder.parent / "cache" / "app.db"
     stranger.parent.mkdir()
@@ -208,7 +208,7 @@ def test_folders_and_files_are_private(path):
     before = os.umask(0)
     try:
         folder = make_folder(path)
-        folder.append(numbered(0, 1), 0)
+        folder.append(numbered(0, 1))
     finally:
         os.umask(before)
     modes = {p: stat.S_IMODE(p.lstat().st_mode) for p in [path, *path.rglob("*")]}
@@ -224,7 +224,7 @@ def test_an_open_folder_of_the_destination_is_closed_to_others(path):
     at = leave(path, numbered(0, 1))
     at.chmod(0o755)
     folder = make_folder(path)
-    folder.append(numbered(0, 1), 0)
+    folder.append(numbered(0, 1))
     assert stat.S_IMODE(at.stat().st_mode) == 0o700
     folder.close()
 
@@ -238,7 +238,7 @@ def test_the_mode_of_a_folder_that_others_use_is_left_alone(path):
 
 
 def assert_refused(folder, told, word):
-    folder.append(numbered(0, 2), 0)
+    folder.append(numbered(0, 2))
     assert told.causes == {"spool_in_memory"}
     assert word in told.notices[0][1]
     assert len(empty(folder)) == 2
@@ -295,7 +295,7 @@ def test_the_files_of_a_folder_together_stay_within_the_limit(path, told):
     one, two = make_folder(path, told, **options), make_folder(path, told, **options)
     for seed in range(60):
         for folder in (one, two):
-            folder.append(incompressible(1, 10_000, seed), 0)
+            folder.append(incompressible(1, 10_000, seed))
             clock.now += 3
     total = one.stats().spool_bytes + two.stats().spool_bytes
     assert 350_000 < total <= 420_000  # the one appends after the other has looked
@@ -308,16 +308,29 @@ def test_the_files_of_a_folder_together_stay_within_the_limit(path, told):
     two.close()
 
 
+def test_what_is_not_ours_in_the_folder_takes_no_room(path, told):
+    """Others keep locks below `/var/spool` too, and what is in them is no number of bytes."""
+    (path / "lpd").mkdir(parents=True)
+    (path / "lpd" / "queue.lock").write_text("1732838400\n")
+    clock = Clock()
+    folder = make_folder(path, told, max_bytes=1_000_000, monotonic=clock)
+    for seed in range(90):
+        clock.now += 5
+        folder.append(incompressible(1, 10_000, seed))
+    assert told.dropped == {}
+    folder.close()
+
+
 def test_a_dead_destination_does_not_starve_ours(path, told):
     """A fair share is ours, however full the folder is."""
     clock = Clock()
     other = make_folder(path, destination="elsewhere", max_bytes=400_000, monotonic=clock)
     for seed in range(39):
-        other.append(incompressible(1, 10_000, seed), 0)
+        other.append(incompressible(1, 10_000, seed))
         clock.now += 3
     folder = make_folder(path, told, max_bytes=400_000, monotonic=clock)
     for seed in range(30):
-        folder.append(incompressible(1, 10_000, seed), 0)
+        folder.append(incompressible(1, 10_000, seed))
         clock.now += 3
     assert 190_000 < folder.stats().spool_bytes <= 210_000
     folder.close()
@@ -331,7 +344,7 @@ def test_what_the_dead_left_leaves_first_when_there_is_too_much(path, told):
     folder = make_folder(path, told, max_bytes=300_000, monotonic=clock)
     assert folder.adopt() == 1
     for seed in range(20, 40):
-        folder.append(incompressible(1, 10_000, seed), 0)
+        folder.append(incompressible(1, 10_000, seed))
         clock.now += 3
     folder.spools()
     kept = empty(folder)
@@ -346,12 +359,12 @@ def test_an_idle_process_evicts_what_became_too_much(path, told):
     clock = Clock()
     one = make_folder(path, told, max_bytes=400_000, monotonic=clock)
     for seed in range(39):
-        one.append(incompressible(1, 10_000, seed), 0)
+        one.append(incompressible(1, 10_000, seed))
     one.spools()
     two = make_folder(path, max_bytes=400_000, monotonic=clock)
-    two.append(incompressible(1, 10_000), 0)
+    two.append(incompressible(1, 10_000))
     clock.now += 3
-    two.append(incompressible(1, 10_000), 0)
+    two.append(incompressible(1, 10_000))
     one.spools()
     assert one.stats().spool_bytes <= 400_000 - 10_000
     assert told.dropped["spool_full"] >= 1
@@ -363,14 +376,14 @@ def test_a_file_that_was_removed_is_left_for_a_new_one(path, told):
     """What is in it is still sent, and what comes after it survives the process."""
     clock = Clock()
     folder = make_folder(path, told, monotonic=clock)
-    folder.append(numbered(0, 2), 0)
+    folder.append(numbered(0, 2))
     for file in folder.folder.iterdir():
         file.unlink()
     clock.now += 3
-    folder.append(numbered(2, 2), 0)
+    folder.append(numbered(2, 2))
     assert told.causes == {"spool_removed"}
     assert bodies(empty(folder)) == [b"0", b"1", b"2", b"3"]
-    folder.append(numbered(4, 2), 0)
+    folder.append(numbered(4, 2))
     folder.close()
     again = make_folder(path)
     assert again.adopt() == 1
@@ -381,7 +394,7 @@ def test_a_file_that_was_removed_is_left_for_a_new_one(path, told):
 def test_a_removed_file_that_is_never_sent_is_counted(path, told):
     """When the process ends, what only it could read is dropped."""
     folder = make_folder(path, told)
-    folder.append(numbered(0, 2), 0)
+    folder.append(numbered(0, 2))
     for file in folder.folder.iterdir():
         file.unlink()
     folder.close()
@@ -391,10 +404,10 @@ def test_a_removed_file_that_is_never_sent_is_counted(path, told):
 def test_closing_twice_is_closing_once(path):
     """And what comes later begins anew."""
     folder = make_folder(path)
-    folder.append(numbered(0, 1), 0)
+    folder.append(numbered(0, 1))
     folder.close()
     folder.close()
-    folder.append(numbered(1, 1), 0)
+    folder.append(numbered(1, 1))
     assert folder.adopt() == 1
     assert bodies(empty(folder)) == [b"0", b"1"]
     folder.close()
@@ -405,7 +418,7 @@ def test_no_descriptor_is_left(path):
     before = len(list(Path("/dev/fd").iterdir()))
     leave(path, numbered(0, 1))
     folder = make_folder(path)
-    folder.append(numbered(1, 1), 0)
+    folder.append(numbered(1, 1))
     folder.adopt()
     claim = folder.spools()[0].claim("lane", MANY, MANY)
     claim.spool.settle(claim)
@@ -417,7 +430,7 @@ def test_full_synchronous_is_asked_of_sqlite(path):
     """The option that survives a power cut reaches the database."""
     for word, number in (("normal", 1), ("full", 2)):
         folder = make_folder(path, synchronous=word)
-        folder.append(numbered(0, 1), 0)
+        folder.append(numbered(0, 1))
         (spool,) = folder.spools()
         connection = spool._store.database._connection
         assert connection.execute("PRAGMA synchronous").fetchone() == (number,)
@@ -442,7 +455,7 @@ from otel_cbtop_exporter.delivery import dead_letters
 from tests.delivery.spools import *
 told = Told()
 folder = make_folder(Path(sys.argv[1]), told)
-folder.append(numbered(0, 3), 0)
+folder.append(numbered(0, 3))
 assert told.causes == {"spool_in_memory"}, told.notices
 assert len(empty(folder)) == 3
 folder.close()
@@ -455,8 +468,8 @@ folder.close()
 def test_looking_for_the_dead_leaves_no_descriptor_open(tmp_path):
     """A live neighbour is looked at every two seconds, for as long as the process lives."""
     living, looking = make_folder(tmp_path), make_folder(tmp_path)
-    living.append(numbered(0, 1), 0)
-    looking.append(numbered(1, 1), 0)
+    living.append(numbered(0, 1))
+    looking.append(numbered(1, 1))
     before = open_descriptors()
     for _ in range(5):
         assert looking.adopt() == 0
@@ -468,7 +481,7 @@ def test_looking_for_the_dead_leaves_no_descriptor_open(tmp_path):
 def test_a_file_that_is_left_alone_is_nobodys(tmp_path):
     """The version of the package that wrote it takes it over while this process lives."""
     first = make_folder(tmp_path)
-    first.append(numbered(0, 2), 0)
+    first.append(numbered(0, 2))
     first.close()
     (path,) = first.folder.glob("*.db")
     with closing(sqlite3.connect(path)) as connection:

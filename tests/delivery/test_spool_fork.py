@@ -206,7 +206,7 @@ def test_what_was_taken_over_stays_with_the_parent(tmp_path):
 FORKS_IN_C = """
 import _imp, ctypes, os, sys, threading
 from pathlib import Path
-from otel_cbtop_exporter.delivery.process_lock import process_lock
+from otel_cbtop_exporter.delivery.spool_lock import spool_lock
 from tests.delivery.spools import *
 place = make_folder(Path(sys.argv[1]))
 memory = make_spool()
@@ -215,7 +215,7 @@ memory.append(numbered(0, 2))
 held, release = threading.Event(), threading.Event()
 
 def hold():
-    with process_lock():
+    with spool_lock():
         held.set()
         release.wait()
 

@@ -37,11 +37,15 @@ class Machine(RuleBasedStateMachine):
         self.model = {}
         self.number = 0
         self.claims = []
+        self.now_ns = 0
         self.folder = Path(tempfile.mkdtemp(prefix="spool-model-"))
 
     def teardown(self):
         self.place.close()
         shutil.rmtree(self.folder)
+
+    def time_ns(self):
+        return self.now_ns
 
     def waiting(self):
         return sum(len(lane) for lane in self.model.values())
@@ -53,7 +57,8 @@ class Machine(RuleBasedStateMachine):
         for lane in lanes:
             batch.append(Record(b"%d" % self.number, lane=lane))
             self.number += 1
-        self.place.append(batch, clock)
+        self.now_ns = clock
+        self.place.append(batch)
         for record in batch:
             self.model.setdefault(record.lane, []).append(record)
 
@@ -105,7 +110,7 @@ class OverflowMachine(Machine):
     @initialize(in_file=st.booleans(), rows=st.integers(1, 6))
     def make(self, in_file, rows):
         path = self.folder / "spool.db" if in_file else None
-        self.place = make_spool(path, self.told, max_bytes=rows * 150)
+        self.place = make_spool(path, self.told, max_bytes=rows * 150, time_ns=self.time_ns)
         self.order = []
 
     @rule(lanes=st.lists(LANES, min_size=1, max_size=6), clock=st.integers(0, 10))
@@ -142,7 +147,7 @@ class FolderMachine(Machine):
 
     def start(self, path):
         self.live = path
-        self.place = make_folder(path, self.told)
+        self.place = make_folder(path, self.told, time_ns=self.time_ns)
         self.own_file = None
 
     def make_file(self):
@@ -194,7 +199,7 @@ class FolderMachine(Machine):
             left.append(Record(b"%d" % self.number, lane=lane))
             self.files[self.number] = file
             self.number += 1
-        neighbour.append(left, 0)
+        neighbour.append(left)
         neighbour.close()
         assert self.place.adopt() == 1
         for record in left:

@@ -80,7 +80,7 @@ def test_memory_packs_what_waits_long():
 def test_a_full_spool_packs_everything(monkeypatch):
     """It holds as many records as if nothing was ever kept as it came."""
     told = [Told(), Told()]
-    full = [make_spool(None, one, max_bytes=100_000) for one in told]
+    full = [make_spool(None, one, max_bytes=100_000, time_ns=lambda: 7) for one in told]
     for number in range(200):
         full[0].append(numbered(1_000 * number, 1_000))
     monkeypatch.setattr(spool_store, "_RECENT_BYTES", 0)  # nothing is kept as it came
@@ -96,7 +96,7 @@ def test_what_goes_back_to_the_disk_is_packed(tmp_path):
     """A file never holds a row as it came, whoever handed it over."""
     memory, file = make_spool(), make_spool(tmp_path / "spool.db")
     memory.append(batch(0))
-    assert memory.hand_over(file, MANY, 0)
+    assert memory.hand_over(file, MANY)
     assert memory._store.ledger.recent.body_bytes == 0
     file.close()
     again = make_spool(tmp_path / "spool.db")
@@ -124,6 +124,8 @@ def test_a_row_id_that_comes_again_is_another_row(spool):
     """SQLite gives the id of the last row once more when that row is gone."""
     for number in range(3):
         spool.append(numbered(number, 1))
-        spool.evict(0, 0)
+        spool.max_bytes = 0
+        spool.evict()
+        spool.max_bytes = MANY
         spool.append(numbered(10 + number, 1))
         assert empty(spool) == numbered(10 + number, 1)

@@ -139,7 +139,7 @@ def test_one_lane_refused_all_the_time(broker, tmp_path, spooled):
         ]
         assert pipeline.submit(batch, 10)
     deadline = time.monotonic() + 60
-    while pipeline.health().events_written < 2000:
+    while pipeline.health().events_written < 2000 or not pipeline.health().last_error:
         assert time.monotonic() < deadline, pipeline.health()
         time.sleep(0.05)
     health = pipeline.health()

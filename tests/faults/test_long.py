@@ -104,7 +104,7 @@ def left_behind(path, mib):
     folder = SpoolFolder(path, "kafka", "somewhere", max_bytes=4_096 * MIB)
     noise = random.Random(mib)
     for _ in range(mib):
-        folder.append([Record(noise.randbytes(1_024), lane="lane") for _ in range(1_000)], 0)
+        folder.append([Record(noise.randbytes(1_024), lane="lane") for _ in range(1_000)])
     folder.close()
 
 

@@ -116,7 +116,7 @@ os.dup2(nobody_reads[1], 1)
 events = [event_from_sample("m", n) for n in range(5_000)]
 stuck = threading.Thread(target=sink.write, args=(sink.encode(events).records, 2.0))
 stuck.start()
-while not sink._turn._lock.locked():
+while not sink._turn._thread:
     pass
 pid = os.fork()
 if pid == 0:

@@ -239,11 +239,43 @@ def test_a_thread_that_waits_too_long_keeps_its_records(make_sink, tmp_path):
         fcntl.flock(neighbour, fcntl.LOCK_EX)
         slow = threading.Thread(target=lambda: answers.append(sink.write(records, 10)))
         slow.start()
-        while not sink._turn._lock.locked():
+        while not sink._turn._thread:
             pass
         assert list(sink.write(records, 0.01).kept) == records
     slow.join()
     assert len(answers[0].delivered) == 1
+
+
+class Interrupted:
+    """A lock on whose taking a signal handler raises, once."""
+
+    def __init__(self, lock):
+        self._lock = lock
+        self._raised = False
+
+    def acquire(self, timeout):
+        taken = self._lock.acquire(timeout=timeout)
+        if not self._raised:
+            self._raised = True
+            raise KeyboardInterrupt
+        return taken
+
+    def release(self):
+        self._lock.release()
+
+
+def test_what_interrupts_the_taking_of_a_turn_leaves_it_to_others(make_sink, tmp_path):
+    """The next write, of whichever thread, has its turn."""
+    sink = make_sink(tmp_path / "a")
+    records = records_of(sink, numbered_events(1))
+    sink._turn._lock = Interrupted(sink._turn._lock)
+    with pytest.raises(KeyboardInterrupt):
+        sink.write(records, 10)
+    other = threading.Thread(target=sink.write, args=(records, 0.0))
+    other.start()
+    other.join()
+    sink.write(records, 0.0)
+    assert len((tmp_path / "a").read_bytes().splitlines()) == 2
 
 
 @pytest.mark.parametrize(("fsync", "expected"), [("never", 0), ("interval", 3), ("batch", 8)])

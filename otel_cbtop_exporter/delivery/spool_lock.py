@@ -14,11 +14,11 @@ from typing import Protocol
 
 from otel_cbtop_exporter.fork_lock import SPOOLS
 
-__all__ = ["ForkAware", "process_lock", "watch_forks"]
+__all__ = ["ForkAware", "spool_lock", "watch_forks"]
 
 
 class ForkAware(Protocol):
-    """What has to be told of a fork; both are called with the process lock held."""
+    """What has to be told of a fork; both are called with the spool lock held."""
 
     def before_fork(self) -> None:
         """Close what must not be inherited open; the parent opens it again when it needs it."""
@@ -32,14 +32,14 @@ class ForkAware(Protocol):
 _watched: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
-def process_lock() -> AbstractContextManager[bool]:
+def spool_lock() -> AbstractContextManager[bool]:
     """Return the lock; for work on SQLite and on what describes it, never for a log or callback."""
     return SPOOLS.lock
 
 
 def watch_forks(thing: ForkAware) -> None:
     """Tell a thing of forks for as long as it lives."""
-    with process_lock():
+    with spool_lock():
         _watched.add(thing)
 
 
