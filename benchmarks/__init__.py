@@ -1,1 +1,1 @@
-"""What the exporter costs, beside what a user would run instead; `make bench`."""
+"""What the exporter costs, compared with what a user would run instead; `make bench`."""

@@ -1,7 +1,7 @@
 """`python -m benchmarks [--quick] [--output FOLDER] [NAME...]`: measure, print, write, draw.
 
-Prints a table for each benchmark. Where all of them run, `results.md` and `results.svg` are
-written too.
+Prints the results of each benchmark. A full run of all of them, or any run with `--output`,
+also writes `results.md` and `results.svg`.
 """
 
 from __future__ import annotations

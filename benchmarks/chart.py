@@ -1,4 +1,4 @@
-"""Results as one picture: how far each target is reached, and the curves."""
+"""Results as one picture: how close each result is to its target, and the curves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLOURS = {"goal met": "#2a7f62", "met": "#8fbf6b", "NOT MET": "#c8553d"}
 
 
 def draw(reports: Sequence[Report], path: Path) -> None:
-    """Draw an SVG; the same results give the same bytes."""
+    """Draw an SVG; equal results give equal bytes."""
     rows = [row for report in reports for row in report.rows]
     curves = [curve for report in reports for curve in report.curves]
     lines = (len(curves) + 1) // 2
@@ -33,7 +33,7 @@ def draw(reports: Sequence[Report], path: Path) -> None:
 
 
 def _bars(axes: Axes, rows: Sequence[Row]) -> None:
-    """Show each target as a multiple of its gate: at 1 it is met."""
+    """Show each result as a multiple of its gate, which is met from 1 on."""
     reached = [_times_the_gate(row) for row in rows]
     goals = [row.gate / row.goal if row.at_most else row.goal / row.gate for row in rows]
     longest = 1.3 * max(goals, default=1)

@@ -1,6 +1,6 @@
-"""The data of a small web shop, as the SDK hands it to an exporter; new objects in each call.
+"""The data of a small web shop, as the SDK hands it to an exporter; each call makes new objects.
 
-Everything random is seeded, so two runs measure the same.
+Everything random is seeded, so two runs measure the same data.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _exceptions(start_ns: int) -> list[Event]:
 
 
 def log_records(count: int = BATCH) -> list[ReadableLogRecord]:
-    """Make log records with a text, four attributes and a trace."""
+    """Make log records with a text body, four attributes and a trace context."""
     made = []
     for _ in range(count):
         number = next(_sequence)
@@ -149,10 +149,10 @@ SERIES = 1_600
 
 
 def collector(series: int = SERIES) -> Callable[[], list[ResourceMetrics]]:
-    """Return a function that records anew on every series and lets the SDK collect.
+    """Return a function that records new values in every series and lets the SDK collect.
 
-    Counters, gauges and histograms of 15 bounds, as many of each, with four attributes: delta
-    temporality, as this exporter prefers. One metric has at most a hundred series.
+    The series are counters, gauges and histograms with 15 bounds in equal numbers. They have four
+    attributes and delta temporality, which this exporter prefers. A metric has at most 100 series.
     """
     delta = AggregationTemporality.DELTA
     reader = InMemoryMetricReader(preferred_temporality={Counter: delta, Histogram: delta})
@@ -193,7 +193,7 @@ def collector(series: int = SERIES) -> Callable[[], list[ResourceMetrics]]:
 
 
 def busy(batch: list[ResourceMetrics]) -> list[ResourceMetrics]:
-    """Return metrics as if histograms had had a thousand times the measurements."""
+    """Return metrics as if histograms had a thousand times as many measurements."""
     for resource_metrics in batch:
         for scope_metrics in resource_metrics.scope_metrics:
             for metric in scope_metrics.metrics:

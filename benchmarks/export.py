@@ -36,7 +36,7 @@ def run(scale: Scale) -> Report:
             scale=scale,
         )
         mapper = peers.span_mapper()
-        sink, other = peers.influxdb_sink(), peers.influxdb_sink()  # each sees a span once
+        sink, other = peers.influxdb_sink(), peers.influxdb_sink()  # so that each sees a span once
         parts = interleaved(
             {
                 "map": mapper.map,

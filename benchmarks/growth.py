@@ -1,4 +1,4 @@
-"""How cost grows: with attributes, series and the size of a batch, and with what is spooled."""
+"""How cost grows with attributes, series, the size of a batch, and the size of the spool."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _batches(scale: Scale) -> Curve:
 
 
 def _add(curve: Curve, x: float, sizes: Sequence[int], attributes: int, scale: Scale) -> None:
-    """Measure batches of some sizes one after the other, and add a point to each line."""
+    """Measure batches of the given sizes in a row, and add a point to each line."""
     mapper, sink = peers.span_mapper(), peers.influxdb_sink()
 
     def each(work: Callable[[_Spans], object]) -> Callable[[Sequence[_Spans]], object]:
@@ -113,7 +113,7 @@ def _spool(scale: Scale) -> Curve:
                 spool.append_rows(rows)
             appended = time.process_time()
             for _ in range(batches):
-                spool.lanes()  # the drain asks first
+                spool.lanes()  # as the drain does first
                 claim = spool.claim(lane, data.BATCH, 1 << 30)
                 assert claim is not None
                 spool.settle(claim)

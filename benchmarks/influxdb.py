@@ -31,7 +31,7 @@ def run(scale: Scale) -> Report:
                 assert ours.force_flush()
 
             def peer_send(batches: _Batches) -> None:
-                with client.write_api() as api:  # batches of 1,000 on a thread, flushed here
+                with client.write_api() as api:  # batches of 1,000 on a thread, flushed at the end
                     for spans in batches:
                         api.write(peers_bucket, record=list(points.span_points(spans)))
 

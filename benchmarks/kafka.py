@@ -1,4 +1,4 @@
-"""Kafka, end to end on a real broker, against producing bytes that are ready."""
+"""Kafka, end to end on a real broker, against producing bytes that are encoded already."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Batches = Sequence[tuple[list[ReadableSpan], list[Record]]]
 
 
 class _Peer:
-    """What a user would write who has the bytes: produce, poll, flush, count the reports."""
+    """What a user who has the bytes would write: produce, poll, flush, count the reports."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self.delivered = 0
@@ -97,7 +97,7 @@ def run(scale: Scale) -> Report:
 
 
 def _check_same_messages(broker: Broker, batches: _Batches, *ways: tuple[Any, str]) -> None:
-    """Both ways bring the same keys and values."""
+    """Check that all ways deliver the same keys and values."""
     found = []
     for send, topic in ways:
         send(batches)

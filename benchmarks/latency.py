@@ -1,8 +1,8 @@
 """What the application's users see: the latency of a Flask application under a steady load.
 
-One gunicorn for each exporter, all at once; the load goes to one after the other, again and
-again. A request's time runs from when it was due, so that one that waited behind another
-counts its waiting.
+Each exporter has a gunicorn, and all run at once; the load goes to one after the other, for
+several rounds. A request's time counts from when the request was due, so that it includes
+waiting behind another request.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def run(scale: Scale) -> Report:
 
 @contextlib.contextmanager
 def _gunicorn(name: str, url: str, path: Path, env: dict[str, str]) -> Iterator[int]:
-    """Serve the application in a process of its own; yields its port."""
+    """Serve the application in a separate process; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         process = subprocess.Popen(
@@ -95,7 +95,7 @@ def _gunicorn(name: str, url: str, path: Path, env: dict[str, str]) -> Iterator[
 
 
 def _load(port: int, requests: int) -> list[float]:
-    """Make requests evenly over the time; returns how long each took from when it was due."""
+    """Make requests at a steady rate; return how long each took, counted from when it was due."""
     taken: list[float] = []
     begin = time.perf_counter() + 0.05
 

@@ -50,7 +50,7 @@ def run(scale: Scale) -> Report:
 
 
 def _same_content() -> None:
-    """Every peer says the same of the same records."""
+    """Check that every peer encodes the same content for the same records."""
     records = data.log_records(100)
     mapper = peers.log_mapper()
     events = [json.loads(record.body) for record in peers.json_records(mapper.map(records))]

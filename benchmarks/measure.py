@@ -1,7 +1,7 @@
 """How everything here is measured: the same data, the same run, interleaved rounds, minima.
 
-A shared machine makes the median 1.4 to 1.7 times the minimum, and differently from minute to
-minute; ratios of minima repeat. Both are reported.
+On a shared machine the median is 1.4 to 1.7 times the minimum, and changes from minute to
+minute; ratios of minima are repeatable. Both are reported.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ class Scale:
     """How much is measured.
 
     Attributes:
-        rounds: Of an interleaved comparison.
-        quick: A smoke run: everything runs once or twice on next to nothing, and the figures
-            mean nothing.
+        rounds: How many rounds an interleaved comparison has.
+        quick: Whether this is a smoke run: everything runs once or twice on very little data,
+            and the figures mean nothing.
     """
 
     rounds: int = 60
     quick: bool = False
 
     def of(self, full: int, quick: int) -> int:
-        """Return a size."""
+        """Return the size for this scale."""
         return quick if self.quick else full
 
     def of_rounds(self, full: int) -> Scale:
-        """Return the scale of a comparison that needs another number of rounds."""
+        """Return the scale for a comparison that needs another number of rounds."""
         return self if self.quick else Scale(rounds=full)
 
 
@@ -42,7 +42,7 @@ QUICK = Scale(rounds=2, quick=True)
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that one call took, over all rounds, divided by the items in it."""
+    """The seconds that each call took, and the number of items in one call."""
 
     seconds: tuple[float, ...]
     items: int
@@ -61,7 +61,7 @@ class Timing:
 
     @property
     def rate(self) -> str:
-        """Items a second: by the minimum, then by the median."""
+        """Items per second, by the minimum and in brackets by the median."""
         return f"{1e6 / self.best_us:,.0f} ({1e6 / self.median_us:,.0f})"
 
     def __str__(self) -> str:
@@ -78,12 +78,12 @@ class Row:
         work: What was measured.
         against: What it is compared with.
         ours: A figure of ours, with its unit.
-        theirs: The same of what it is compared with.
-        measured: What `gate` and `goal` are about.
+        theirs: The same figure of what it is compared with.
+        measured: The value that is compared with `gate` and `goal`.
         gate: Below it (above it, for `at_most`) the target is missed.
         goal: What was aimed for.
         at_most: Whether less is better.
-        unit: Behind `measured`.
+        unit: The unit printed after `measured`.
     """
 
     work: str
@@ -131,7 +131,7 @@ class Report:
 def cheaper(
     work: str, against: str, ours: Timing, theirs: Timing, *, gate: float, goal: float
 ) -> Row:
-    """Compare by minima: how many times less ours takes."""
+    """Compare minima: how many times less time ours takes."""
     ratio = theirs.best_us / ours.best_us
     return Row(work, against, str(ours), str(theirs), ratio, gate, goal)
 
@@ -146,13 +146,13 @@ def interleaved(
     settle: Callable[[], object] | None = None,
     passes: int = 1,
 ) -> dict[str, Timing]:
-    """Time each work in each round, on data that is new in each round and the same for all.
+    """Time each work in each round, on data that is new in each round and the same for all works.
 
-    Who comes first in a round also pays for touching the data first, so the order turns.
-    `settle` is called after each work, and is not timed: it waits for what threads still do.
-    With `passes` a work is called so many times in a row, and each call is timed for itself: the
-    first one finds caches that are full of the others' data, which for a work of microseconds is
-    half of its time, so the minimum is of a later one.
+    The first work of a round also pays for touching the data first, so the order rotates.
+    `settle` is called after each call of a work and is not timed: it waits for other threads to
+    finish. Each work is called `passes` times in a row, and each call is timed separately. The
+    first call finds the caches full of the other works' data, which takes half of the time of a
+    work of microseconds, so the minimum comes from a later call.
     """
     names = list(works)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -173,7 +173,7 @@ def interleaved(
 
 
 def figure(value: float) -> str:
-    """Print a figure with three digits."""
+    """Format a figure with about three digits."""
     if value == 0:
         return "0"
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0

@@ -1,4 +1,4 @@
-"""Memory of a process that exports: what is left after a thousand exports, and the most it had."""
+"""Memory of a process that exports: its growth over a thousand exports, and its high water."""
 
 from __future__ import annotations
 

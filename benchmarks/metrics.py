@@ -1,7 +1,7 @@
 """Metric points: mapped and encoded, warm and cold, against OTLP and points made by hand.
 
-Warm: mapper and sink saw the same series in earlier collections, as they do from the second on.
-Cold: a new mapper and a new sink for each collection.
+Warm: mapper and sink have seen the series before, as they have from the second collection on.
+Cold: each collection has a new mapper and a new sink.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def run(scale: Scale) -> Report:
 
 
 def _same_content() -> None:
-    """Every peer says the same of the same points, in a warm collection too."""
+    """Check that every peer encodes the same content for the same points, warm ones too."""
     collect, mapper, sink = data.collector(300), peers.metric_mapper(), peers.influxdb_sink()
     for _ in range(2):
         batch = collect()

@@ -1,4 +1,4 @@
-"""What a user would run instead, and this package, each as a plain function of one batch."""
+"""This package and its alternatives, each as a plain function of one batch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def json_records(events: Sequence[Event]) -> list[Record]:
 
 
 def line_records(sink: InfluxDBSink, events: Sequence[Event]) -> list[Record]:
-    """Encode as the InfluxDB sink does; each time as points that were never there before."""
+    """Encode as the InfluxDB sink does, always as if the points had not been seen before."""
     sink._encoder.after_fork_in_child()
     encoded = sink.encode(events)
     assert not encoded.rejected
@@ -98,11 +98,11 @@ def otlp_json_metrics(resource_metrics: Any) -> str:
 
 
 def proto_value(value: Any) -> Any:
-    """Return a protobuf `AnyValue` of a plain type."""
+    """Return the value in a protobuf `AnyValue` of a plain type."""
     return getattr(value, value.WhichOneof("value"))
 
 
 def json_value(value: Any) -> Any:
-    """Return an `AnyValue` of a plain type as OTLP's JSON spells it."""
+    """Return the value in an `AnyValue` of a plain type in OTLP's JSON."""
     ((kind, plain),) = value.items()
     return int(plain) if kind == "intValue" else plain

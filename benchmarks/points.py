@@ -1,7 +1,8 @@
 """What a user of influxdb-client would write to keep spans and metrics: `Point` by `Point`.
 
-Plain code over the SDK's public properties, for the same content as our lines. It does without
-most of the care that ours takes: reserved names, redaction, points that overwrite each other.
+Plain code that uses the SDK's public properties and makes the same content as our lines. It
+ignores most of what ours takes care of: reserved names, redaction, points that overwrite each
+other.
 """
 
 from __future__ import annotations

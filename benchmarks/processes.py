@@ -1,4 +1,4 @@
-"""Processes besides this one: programs in fresh interpreters, and a receiver."""
+"""Other processes: programs in fresh interpreters, and a receiver."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment without what configures exporters or Python."""
+    """Return this process's environment without variables that configure exporters or Python."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -44,17 +44,17 @@ def run_program(name: str, *arguments: object, env: dict[str, str] | None = None
 
 
 def apart(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Call a function of a module in a process of its own, which finds what no other has left.
+    """Call a module's function in a fresh process, unaffected by what ran before.
 
-    After all the others, the memory that is free is in pieces, and spans that are made there lie
-    far apart: mapping them took half as long again, OTLP's encoding a tenth.
+    After other benchmarks free memory is fragmented, and new spans lie far apart in it: mapping
+    them took half as long again, OTLP's encoding a tenth longer.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *args, **kwargs).result()
 
 
 class Receiver:
-    """A local receiver in a process of its own, which only answers."""
+    """A local receiver in a separate process, which only answers."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -67,7 +67,7 @@ class Receiver:
 
 @contextlib.contextmanager
 def receiver() -> Iterator[Receiver]:
-    """Start a receiver, and end it."""
+    """Run a receiver while the block runs."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.programs.receiver"],
         cwd=ROOT,
@@ -83,6 +83,6 @@ def receiver() -> Iterator[Receiver]:
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """Make a folder for what a benchmark writes, on the disk where the results go."""
+    """Make a temporary folder for what a benchmark writes."""
     with tempfile.TemporaryDirectory(prefix="cbtop-bench-") as path:
         yield Path(path)

@@ -1,4 +1,4 @@
-"""Results as `results.md`, with the machine and the versions that they are of."""
+"""Results as `results.md`, with the machine and the versions that they depend on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = (
 
 
 def markdown(reports: Sequence[Report]) -> str:
-    """Return everything as one page."""
+    """Return all reports as one page."""
     rows = [row for report in reports for row in report.rows]
     parts = [
         "# What the exporter costs",
@@ -62,7 +62,7 @@ def markdown(reports: Sequence[Report]) -> str:
 
 
 def machine() -> str:
-    """Name what the figures depend on."""
+    """Describe the machine and the versions that the figures depend on."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
     return ", ".join(
         [

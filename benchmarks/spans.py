@@ -80,7 +80,7 @@ def run(scale: Scale) -> Report:
 
 
 def _same_content() -> None:
-    """Every peer says the same of the same spans."""
+    """Check that every peer encodes the same content for the same spans."""
     spans = data.spans(100)
     mapper = peers.span_mapper()
     ours = [json.loads(record.body) for record in peers.json_records(mapper.map(spans))]
@@ -120,7 +120,7 @@ def _same_content() -> None:
         )
         for event in ours
     ]
-    # Ours are in another order.
+    # Our events come in another order.
     mine, binary, text = (sorted(spans, key=itemgetter(1)) for spans in (mine, binary, text))
     assert mine == binary == text
     lines = [

@@ -1,4 +1,4 @@
-"""What accepting a batch into the spool costs beside mapping and encoding it."""
+"""What accepting a batch into the spool costs, relative to mapping and encoding it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from otel_cbtop_exporter.delivery.spool import Spool
 from otel_cbtop_exporter.delivery.spool_rows import Row, pack
 from otel_cbtop_exporter.sinks.base import Record
 
-# A WAL is brought into its database about once in fifty rounds.
+# The WAL is checkpointed into its database about once in fifty rounds.
 _ROUNDS = 400
 
 

@@ -11,7 +11,7 @@ from benchmarks.processes import environment, folder, run_program
 def run(scale: Scale) -> Report:
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "otlp": []}
     with folder() as path:
-        # Both from bytecode of the same age, wherever this runs.
+        # Both run from fresh bytecode, wherever this runs.
         env = {**environment(), "PYTHONPYCACHEPREFIX": str(path)}
         for number in range(scale.of(20, 1) + 1):
             for name, all_ in found.items():

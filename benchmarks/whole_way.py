@@ -1,7 +1,7 @@
 """The whole way in the application: a steady rate through BatchSpanProcessor to the backend.
 
-What a process takes above one without any exporter, divided by the spans. How much of it is
-BatchSpanProcessor's own shows one whose exporter throws everything away.
+Measures the CPU time of a process above one without any exporter, per span. A run with an
+exporter that throws everything away shows how much of it is BatchSpanProcessor's own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(scale: Scale) -> Report:
         finally:
             server.close()
     bare = Timing(tuple(cpu["none"]), items=spans)
-    # The least of the bare runs: a busy machine makes each of them dearer by another amount.
+    # The minimum of the bare runs: a busy machine slows each of them by a different amount.
     above = {
         name: Timing(tuple(mine - min(cpu["none"]) for mine in all_), items=spans)
         for name, all_ in cpu.items()

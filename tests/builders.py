@@ -1,4 +1,4 @@
-"""SDK data in one line each, with fixed times and ids."""
+"""Functions that build SDK data in one line, with fixed times and ids."""
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.attributes import BoundedAttributes
@@ -130,14 +130,14 @@ def log(
         attributes=bounded(attributes, dropped),
         event_name=event_name,
     )
-    record.observed_timestamp = observed  # the constructor puts the present for None
+    record.observed_timestamp = observed  # the constructor replaces None with the current time
     record.trace_id = trace_id
     record.span_id = span_id
     return ReadableLogRecord(record, resource, scope)
 
 
 def metrics(*made, resource=RESOURCE, scope=SCOPE):
-    """What `MetricsData.resource_metrics` holds."""
+    """Return metrics in the form of `MetricsData.resource_metrics`."""
     return [ResourceMetrics(resource, [ScopeMetrics(scope, list(made), "")], "")]
 
 

@@ -1,4 +1,4 @@
-"""What every test can rely on: a clean environment, loopback only, and no thread left."""
+"""What every test can rely on: a clean environment, only loopback, and no threads left behind."""
 
 import os
 import socket
@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-# Imported by each module instead, a session's fixture would start a server for each of them.
+# If each module imported a session fixture instead, each would start a server of its own.
 pytest_plugins = ["tests.servers.influxdb"]
 
 
@@ -49,9 +49,9 @@ def _no_thread_left():
 
 @pytest.fixture
 def no_threads(monkeypatch):
-    """None starts any more, as at the end of an interpreter of Python 3.12.
+    """Let no thread start, as while the interpreter of Python 3.12 shuts down.
 
-    Patched, because an interpreter that ends can assert nothing any more.
+    This is patched, because nothing can be asserted in an interpreter that shuts down.
     """
 
     def refuse(self):

@@ -1,10 +1,10 @@
-"""What this process has open."""
+"""The descriptors that this process has open."""
 
 import gc
 from pathlib import Path
 
 
 def open_descriptors():
-    """Return how many descriptors there are, without what nobody holds any more."""
+    """Return the number of open descriptors, after closing those of garbage objects."""
     gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))

@@ -1,4 +1,4 @@
-"""Mappers with the default options, and a list of what they could not carry."""
+"""Mappers with default options; `map_metrics` also lists the losses they report."""
 
 from otel_cbtop_exporter.config import DEFAULT_RESOURCE_TAGS, DEFAULT_SPAN_TAGS
 from otel_cbtop_exporter.mapping.logs import LogMapper

@@ -1,4 +1,4 @@
-"""The exporters that are compared in processes of their own, by name; imported when asked for."""
+"""The exporters compared in separate processes, by name; each is imported only when asked for."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 
 class DiscardingExporter(SpanExporter):
-    """Does nothing: what is left is what batching itself costs."""
+    """Does nothing, so that only the cost of batching is left."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002
         return SpanExportResult.SUCCESS
 
 
 class LeastExporter(SpanExporter):
-    """Posts what spans have of attributes and nothing else: the least that delivery can take.
+    """Posts the attributes of spans and nothing else: the least that delivery can cost.
 
-    There are no ids, names, times or tags in it, no spool, no second try, and no thread.
+    It sends no ids, names, times or tags, and has no spool, no retries and no thread.
     """
 
     def __init__(self, url: str) -> None:
@@ -42,9 +42,9 @@ def make_exporter(name: str, url: str, folder: str) -> SpanExporter:
     Args:
         name: `discard`, `least`, `otlp`, or a sink of ours; `influxdb` and
             `spooled_jsonlines` have a spool on disk.
-        url: Of a receiver, an InfluxDB with its token and organization in the environment, or
-            a Kafka broker.
-        folder: For files.
+        url: The address of a receiver, a Kafka broker, or an InfluxDB whose token and
+            organization are in the environment.
+        folder: The folder for files.
     """
     if name == "discard":
         return DiscardingExporter()

@@ -1,4 +1,4 @@
-"""Export batches of 512 spans and watch the memory of the process; prints it in MiB.
+"""Export batches of 512 spans and measure the memory of the process; prints it in MiB.
 
 python -m benchmarks.programs.memory EXPORTER URL FOLDER EXPORTS WARM_UP
 """
@@ -25,7 +25,7 @@ def main() -> None:
     settled = 0.0
     for number in range(int(exports)):
         exporter.export(data.spans())
-        exporter.force_flush()  # nothing waits when the next batch comes, as with OTLP
+        exporter.force_flush()  # as with OTLP, nothing is pending when the next batch comes
         if number == int(warm_up):
             gc.collect()
             settled = now_mib()

@@ -1,7 +1,7 @@
 """A receiver that only answers: 200 to OTLP, 204 to InfluxDB's write; prints its port.
 
-It ends when its standard input does, so that it cannot outlive whoever started it. GET answers
-with the number of bytes that were posted so far.
+It ends when its standard input does, so that it cannot outlive the process that started it. A
+GET returns the number of bytes posted so far.
 """
 
 from __future__ import annotations

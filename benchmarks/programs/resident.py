@@ -1,4 +1,4 @@
-"""Memory of this process, from /proc; `ru_maxrss` would begin with what the parent had."""
+"""Memory of this process, from /proc; `ru_maxrss` would start at the parent's memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def now_mib() -> float:
-    """Return what is resident."""
+    """Return the resident memory."""
     return _mib("VmRSS")
 
 
 def high_water_mib() -> float:
-    """Return the most that ever was resident."""
+    """Return the most memory that was ever resident."""
     return _mib("VmHWM")
 
 

@@ -1,10 +1,10 @@
-"""An application that makes spans at a steady rate; prints what CPU time that took.
+"""An application that makes spans at a steady rate; prints the CPU time it took.
 
     python -m benchmarks.programs.shop EXPORTER URL FOLDER SPANS SPANS_A_SECOND
 
 EXPORTER is `none` for spans that nobody exports. InfluxDB's token and organization are in the
-environment. What one warm-up second takes (connections, imports of clients) is not counted. How
-much of the time was the garbage collector's is printed, too.
+environment. One warm-up second (connections, imports of clients) is not counted. The garbage
+collector's share of the time is printed too.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Collections:
         gc.callbacks.append(self)
 
     def __call__(self, phase: str, _info: object) -> None:
-        # No thread can come in between the two.
+        # No other thread can run between the two calls of a collection.
         now = time.thread_time()
         self.seconds += -now if phase == "start" else now
 
 
 def serve(tracer: Tracer, spans: int, spans_a_second: int) -> None:
-    """Make requests of a server span with four client spans in it, evenly over the time."""
+    """Make requests at a steady rate, each a server span with four client spans in it."""
     begin = time.monotonic()
     for request in range(spans // _SPANS_A_REQUEST):
         due = begin + request * _SPANS_A_REQUEST / spans_a_second
@@ -77,7 +77,7 @@ def main() -> None:
     serve(tracer, int(spans_a_second), int(spans_a_second))
     provider.force_flush()
     if exporter is not None:
-        exporter.force_flush()  # the processor's does not reach it
+        exporter.force_flush()  # the processor's `force_flush` does not call the exporter's
     collections = Collections()
     before = cpu_seconds()
     serve(tracer, int(spans), int(spans_a_second))

@@ -1,8 +1,8 @@
-"""Import an exporter and construct it; prints how long that took, and what it added.
+"""Import an exporter and construct it; prints how long that took and what it added.
 
     python -m benchmarks.programs.start NAME
 
-The SDK is there before: whatever exporter an application uses, it has that.
+The SDK is imported before that, because an application has it whatever exporter it uses.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def otlp() -> object:
 
 
 def influxdb_client() -> object:
-    """What a sink on top of this client would import and construct."""
+    """Import and construct what a sink based on influxdb-client would need."""
     from influxdb_client.client.influxdb_client import InfluxDBClient
 
     return InfluxDBClient("http://localhost:8086", "")

@@ -1,4 +1,4 @@
-"""A small shop, as anybody would write it: no OpenTelemetry in here, and nothing of ours."""
+"""A small shop, as anybody would write it: it uses neither OpenTelemetry nor this package."""
 
 import logging
 import random
@@ -26,7 +26,7 @@ def price(item):
 
 @app.get("/orders/<int:number>")
 def order(number):
-    """Log, and ask another service for the price: here it is this one."""
+    """Log, and ask another service for the price: here this service itself."""
     answer = requests.get(f"{request.host_url}prices/tea", timeout=5)
     cents = answer.json()["cents"]
     logger.info("order %d costs %d cents", number, cents)

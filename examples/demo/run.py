@@ -1,7 +1,7 @@
-"""What `make demo` runs: the shop under opentelemetry-instrument, requests, and what landed.
+"""What `make demo` runs: the shop under opentelemetry-instrument, requests, and a summary.
 
-The shop's own source says nothing of telemetry; `ENVIRONMENT` below is all that it takes.
-Whatever you set in the environment wins, for example OTEL_EXPORTER_CBTOP_SINK=influxdb.
+The shop's own source has no telemetry code; `ENVIRONMENT` below is all that it takes. What you
+set in the environment takes precedence, for example OTEL_EXPORTER_CBTOP_SINK=influxdb.
 """
 
 import argparse
@@ -35,11 +35,11 @@ ENVIRONMENT = {
     FILE: str(FOLDER / "events.jsonl"),
     "OTEL_EXPORTER_CBTOP_EXIT_ON_SIGTERM": "true",
     "OTEL_METRIC_EXPORT_INTERVAL": "2000",
-    # The names of the stable HTTP conventions, among them http.route on metrics.
+    # Use the stable HTTP semantic conventions, which include http.route on metrics.
     "OTEL_SEMCONV_STABILITY_OPT_IN": "http",
 }
 
-# Most people look at the shop, some order, and one page has a bug.
+# Most people look at the home page, some order, and one page has a bug.
 PATHS = ("/", "/orders/7", "/", "/orders/8", "/report", "/", "/orders/9", "/fail")
 WORKERS = 4
 PAUSE_SECONDS = 0.05
@@ -109,7 +109,7 @@ def run_shop(environment):
 
 
 def wait_until_up(shop, address):
-    # A connection and not a request, so that only what was driven is counted.
+    # Connect without a request, so that only the requests of `drive` are counted.
     deadline = time.monotonic() + PATIENCE_SECONDS
     while shop.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(address, timeout=1):
@@ -157,7 +157,7 @@ def destination(environment):
 
 
 def show_complaints():
-    """Show what the exporter had to say; the shop's own log stays in its file."""
+    """Show what the exporter logged; the shop's own log stays in its file."""
     for line in log_path().read_text().splitlines():
         if "otel_cbtop_exporter" in line:
             console.print(line, style="yellow", markup=False, soft_wrap=True)

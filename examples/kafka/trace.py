@@ -2,9 +2,9 @@
 
 Usage: trace.py TRACE_ID [--bootstrap-servers HOST:PORT] [--topics TOPIC,TOPIC,...]
 
-Spans, span events, links and logs have their trace id as the key, so all of a trace is in one
-partition of each topic. Exemplars are keyed by their series and may be in any, so every
-partition is read, once, from its beginning to what is its end now.
+Spans, span events, links and logs have their trace id as the key, so that each topic has all of
+a trace in one partition. Exemplars are keyed by their series and may be in any partition, so
+every partition is read once, from its beginning to its current end.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def read(consumer, topics):
             if message.error() is not None:
                 raise KafkaException(message.error())
             yield message
-        # Where the consumer is, and not what it saw: offsets have gaps.
+        # Compare the consumer's positions, not the offsets of messages: offsets have gaps.
         for at in consumer.position([TopicPartition(*place) for place in ends]):
             if at.offset >= ends[at.topic, at.partition]:
                 del ends[at.topic, at.partition]
@@ -43,13 +43,13 @@ def read(consumer, topics):
 def events_of(trace_id, messages):
     seen = set()
     for message in messages:
-        # A cheap look at the bytes first: most messages are of other traces.
+        # A cheap check of the bytes first: most messages belong to other traces.
         value = message.value() or b""
         if trace_id.encode() not in value or value in seen:
             continue
         seen.add(value)  # delivery is at least once, so a message may be there twice
         try:
-            # Behind the schema's id, where a registry has one.
+            # With a schema registry, the event comes after the id of its schema.
             value = message.value()[5:] if message.value()[:1] == b"\0" else message.value()
             event = decode_event(value)
         except EventError as error:
@@ -106,7 +106,7 @@ def main():
     consumer = Consumer(
         {
             "bootstrap.servers": options.bootstrap_servers,
-            "group.id": "trace-example",  # required, and of no consequence: nothing is committed
+            "group.id": "trace-example",  # required, but without effect: nothing is committed
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
         }

@@ -1,4 +1,4 @@
-"""The console command `otel-cbtop`. What it needs is the extra `cli`; the exporters do not."""
+"""The console command `otel-cbtop`. It needs the extra `cli`; the exporters do not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main() -> None:
         sys.exit("otel-cbtop: standard output is closed")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that has no such letters
+            stream.reconfigure(errors="backslashreplace")  # for terminals that lack a character
     try:
         importlib.import_module("otel_cbtop_exporter.cli.app").app()
     except OSError as error:  # a full disk behind standard output, a file that vanished

@@ -1,4 +1,4 @@
-"""The command `otel-cbtop` and its commands."""
+"""The command `otel-cbtop` and its subcommands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["app"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="otel-cbtop-exporter", message="%(package)s %(version)s")
 def app() -> None:
-    """Look at events that were written, that wait, and at what would be written where."""
+    """Look at written events, at waiting events, and at the configuration in effect."""
 
 
 app.add_command(summary)

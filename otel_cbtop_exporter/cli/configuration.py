@@ -1,4 +1,4 @@
-"""`otel-cbtop config` and `otel-cbtop schema`: what holds here, and what events look like."""
+"""`otel-cbtop config` and `otel-cbtop schema`: options in effect, and what events look like."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SIGNALS: tuple[SignalName, ...] = get_args(SignalName)
 
 
 class _Complaints(logging.Handler):
-    """Keeps what is logged about the environment, to show it behind the options."""
+    """Keeps what is logged about the environment, to show it after the options."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -45,10 +45,10 @@ class _Complaints(logging.Handler):
     help="With the variables that are for this signal alone.",
 )
 def show_config(signal: SignalName | None) -> None:
-    """Show every option as its environment variable, with the value that holds here.
+    """Show every option as its environment variable, with its value in this environment.
 
     Secrets are masked. Ends with status 1 if a variable is wrong or a sink lacks something.
-    Whether files, folders and servers are there is not looked at.
+    Does not check whether files, folders and servers exist.
     """
     logger = logging.getLogger("otel_cbtop_exporter")
     complaints = _Complaints()
@@ -56,7 +56,7 @@ def show_config(signal: SignalName | None) -> None:
     logger.propagate = False
     try:
         given = options_from_environment(signal)
-        # What is wrong is told, whichever signal it is for.
+        # Mistakes are reported whichever signal they are for.
         others = {other: options_from_environment(other) for other in _SIGNALS}
     finally:
         logger.removeHandler(complaints)
@@ -68,7 +68,7 @@ def show_config(signal: SignalName | None) -> None:
         )
     try:
         config = build(ExporterConfig, given)
-    except ConfigError as error:  # each value is right, but not beside another
+    except ConfigError as error:  # each value is valid, but not in combination
         messages.append(f"error: {error}")
         config = ExporterConfig()
     defaults = ExporterConfig()
@@ -89,7 +89,7 @@ def show_config(signal: SignalName | None) -> None:
 
 
 def _at(config: ExporterConfig, path: tuple[str, ...]) -> str:
-    """Return an option's value as a variable would have it, and masked if it is secret."""
+    """Return an option's value in the form of its variable, masked if it is secret."""
     group: Options = config
     for name in path[:-1]:
         group = getattr(group, name)
@@ -108,7 +108,7 @@ def _at(config: ExporterConfig, path: tuple[str, ...]) -> str:
 
 
 def _lacking(name: str, config: ExporterConfig) -> str:
-    """Return what a sink cannot do without, or ""."""
+    """Return what a sink needs and lacks, or ""."""
     try:
         if name != "none":
             sink_factory(name, config)
@@ -118,7 +118,7 @@ def _lacking(name: str, config: ExporterConfig) -> str:
 
 
 def _wrong_with(signal: SignalName, given: Mapping[str, Any], told: Sequence[str]) -> list[str]:
-    """Return what else is wrong where the variables of a signal hold."""
+    """Return what else is wrong with the configuration of one signal."""
     try:
         config = build(ExporterConfig, given)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Events read back from JSON Lines files, also from rotated and compressed ones."""
+"""Reading events back from JSON Lines files, including rotated and compressed ones."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Line(NamedTuple):
     """One line of a file.
 
     Attributes:
-        path: As it was given.
-        number: From 1.
-        event: None if the line holds none.
-        error: Why not.
+        path: The path as it was given.
+        number: The line's number, from 1.
+        event: None if the line does not hold one.
+        error: Why it does not.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Line(NamedTuple):
 def read_events(paths: Iterable[str]) -> Iterator[Line]:
     """Yield every line of the files, in order; blank lines count but are not yielded.
 
-    A file that was cut off while it was compressed ends with a line that says so.
+    A damaged or truncated compressed file ends with a line that says so.
 
     Args:
         paths: Existing files; `-` is standard input.
@@ -66,7 +66,7 @@ def read_events(paths: Iterable[str]) -> Iterator[Line]:
 
 @contextmanager
 def damage(found: list[str]) -> Iterator[None]:
-    """End the block where a compressed file is damaged, and add to a list what is wrong."""
+    """End the block at damage in a compressed file, and add the error to a list."""
     try:
         yield
     except _BROKEN as error:
@@ -74,10 +74,10 @@ def damage(found: list[str]) -> Iterator[None]:
 
 
 def is_compressed(path: str) -> bool:
-    """Whether a file is one that `open_lines` uncompresses.
+    """Whether `open_lines` decompresses a file.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     with Path(path).open("rb") as file:
         return file.read(4).startswith((_GZIP, _ZSTD))
@@ -85,10 +85,10 @@ def is_compressed(path: str) -> bool:
 
 @contextmanager
 def open_lines(path: str) -> Iterator[BinaryIO]:
-    """Open a file, or standard input, uncompressed by what its first bytes say it is.
+    """Open a file or standard input, decompressing it if its first bytes say it is compressed.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     with nullcontext(_standard_input()) if path == "-" else Path(path).open("rb") as file:
         magic = file.peek(4)[:4]
@@ -110,9 +110,9 @@ def _standard_input() -> io.BufferedReader:
 
 
 def whole_files(paths: Iterable[str]) -> list[str]:
-    """Leave out what a pattern like `events.jsonl*` finds too much while a file is compressed.
+    """Leave out duplicates that a pattern like `events.jsonl*` finds during a compression.
 
-    That is the unfinished file, and the plain one beside its finished one.
+    These are the unfinished compressed file, and a plain file beside its finished one.
     """
     given = dict.fromkeys(paths)
     return [

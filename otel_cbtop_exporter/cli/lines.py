@@ -35,7 +35,7 @@ def tail(file: str, *, count: int, follow: bool) -> None:
         last: deque[bytes] = deque(maxlen=count)
         damaged: list[str] = []
         with damage(damaged), open_lines(file) as lines:
-            last.extend(line for line in lines if not line.isspace())  # they are not counted
+            last.extend(line for line in lines if not line.isspace())  # blank lines do not count
         for line in last:
             _print_line(console, line)
         for error in damaged:
@@ -56,7 +56,7 @@ def tail(file: str, *, count: int, follow: bool) -> None:
 
 
 def _followed(path: Path, count: int) -> Iterator[bytes]:
-    """Yield the last lines of a file, and then what is appended, also after a rotation."""
+    """Yield the last lines of a file, and then what is appended, even after a rotation."""
     file = path.open("rb")
     try:
         backlog = deque(file, maxlen=count + 1)
@@ -72,7 +72,7 @@ def _followed(path: Path, count: int) -> Iterator[bytes]:
                 file.seek(0)
                 torn = b""
                 continue
-            # Looked at before the last read of the old file, or what was written between the
+            # Checked before the last read of the old file; otherwise lines written between the
             # two would be missed.
             if _was_replaced(file.fileno(), path):
                 yield from _lines_to_the_end(file, torn)
@@ -86,7 +86,7 @@ def _followed(path: Path, count: int) -> Iterator[bytes]:
 
 
 def _lines_to_the_end(file: BinaryIO, torn: bytes) -> Iterator[bytes]:
-    """Yield what is left of a file, of which the begin of a line was read before."""
+    """Yield the rest of a file, completing the partial line `torn` that was read before."""
     for part in file:
         yield torn + part
         torn = b""
@@ -97,7 +97,7 @@ def _lines_to_the_end(file: BinaryIO, torn: bytes) -> Iterator[bytes]:
 def _was_replaced(descriptor: int, path: Path) -> bool:
     try:
         return not os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:  # renamed, and nobody has made the new one yet
+    except FileNotFoundError:  # renamed, and the new file does not exist yet
         return False
 
 
@@ -119,7 +119,7 @@ def _print_wrong(console: Console, error: str) -> None:
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True)
 )
 def validate(files: tuple[str, ...]) -> None:
-    """Decode every line of FILES (`-` is standard input) and name what is wrong with which.
+    """Decode every line of FILES (`-` is standard input) and say which are wrong, and why.
 
     Ends with status 1 if a line is not an event.
     """

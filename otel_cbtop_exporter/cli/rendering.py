@@ -1,4 +1,4 @@
-"""How events look on a terminal. Whatever comes out of an event is shown, never obeyed."""
+"""How events look on a terminal. Text from events is shown, never interpreted."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _WIDTH_WITHOUT_TERMINAL = 120
 _LONGEST_TEXT = 200
 _SEVERITY_STYLES = {"WARN": "yellow", "ERROR": "red", "FATAL": "bold red"}
 
-# Escape sequences in somebody's log line could rewrite what the terminal shows, and rich lets
-# them pass.
+# Escape sequences in a log line could rewrite what the terminal shows, and rich does not remove
+# them.
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def make_console() -> Console:
-    """Return the console of a command; wide enough for `grep` where there is no terminal."""
+    """Return a command's console; without a terminal it is wide enough for `grep`."""
     width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
     return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def make_table(*left: str, right: Sequence[str]) -> Table:
-    """Return a table without lines: columns of text, and right of them columns of numbers."""
+    """Return a table without rules: columns of text, then right-aligned columns of numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in left:
         table.add_column(name, overflow="fold")
@@ -51,14 +51,14 @@ def make_table(*left: str, right: Sequence[str]) -> Table:
 
 
 def printable(value: object) -> str:
-    """Return a text without control characters, cut at 200 characters."""
+    """Return a text with control characters escaped, cut to 200 characters before that."""
     text = str(value)
     cut = text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
     return cut.translate(_CONTROL)
 
 
 def time_text(timestamp_ns: int) -> str:
-    """Return UTC with milliseconds, or the number where no calendar reaches it."""
+    """Return UTC with milliseconds, or the bare number if it is beyond the calendar."""
     try:
         moment = _EPOCH + timedelta(microseconds=timestamp_ns // 1_000)
     except OverflowError:
@@ -67,7 +67,7 @@ def time_text(timestamp_ns: int) -> str:
 
 
 def duration_text(duration_ns: float) -> str:
-    """Return a duration with a unit that suits it, or the number where no float reaches it."""
+    """Return a duration in a suitable unit, or in ns if it is too large for a float."""
     try:
         if duration_ns < 1e6:
             return f"{duration_ns / 1e3:.0f} us"
@@ -79,7 +79,7 @@ def duration_text(duration_ns: float) -> str:
 
 
 def event_line(event: Event) -> Text:
-    """Return an event as one line: when, what kind, whose, what, which trace."""
+    """Return an event as one line: time, signal, service, content, trace."""
     line = Text(f"{time_text(event.timestamp_ns)}  {event.signal or 'event':<10}  ")
     if service := event.tags.get("service.name"):
         line.append(printable(service) + "  ", "cyan")
@@ -90,7 +90,7 @@ def event_line(event: Event) -> Text:
 
 
 def described(event: Event) -> Text:
-    """Return what an event says, without its time and its trace."""
+    """Return an event's content, without its time and its trace."""
     tags, fields = event.tags, event.fields
     if event.signal == "span":
         text = Text(
@@ -142,7 +142,7 @@ def _described_numbers(event: Event) -> Text:
 
 
 def _own_tags(tags: Mapping[str, str]) -> str:
-    """Return the tags that tell one series of a metric from another, not the resource's."""
+    """Return the tags that distinguish the series of a metric, without those of the resource."""
     hidden = (*DEFAULT_RESOURCE_TAGS, "otel.*")
     return ", ".join(
         f"{printable(key)}={printable(text)}"

@@ -1,4 +1,4 @@
-"""`otel-cbtop spool`: what waits on disk, of which process, and a way to take it out by hand."""
+"""`otel-cbtop spool`: what waits on disk, from which process, and how to take it out by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otel_cbtop_exporter.own_log import counted
 
 __all__ = ["spool"]
 
-# What lies in a spool's folder and will not be sent by itself.
+# Files in a spool's folder that are never sent automatically.
 _ASIDE = (
     ("dead-letters.jsonl*", "refused for good"),
     ("**/*.db.damaged-*[0-9]", "damaged, set aside"),
@@ -34,8 +34,8 @@ def spool() -> None:
 def list_files(folder: Path) -> None:
     """List the files of FOLDER by destination: whose they are, and what waits in them.
 
-    FOLDER is what OTEL_EXPORTER_CBTOP_SPOOL_PATH names, or a destination's in it. Nothing is
-    changed. What is there besides, set aside because it is damaged or refused for good, is named.
+    FOLDER is what OTEL_EXPORTER_CBTOP_SPOOL_PATH names, or a destination's folder in it. Nothing
+    is changed. Files set aside, because they are damaged or were refused for good, are named too.
     """
     console = make_console()
     table = make_table("destination", "file", "process", right=("events", "bytes", "oldest"))
@@ -74,8 +74,8 @@ def _row(file: SpoolFile) -> tuple[str, ...]:
 def export_files(folder: Path, *, destination: str | None, lane: str | None, delete: bool) -> None:
     """Write what dead processes left in FOLDER to standard output, one record a line.
 
-    That is JSON, or line protocol for InfluxDB: what would have been sent. What live processes
-    hold is theirs to deliver and is left alone. Ends with status 1 if something cannot be read.
+    A record is JSON, or line protocol for InfluxDB: what would have been sent. What live processes
+    hold is left alone, because they deliver it. Ends with status 1 if something cannot be read.
     """
     files = look(folder)
     names = sorted({file.folder.name for file in files})
@@ -104,7 +104,7 @@ def export_files(folder: Path, *, destination: str | None, lane: str | None, del
                     held.remove()
         except (OSError, SpoolError) as error:
             if isinstance(error, BrokenPipeError):
-                raise  # nobody reads any more, which click knows how to end with
+                raise  # the reader is gone; click ends the command properly
             failed = True
             click.echo(f"{file.name} stays where it is: {printable(error)}", err=True)
         else:
@@ -123,7 +123,7 @@ def export_files(folder: Path, *, destination: str | None, lane: str | None, del
 
 
 def _write(held: HeldFile, lane: str | None) -> tuple[Counter[str], set[str]]:
-    """Write what waits; returns how many events of each lane, and the lanes that were left out."""
+    """Write what waits; return the number of events by lane, and the lanes left out."""
     out = sys.stdout.buffer
     written, others = Counter[str](), set[str]()
     for batch in held.batches():

@@ -1,4 +1,4 @@
-"""`otel-cbtop summary`: what is in the files, in numbers."""
+"""`otel-cbtop summary`: the contents of files in numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WORTH_SEEING = ("span", "log", "exemplar", "metric", "event")
 
 
 class Summary:
-    """Counts events as they are read; holds a few numbers for each route and each trace."""
+    """Counts events as they are read; keeps only numbers for each route and each trace."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -38,9 +38,9 @@ class Summary:
         """Events by signal and measurement."""
         self.severities: Counter[str] = Counter()
         self.durations: defaultdict[str, list[float]] = defaultdict(list)
-        """Nanoseconds of the server spans by span name, which is the route."""
+        """Durations of server spans in nanoseconds, by span name, which is the route."""
         self.errors: Counter[str] = Counter()
-        """Of the same spans."""
+        """Errors of the same spans, by span name."""
         self._signals: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def add(self, event: Event) -> None:
@@ -63,7 +63,7 @@ class Summary:
                 self.errors[route] += bool(event.fields.get("error"))
 
     def trace_to_follow(self) -> str | None:
-        """Return the correlation id that is seen through most signals, then most spans."""
+        """Return the correlation id with events of most signals; among equals, with most spans."""
 
         def worth(trace: str) -> tuple[int, int]:
             seen = self._signals[trace]
@@ -164,6 +164,6 @@ def _s(number: int) -> str:
 
 
 def _quantile(values: list[float], q: float) -> float:
-    """Return the nearest-rank quantile: a value that was really measured."""
+    """Return the nearest-rank quantile, which is always one of the values."""
     ranked = sorted(values)
     return ranked[max(0, math.ceil(q * len(ranked)) - 1)]

@@ -1,4 +1,4 @@
-"""`otel-cbtop trace`: everything that carries one correlation id, in the shape of its spans."""
+"""`otel-cbtop trace`: everything that carries one correlation id, as a tree of spans."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MOST_NAMED = 5
 def trace(correlation_id: str, files: tuple[str, ...]) -> None:
     """Show the spans, logs, exemplars and metric points of CORRELATION_ID in FILES (`-`: input).
 
-    The first digits of the id are enough where they fit one trace only.
+    The first digits of the id are enough if they fit only one trace.
     """
     found: dict[str, list[Event]] = {}
     is_prefix = len(correlation_id) >= _SHORTEST_PREFIX
@@ -56,7 +56,7 @@ def trace(correlation_id: str, files: tuple[str, ...]) -> None:
 
 
 def _begins(own: str, given: str) -> bool:
-    own, given = own.lower(), given.lower()  # as some systems write ids
+    own, given = own.lower(), given.lower()  # some systems write ids in upper case
     return own == given or (len(given) >= _SHORTEST_PREFIX and own.startswith(given))
 
 
@@ -64,8 +64,8 @@ def print_trace(console: Console, correlation_id: str, events: Sequence[Event]) 
     """Print one trace: spans below their parents, everything else below its span.
 
     Args:
-        console: Where to.
-        correlation_id: Of all the events.
+        console: The console to print to.
+        correlation_id: The id that all the events carry.
         events: At least one, in any order.
     """
     ordered = sorted(events, key=lambda event: (event.timestamp_ns, event.signal != "span"))
@@ -73,15 +73,15 @@ def print_trace(console: Console, correlation_id: str, events: Sequence[Event]) 
     parents = {span_id: _id(span, "parent_span_id") for span_id, span in spans.items()}
     start_ns = next((e for e in ordered if e.signal == "span"), ordered[0]).timestamp_ns
     root = Tree(_heading(correlation_id, ordered, start_ns), guide_style="dim")
-    # Every span has its node before anything is hung below it: clocks of two hosts differ, so
-    # a child may be older than its parent.
+    # Every span gets its node before anything is attached to it: clocks of two hosts differ, so
+    # a child may begin before its parent.
     nodes = {span_id: Tree(_label(span, start_ns)) for span_id, span in spans.items()}
     for event in ordered:
         span_id = _id(event)
         if event.signal == "span" and event is spans.get(span_id):
             parent_id = "" if _is_above_itself(span_id, parents) else parents[span_id]
             nodes.get(parent_id, root).children.append(nodes[span_id])
-        elif event.signal == "span":  # a nameless one, or one that came twice
+        elif event.signal == "span":  # one without an id, or a duplicate
             nodes.get(_id(event, "parent_span_id"), root).add(_label(event, start_ns))
         else:
             nodes.get(span_id, root).add(_label(event, start_ns))

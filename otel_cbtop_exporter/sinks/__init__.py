@@ -1,4 +1,4 @@
-"""Sinks: bytes to the outside, one file for each. Made here by name, and imported only then."""
+"""Sinks send bytes to the outside, one module for each. Made by name, and imported only then."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["sink_factory"]
 
 
 def sink_factory(name: str, config: ExporterConfig) -> Callable[[], Sink]:
-    """Return what makes a sink, after looking whether it can be made at all.
+    """Return a function that makes a sink, after checking that it can be made at all.
 
     Touches neither disk nor network, and imports no client library.
 
     Args:
         name: `jsonlines`, `influxdb`, `kafka` or `console`.
-        config: The sink's own group is read.
+        config: Only the sink's own group is read.
 
     Raises:
-        SinkError: A setting that the sink cannot do without is missing, or its extra is not
-            installed; the message says which variable to set or what to install.
+        SinkError: A required setting is missing, or the sink's extra is not installed; the
+            message says which variable to set or what to install.
     """
     return _FACTORIES[name](config)
 
@@ -56,7 +56,7 @@ def _influxdb(config: ExporterConfig) -> Callable[[], Sink]:
 
 def _kafka(config: ExporterConfig) -> Callable[[], Sink]:
     _require_extra("kafka", "confluent_kafka")
-    # Small, and of no client; who has no Kafka need not have it.
+    # Small, and imports no client library. Imported here, because other sinks do not need it.
     from otel_cbtop_exporter.sinks.kafka_properties import named_brokers
 
     options = config.kafka

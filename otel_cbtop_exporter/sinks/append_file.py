@@ -1,10 +1,10 @@
-"""A regular file that many processes append whole lines to and rotate.
+"""A regular file to which many processes append whole lines, and which they rotate.
 
-The protocol, each time, which is what keeps every line whole and none lost (`O_APPEND` alone
-loses lines at a rotation): take the `flock` of the open file; if the path is no longer this
-file, because another process or logrotate moved it, open anew; rotate if that is due; start
-on a new line if a killed process left half of one; write the batch at once; cut a short
-write back to its last whole line; unlock.
+Every append follows the same protocol, which keeps lines whole and loses none (`O_APPEND`
+alone loses lines at a rotation): take the `flock` of the open file; if the path no longer
+names this file, because another process or logrotate moved it, open the path again; rotate
+if that is due; start on a new line if a killed process left half a line; write the batch at
+once; cut a short write back to its last whole line; unlock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["AppendFile"]
 
 _WINDOWS = os.name == "nt"
 
-# Reading is for the last byte. Some of these are missing on Windows.
+# Reading is needed for the last byte. No platform has all of the flags below.
 _FLAGS = os.O_RDWR | os.O_APPEND
 for _name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK", "O_BINARY", "O_NOINHERIT"):
     _FLAGS |= getattr(os, _name, 0)
@@ -38,10 +38,10 @@ class AppendFile:
     """One path; used by one thread at a time.
 
     Args:
-        path: Without placeholders.
+        path: The file's path, without placeholders.
         options: Rotation, `fsync` and the mode.
-        rotated: What takes care of the files that this one renames.
-        log: Of troubles that cost no line.
+        rotated: Takes care of the files after this one has renamed them.
+        log: Receives warnings about problems that lose no line.
         time_ns: The wall clock, for rotation by age.
         monotonic: The clock of `fsync=interval`.
     """
@@ -86,7 +86,7 @@ class AppendFile:
             if not isinstance(error, TimeoutError):
                 self._close()
             return Appended(0, error)
-        except BaseException:  # the lock goes with the descriptor
+        except BaseException:  # closing the descriptor also releases the lock
             self._close()
             raise
         return appended
@@ -108,12 +108,12 @@ class AppendFile:
     def after_fork_in_child(self) -> None:
         """Close the child's copy of the descriptor.
 
-        Kept open it would keep the parent's lock alive should the parent be killed.
+        If it stayed open, it would hold the parent's lock even after the parent was killed.
         """
         self._close()
 
     def _ready(self, incoming: int, deadline: float) -> tuple[int, int]:
-        """Open, lock and perhaps rotate; return the descriptor and the file's size."""
+        """Open the file, lock it and rotate it if due; return its descriptor and size."""
         may_rotate = True
         while True:
             descriptor = self._descriptor
@@ -130,7 +130,7 @@ class AppendFile:
                 continue
             if not self._is_tidied:
                 self._is_tidied = True
-                self._rotated.tidy(self._path)  # what a killed process has left undone
+                self._rotated.tidy(self._path)  # finish what a killed process left undone
             if not may_rotate or not self._is_due(status, incoming):
                 return descriptor, status.st_size
             may_rotate = self._rotate(descriptor)
@@ -160,7 +160,7 @@ class AppendFile:
         except FileExistsError:
             return -1
         if not _WINDOWS:
-            # The umask has been subtracted; the mode is a setting and is meant exactly.
+            # `open` applied the umask, but the configured mode is meant exactly.
             with contextlib.suppress(OSError):
                 os.fchmod(descriptor, self._mode)
             if self._options.fsync != "never":
@@ -183,8 +183,8 @@ class AppendFile:
             return True
         if not self._window_ns:
             return False
-        # Age is counted in windows since the epoch and read from the time of the last write:
-        # the one thing that all processes and restarts agree about without a second file.
+        # Time is divided into windows since the epoch, and the file belongs to the window of its
+        # last write: the one time that all processes and restarts agree on without a second file.
         window = self._time_ns() // self._window_ns
         if window > max(status.st_mtime_ns // self._window_ns, self._rotated_in_window):
             self._rotated_in_window = window
@@ -192,7 +192,7 @@ class AppendFile:
         return False
 
     def _rotate(self, descriptor: int) -> bool:
-        """Rename the file, under its lock; False if that is not possible here."""
+        """Rename the file, under its lock; return False if it cannot be renamed."""
         try:
             if self._options.fsync != "never":
                 self._sync(descriptor)
@@ -200,7 +200,7 @@ class AppendFile:
                 self._close()
             Path(self._path).rename(self._rotated.free_name(self._path, self._time_ns()))
         except OSError as error:
-            # A file that grows past its limit is better than lines that nobody has.
+            # A file that grows past its limit is better than lost lines.
             self._warn("rotation", error)
             return False
         self._close()
@@ -213,11 +213,11 @@ class AppendFile:
         written = 0
         try:
             written = os.write(descriptor, data)
-            while written < len(data):  # a short write: asked again, the file system says why
+            while written < len(data):  # a short write: the next one raises the reason
                 written += os.write(descriptor, memoryview(data)[written:])
         except OSError as error:
             whole = data.rfind(b"\n", 0, written) + 1
-            # Only while the end is ours: a stranger who appends without the lock keeps his.
+            # Only if the end is ours: never cut what others append without the lock.
             if os.fstat(descriptor).st_size == size + written:
                 os.ftruncate(descriptor, size + whole)
             return Appended(max(data.count(b"\n", 0, whole) - torn, 0), error)
@@ -242,7 +242,7 @@ class AppendFile:
             os.close(descriptor)
 
     def _warn(self, what: str, error: OSError) -> None:
-        """Log a trouble that costs no line, once."""
+        """Log a problem that loses no line, once."""
         if what not in self._warned:
             self._warned.add(what)
             template = "jsonlines.path %s: no %s: %s"
@@ -250,12 +250,12 @@ class AppendFile:
 
 
 def _ends_in_newline(descriptor: int, size: int) -> bool:
-    os.lseek(descriptor, size - 1, os.SEEK_SET)  # O_APPEND writes at the end all the same
-    return os.read(descriptor, 1) in (b"\n", b"")  # empty: truncated by somebody just now
+    os.lseek(descriptor, size - 1, os.SEEK_SET)  # with O_APPEND, writes go to the end regardless
+    return os.read(descriptor, 1) in (b"\n", b"")  # empty: another process just truncated it
 
 
 def _sync_folder(path: Path) -> None:
-    """Make a new file's name survive a power cut, too."""
+    """Sync a folder, so that a new file's name in it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
 """What every sink is: the protocol between delivery and the outside.
 
-A sink encodes events once and writes records. It answers for each record and never sleeps,
-retries or spools: that is delivery's. A new sink is a class with the members of `Sink`; the suite
-`tests/sinks/conformance.py` says whether it keeps the contract.
+A sink encodes events once and writes records. It reports an outcome for each record and never
+sleeps, retries or spools: that is delivery's task. A new sink is a class with the members of
+`Sink`; the suite `tests/sinks/conformance.py` checks whether it keeps the contract.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         record: What was refused.
         reason: A short stable word for counters, for example `invalid`, `too_large`.
-        detail: The destination's own words; may hold quoted data, so it goes to the dead
-            letters and never to a log.
+        detail: The destination's own words. They may quote data, so they go to the dead letters
+            and never to a log.
     """
 
     record: Record
@@ -50,11 +50,11 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     """What a sink made of events.
 
     Attributes:
-        records: In the events' order; a `Records` is the quick way to say so.
-        rejected: Events that it cannot carry at all.
-        values_lost: How many values the records lack or have shortened, by a short stable
-            reason.
-        why_rejected: One readable sentence on the first of them, without secrets and without data.
+        records: In the events' order; most efficiently a `Records`.
+        rejected: Events that the sink cannot carry at all.
+        values_lost: How many values were dropped from the records or shortened, by a short
+            stable reason.
+        why_rejected: One readable sentence on the first rejected event, without secrets or data.
     """
 
     records: Sequence[Record]
@@ -69,12 +69,12 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
         records: Records,
         values_lost: Mapping[str, int] = {},
     ) -> Encoded:
-        """Take out what the encoder refused.
+        """Build the result, with the records that the encoder refused as rejections.
 
         Args:
-            refused: Reason and a sentence without data, by the position among the records.
+            refused: Reason and a sentence without data, by position among the records.
             records: One for each event.
-            values_lost: See above.
+            values_lost: As in the class.
         """
         if not refused:
             return cls(records, (), values_lost)
@@ -87,20 +87,20 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
 
 
 class WriteResult(msgspec.Struct, frozen=True, gc=False):
-    """A sink's answer for a batch; the three outcomes partition the batch.
+    """A sink's answer for a batch: each record is delivered, rejected or kept.
 
     Attributes:
         delivered: Accepted by the destination.
         rejected: Refused for good.
         kept: To be tried again.
-        retry_after_seconds: The destination's own wish, or None.
+        retry_after_seconds: How long the destination asks to wait, or None.
         error: One readable sentence on why records were kept or rejected, without secrets
-            and without data; "" if there is nothing to say.
+            or data; "" if there is nothing to say.
         error_type: A short stable word or status for `error.type`, for example `429`,
             `timeout`, `ConnectionRefusedError`; "" if there was no error.
-        split_reason: Set when the destination refused the batch as a whole for what some
-            unnamed record of it holds (413, 400): the sender halves `kept`, and a record
-            that is refused alone is rejected with this reason.
+        split_reason: Set when the destination refused the whole batch because of a record that
+            it did not name (413, 400). The sender then halves `kept`, and rejects a record that
+            is refused on its own with this reason.
         split_detail: The destination's words for that rejection.
     """
 
@@ -117,23 +117,22 @@ class WriteResult(msgspec.Struct, frozen=True, gc=False):
 class Sink(Protocol):
     """Where records go.
 
-    Constructing one touches neither disk nor network. `encode` and `write` may be called
+    Constructing a sink touches neither disk nor network. `encode` and `write` may be called
     from several threads at once. After a fork the child calls `after_fork_in_child` before
-    anything else; nothing built before the fork is used after it.
+    anything else, and uses nothing that was built before the fork.
 
-    Two more members are looked up where there are such: `request_seconds` (float), the longest
-    that the sink lets one request take, and `statistics()`, what its client library counts, by
-    name.
+    Two more members are optional: `request_seconds` (float), the longest that the sink lets one
+    request take, and `statistics()`, the counters of its client library by name.
     """
 
     name: str
-    """`jsonlines`, `influxdb`, `kafka`, `console`: the word in configuration and counters."""
+    """`jsonlines`, `influxdb`, `kafka`, `console`: the name in configuration and counters."""
 
     local: bool
     """Whether a write is quick and stays on the machine, so that it needs no spool."""
 
     destination: str
-    """What tells this destination from another of the same kind; never holds a secret."""
+    """Distinguishes this destination from others of the same kind; never holds a secret."""
 
     max_batch_events: int
     """The most records that one write should have."""
@@ -144,20 +143,20 @@ class Sink(Protocol):
     def encode(self, events: Sequence[Event]) -> Encoded:
         """Turn events into records, in order; called once for each event.
 
-        What mapping made is an `Events`: it makes an `Event` for whoever asks for one, and lets
-        the encoders of this package take its tables whole.
+        Mapping passes an `Events`, which makes each `Event` on demand and lets the encoders of
+        this package read whole tables.
         """
         ...
 
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
         """Hand records of one lane to the destination; returns within the timeout, never raises.
 
-        Delivery passes a `Records`: whoever reads its columns saves making each record.
+        Delivery passes a `Records`; reading its columns avoids making each `Record`.
         """
         ...
 
     def flush(self, timeout_seconds: float) -> bool:
-        """Push out what was written; False if that did not end within the timeout."""
+        """Push out what was written; return False if that took longer than the timeout."""
         ...
 
     def close(self, timeout_seconds: float) -> None:
@@ -165,7 +164,7 @@ class Sink(Protocol):
         ...
 
     def after_fork_in_child(self) -> None:
-        """Forget, without touching them, the parent's connections, locks and descriptors.
+        """Let go of the parent's connections, locks and descriptors without affecting the parent.
 
         Must not raise.
         """
@@ -180,8 +179,8 @@ def parse_retry_after(text: str | None, now_seconds: float) -> float | None:
         now_seconds: Since the Unix epoch.
 
     Returns:
-        Seconds from now, between 0 and an hour; None if there is no wish, or not a readable
-        one.
+        Seconds from now, between 0 and an hour; None if there is no header, or it cannot be
+        read.
     """
     if text is None:
         return None
@@ -189,12 +188,12 @@ def parse_retry_after(text: str | None, now_seconds: float) -> float | None:
     if text.isascii() and text.isdigit():
         seconds = float(text)
     else:
-        # 3 ms to import, for what hardly a server sends.
+        # Takes 3 ms to import, for a form that hardly any server sends.
         from email.utils import parsedate_to_datetime  # noqa: PLC0415
 
         try:
             moment = parsedate_to_datetime(text)
-            if moment.tzinfo is None:  # as in HTTP's oldest form, which is in GMT all the same
+            if moment.tzinfo is None:  # HTTP's oldest form names no time zone, and means GMT
                 moment = moment.replace(tzinfo=timezone.utc)
             seconds = moment.timestamp() - now_seconds
         except (ValueError, OverflowError):

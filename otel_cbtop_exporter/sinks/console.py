@@ -1,4 +1,4 @@
-"""The console: one event a line on standard output or standard error, for looking at."""
+"""The console: one event a line on standard output or standard error, for people to read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ConsoleSink"]
 
 
 class ConsoleSink(LineSink):
-    """Writes events where the program prints, also where that is a notebook's cell.
+    """Writes events where the program prints, including to the cell of a notebook.
 
     Safe to use from several threads. Closing it leaves the stream open.
 
@@ -49,7 +49,7 @@ class ConsoleSink(LineSink):
 
 
 def _print(stream: TextIO, payload: bytes, lines: int) -> Appended:
-    """Write to a stream that is none of the operating system's: a notebook, a test's capture."""
+    """Write to a stream without a descriptor, such as a notebook's or one that a test captures."""
     try:
         stream.write(payload.decode())
         stream.flush()

@@ -1,8 +1,7 @@
 """InfluxDB: lines of line protocol, posted to `/api/v2/write`.
 
-That address is answered by InfluxDB 2 and 3, by 1.8 (its compatibility API), and by others.
-How a request gets there is in `influxdb_http.py`, what an answer means in
-`influxdb_answers.py`.
+InfluxDB 2 and 3 have that endpoint, 1.8 has it as its compatibility API, and other servers
+have it too. `influxdb_http.py` sends requests, `influxdb_answers.py` says what an answer means.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from otel_cbtop_exporter.sinks.influxdb_answers import Answer, classify, readabl
 from otel_cbtop_exporter.sinks.influxdb_causes import system_reason
 from otel_cbtop_exporter.sinks.influxdb_http import InfluxDBConnections, NoAnswer
 
-# At the lowest level isal takes a fifth of zlib's time, which is most of what a write costs.
+# Compression is most of what a write costs; at the lowest level isal takes a fifth of zlib's time.
 try:
     from isal import isal_zlib as zlib
-except ImportError:  # it is an extra
-    # What is used here has the same name in both, but mypy allows a name one module only.
+except ImportError:  # isal is an extra
+    # Everything used here has the same name in both, but mypy allows only one module for a name.
     import zlib  # type: ignore[no-redef]
 
 __all__ = ["InfluxDBSink"]
 
-# Not accepted, not allowed to write, or a bucket that it cannot see.
+# The token is not accepted, may not write, or cannot see the bucket.
 _ABOUT_TOKENS = (401, 403, 404)
 
 
 class InfluxDBSink:
-    """Writes points to one InfluxDB; safe to share between threads.
+    """Writes points to one InfluxDB; thread-safe.
 
     Args:
         options: Address, bucket, token, TLS and the rest.
@@ -53,7 +52,7 @@ class InfluxDBSink:
 
     name = "influxdb"
     local = False
-    # InfluxDB's own advice is 5,000 lines; InfluxDB 3 Core takes 10 MiB by default.
+    # InfluxDB recommends 5,000 lines; InfluxDB 3 Core accepts 10 MiB by default.
     max_batch_events = 5_000
     max_batch_bytes = 4 * 1024 * 1024
 
@@ -77,7 +76,7 @@ class InfluxDBSink:
         self._connections = InfluxDBConnections(options, self._address)
 
     def encode(self, events: Sequence[Event]) -> Encoded:
-        """Make one line of each event; the second point of a metric at one time is refused."""
+        """Make one line of each event; refuse a second metric point of one series and time."""
         blocks: list[Block] = []
         refused: dict[int, Refusal] = {}
         values_lost = Counter[str]()
@@ -89,7 +88,7 @@ class InfluxDBSink:
         return Encoded.from_records(refused, Records(blocks), values_lost)
 
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
-        """Post the records in one request; what is refused is told from what may be sent again."""
+        """Post the records in one request; tell refused records from those to send again."""
         if not records:
             return WriteResult()
         batch = Records.of(records)
@@ -103,7 +102,7 @@ class InfluxDBSink:
                 kept=records, error=readable(f"{where}{error}"), error_type=error.error_type
             )
         if answer.status in _ABOUT_TOKENS:
-            self._token = None  # token_file is read again for the next request
+            self._token = None  # the next request reads token_file again
         return classify(answer, records, bucket=bucket, org=self._options.org or "")
 
     def flush(self, timeout_seconds: float) -> bool:  # noqa: ARG002 -- there is nothing to wait for
@@ -111,12 +110,12 @@ class InfluxDBSink:
         return True
 
     def close(self, timeout_seconds: float) -> None:  # noqa: ARG002 -- closing sockets is instant
-        """Close the connections; a later write is kept."""
+        """Close the connections; records of a later write are kept."""
         self._connections.close()
 
     def after_fork_in_child(self) -> None:
         """Begin without connections, and with no memory of the parent's points."""
-        # Never touched again, and never collected either: closing what is the parent's would
+        # Keep the parent's connections, so that they are never collected: closing them would
         # take locks that nobody can release any more.
         self._inherited.append(self._connections)
         self._connections = InfluxDBConnections(self._options, self._address)
@@ -142,7 +141,7 @@ class InfluxDBSink:
         path = self._options.token_file
         if path is None:
             return self._options.token or ""
-        token = self._token  # another thread may forget it meanwhile
+        token = self._token  # another thread may reset it meanwhile
         if token is None:
             try:
                 token = self._token = Path(path).read_text("utf-8-sig").strip()
@@ -153,6 +152,6 @@ class InfluxDBSink:
 
 
 def _gzipped(batch: Records) -> bytes:
-    compressor = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)  # a gzip header around it
+    compressor = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)  # 16: in gzip's format
     packed = [compressor.compress(piece.text) for piece in batch.pieces()]
     return b"".join([*packed, compressor.flush()])

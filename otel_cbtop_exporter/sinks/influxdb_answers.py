@@ -1,14 +1,14 @@
-"""What InfluxDB's answer to a write means for each line of it.
+"""What InfluxDB's answer to a write means for each of its lines.
 
-Belongs here: reading answers of 1.8, 2 and 3, and of what stands in front of them. Not here:
-getting one (`influxdb_http.py`), finding refused lines in it (`influxdb_refusals.py`). Pure: no
-network, no clock.
+Belongs here: reading the answers of 1.8, 2 and 3, and of proxies in front of them. Not here:
+getting an answer (`influxdb_http.py`), finding the refused lines in it
+(`influxdb_refusals.py`). Pure: no network, no clock.
 
 When a server refuses some lines of a request, 2.x may have stored none of the others (400) or
-all (422), 1.8 all of them, and a partial write names one cause and counts its lines although
-others were dropped for a second one. So a line is delivered only by an answer that refuses
-nothing: what is refused is rejected, and everything else is kept and sent again, as the same
-points.
+all of them (422), and 1.8 all of them. A partial write names one cause and counts its lines,
+even if other lines were dropped for a second cause. So a line counts as delivered only
+when the answer refuses nothing: refused lines are rejected, and all others are kept and sent
+again, as the same points.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Answer", "classify", "readable"]
 _MESSAGE = re.compile(r'"(?:message|error)"\s*:\s*("(?:[^"\\]|\\.)*)')
 _QUOTED = re.compile(r"'.*'|\"(?:[^\"\\]|\\.)*\"|<[^>]*>", re.DOTALL)
 
-# A 500 that says nothing of the data: the server is short of memory or of disk, or going away.
+# A 500 that is not about the data: the server lacks memory or disk space, or is shutting down.
 _SHORT_OF_SOMETHING = re.compile(
     r"cache-max-memory-size exceeded|no space left on device|engine is closed|shard is disabled"
     r"|\btimeout\Z"
@@ -39,11 +39,11 @@ class Answer(NamedTuple):
     """What a server answered.
 
     Attributes:
-        status: Of HTTP.
+        status: The HTTP status.
         text: The body, at most 64 KiB, decoded with replacement, without secrets.
         content_type: The header, or "".
-        retry_after_seconds: The server's wish, or None.
-        location: Where a redirection leads: scheme and host, or "".
+        retry_after_seconds: How long the server asks to wait, or None.
+        location: Scheme and host that a redirection leads to, or "".
     """
 
     status: int
@@ -57,13 +57,13 @@ def classify(answer: Answer, records: Sequence[Record], *, bucket: str, org: str
     """Say for each record what an answer means.
 
     Args:
-        answer: To a request of exactly these records.
-        records: Of one lane, at least one.
-        bucket: Its name, for messages.
+        answer: The answer to a request with exactly these records.
+        records: At least one, all of one lane.
+        bucket: The bucket's name, for messages.
         org: The organization, for messages; "" if none is set.
 
     Returns:
-        An answer for every record.
+        An outcome for every record.
     """
     status = answer.status
     web_page = "html" in answer.content_type or answer.text.lstrip()[:1] == "<"
@@ -126,7 +126,7 @@ def _advice(answer: Answer, message: str, *, web_page: bool, bucket: str, org: s
 
 
 def _refused(records: Sequence[Record], answer: Answer, message: str) -> WriteResult:
-    """Reject the lines that were refused, or have the batch halved."""
+    """Reject the refused lines, or have the batch halved if the answer does not name them."""
     refusal = read_refusal(answer.text, message, records)
     words = refusal.error or f"InfluxDB refused lines: {_QUOTED.sub('...', message)}"
     error, status = readable(f"{words} ({answer.status})"), str(answer.status)
@@ -151,7 +151,7 @@ def _refused(records: Sequence[Record], answer: Answer, message: str) -> WriteRe
 
 
 def _message(text: str) -> str:
-    """Return the server's own words out of its JSON, which may have been cut."""
+    """Return the server's message from its JSON, which may have been cut off."""
     match = _MESSAGE.search(text)
     if match is None:
         return text
@@ -162,8 +162,8 @@ def _message(text: str) -> str:
 
 
 def _is_about_settings(message: str) -> bool:
-    """Tell a 400 for what the request was sent with from one for its lines."""
+    """Whether a 400 is about the request's settings and not about its lines."""
     if any(words in message for words in ("unable to parse", "partial write", "conflict")):
         return False
-    # The last one is what a server with TLS answers to plain HTTP.
+    # A server with TLS answers the last one to plain HTTP.
     return any(words in message for words in ("orgID or org", "bucket", "HTTP request"))

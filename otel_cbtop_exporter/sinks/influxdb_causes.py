@@ -1,6 +1,6 @@
-"""Why a request to InfluxDB got no answer, in words that say what to mend.
+"""Why a request to InfluxDB got no answer, in words that say what to fix.
 
-Nothing that was sent is repeated: no token, no header, no password of a proxy.
+The words repeat nothing that was sent: no token, no header, no password of a proxy.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import ssl
 
 __all__ = ["no_answer_reason", "system_reason"]
 
-# What a server's TLS says when it wants a client's certificate, or another one.
+# TLS alerts of a server that requires a client certificate, or a different one.
 _ABOUT_OUR_CERTIFICATE = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "ACCESS_DENIED")
 _TUNNEL_STATUS = re.compile(r"Tunnel connection failed: (\d+)")
 
 
 def no_answer_reason(error: Exception, seconds: float) -> tuple[str, str, BaseException]:
-    """Say why, the short stable word for it, and what it was raised for.
+    """Return the reason, a short stable word for it, and the underlying error.
 
     Args:
         error: What urllib3, http.client or the system raised.
-        seconds: The time that the request had.
+        seconds: How long the request took.
     """
     chain = _chain(error)
     cause = chain[-1]
@@ -30,7 +30,7 @@ def no_answer_reason(error: Exception, seconds: float) -> tuple[str, str, BaseEx
     word = type(cause).__name__
     if isinstance(cause, ssl.SSLError):
         return where + _tls_reason(cause), word, cause
-    if word == "CertificateError":  # of urllib3 1, which compares names itself
+    if word == "CertificateError":  # from urllib3 1, which compares host names itself
         return f"{where}certificate verify failed: {cause}; check influxdb.url", word, cause
     if isinstance(cause, OSError):
         return where + _system_words(cause), word, cause
@@ -72,13 +72,13 @@ def _system_words(error: OSError) -> str:
     refused = _TUNNEL_STATUS.search(str(error))
     if refused:
         return f"it answered {refused.group(1)}; check the proxy in the environment, and its login"
-    # Text of our own, or none at all: http.client's may quote what a server sent.
+    # Our own text, or only the type's name: http.client's text may quote what a server sent.
     own = str(error) if type(error) is ConnectionError else type(error).__name__
     return error.strerror or own
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and what it was raised for, down to the first that is not urllib3's."""
+    """Return an error and its causes, down to the first that is not urllib3's."""
     chain = [error]
     while type(chain[-1]).__module__.startswith("urllib3.") and len(chain) < 10:
         reason = getattr(chain[-1], "reason", None)

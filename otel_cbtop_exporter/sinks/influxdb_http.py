@@ -3,9 +3,9 @@
 Belongs here: how a request reaches a server, and why it did not. Not here: what is sent
 (`influxdb.py`), what an answer means (`influxdb_answers.py`).
 
-urllib3 makes them, and not influxdb-client on top of it: that reads answers without a limit, trusts
-their encoding and retries by itself, so its own pool of urllib3 was all there was to use of it,
-for 250 ms and 36 MiB in each process.
+Requests go through urllib3, without influxdb-client on top of it. That client reads answers
+without a limit, trusts their encoding and retries by itself. All we could use of it was its
+urllib3 pool, at a cost of 250 ms and 36 MiB in each process.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ __all__ = ["InfluxDBConnections", "NoAnswer"]
 _logger = logging.getLogger("otel_cbtop_exporter")
 
 _MOST_ANSWER_BYTES = 64 * 1024
-# Kept open: with `delivery=direct` each signal's thread may send at the same time.
+# How many stay open: with `delivery=direct` the threads of all three signals may send at once.
 _MOST_CONNECTIONS = 3
-# A header's value may be as short as a tenant's number, which lines hold, too.
+# Shorter header values are not masked: one may be a tenant's number, which occurs in lines too.
 _SHORTEST_SECRET = 8
 
 
 class NoAnswer(Exception):  # noqa: N818 -- the name says what happened
     """The server did not answer.
 
-    Its text says why, without anything that was sent.
+    The message says why, and repeats nothing that was sent.
 
     Attributes:
         error_type: A short stable word.
-        is_local: Whether nothing was sent, for the fault of a file here.
+        is_local: Whether nothing was sent because of a problem with a local file.
     """
 
     def __init__(self, why: str, error_type: str, *, is_local: bool = False) -> None:
@@ -60,10 +60,10 @@ class NoAnswer(Exception):  # noqa: N818 -- the name says what happened
 
 
 class InfluxDBConnections:
-    """Connections to one server, made when they are needed; safe between threads.
+    """Connections to one server, made when they are needed; thread-safe.
 
     Args:
-        options: TLS, and headers whose values are secrets.
+        options: TLS settings, and the headers whose values are secrets.
         address: Scheme, host and path of the server.
     """
 
@@ -77,17 +77,16 @@ class InfluxDBConnections:
         self._is_hasty = False
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
-        """Post a body; a redirection is an answer like others.
+        """Post a body; a redirection is an answer like any other.
 
         Args:
-            path: Behind the address, with its query.
-            body: As it goes out.
-            headers: Of the request, all of them.
-            seconds: The longest that it may take until an answer begins, and then for each part of
-                it.
+            path: Path and query, appended to the address.
+            body: The bytes to send, after any compression.
+            headers: All headers of the request.
+            seconds: The time limit until an answer begins, and then for each part of it.
 
         Raises:
-            NoAnswer: Nothing came, or nothing whole.
+            NoAnswer: There was no answer, or no whole one.
         """
         began = time.monotonic()
         secrets = [headers.get("Authorization", ""), *self._options.headers.values()]
@@ -95,7 +94,8 @@ class InfluxDBConnections:
             return _read(self._request(path, body, headers, seconds), secrets)
         except (OSError, ValueError, http.client.HTTPException, ImportError) as error:
             raise self._no_answer(error, time.monotonic() - began) from None
-        # urllib3's own errors derive from Exception alone, and it is not imported before.
+        # urllib3's own errors derive from Exception alone, and naming their base class would need
+        # an import of urllib3 up front.
         except Exception as error:
             if not type(error).__module__.startswith("urllib3."):
                 raise
@@ -107,8 +107,8 @@ class InfluxDBConnections:
             self._closed = True
             pool, self._pool = self._pool, None
         if pool is not None:
-            # Forgetting them would leave their sockets to the garbage collector.
-            for key in pool.pools.keys():  # noqa: SIM118 -- it is no dict, and not to iterate
+            # Dropping the pool would leave the sockets to the garbage collector.
+            for key in pool.pools.keys():  # noqa: SIM118 -- not a dict, and not iterable
                 pool.pools[key].close()
 
     def _no_answer(self, error: Exception, seconds: float) -> NoAnswer:
@@ -117,7 +117,7 @@ class InfluxDBConnections:
             self._is_hasty = not self._is_hasty
         if self._is_tls and isinstance(cause, ssl.SSLError | FileNotFoundError | PermissionError):
             try:
-                _check_files(self._options)  # one of them may have been replaced since
+                _check_files(self._options)  # a file may have been replaced since the last check
             except NoAnswer as named:
                 return named
         return NoAnswer(why, word)
@@ -128,11 +128,13 @@ class InfluxDBConnections:
         deadline = time.monotonic() + seconds
         headers = {name: _in_utf_8(text) for name, text in headers.items()}
         pool = self._connected()
-        # 50 ms that start-up need not pay; and only now, because forks wait for the first import.
+        # Not at the top: importing takes 50 ms of start-up. Not before `_connected`, which makes
+        # forks wait for the first import.
         import urllib3  # noqa: PLC0415
 
-        # Every second time of those that end without an answer, time is left for another address of
-        # the host. Not at first: a server may be slow to say hello, and that has all of the time.
+        # Each timeout toggles `_is_hasty`. A hasty request spends at most a third of its time on
+        # connecting to one address, so that time is left for the host's other addresses. The
+        # first is not hasty: a TLS handshake with a slow server may take all of the time.
         total = max(0.001, deadline - time.monotonic())
         connect = total / 3 if self._is_hasty else total
         return pool.request(
@@ -141,10 +143,10 @@ class InfluxDBConnections:
             body=body,
             headers=headers,
             timeout=urllib3.Timeout(connect=connect, total=total),
-            retries=urllib3.Retry(total=False),  # of a bare False urllib3 logs that it makes this
+            retries=urllib3.Retry(total=False),  # urllib3 converts a bare False to this and logs it
             redirect=False,
             preload_content=False,
-            enforce_content_length=True,  # the default of urllib3 2 alone
+            enforce_content_length=True,  # the default in urllib3 2, but not in urllib3 1
         )
 
     def _connected(self) -> urllib3.PoolManager:
@@ -155,7 +157,7 @@ class InfluxDBConnections:
             if pool is None:
                 with forks_wait():
                     pool = self._pool = self._make_pool()
-        # Without the lock: a handler may export this line at once, through this very sink.
+        # After releasing the lock: a log handler may export this line at once, through this sink.
         if is_new and self._is_tls and not self._options.verify_tls:
             _logger.warning(
                 "sink influxdb: influxdb.verify_tls is off, so anybody on the way can read "
@@ -164,17 +166,18 @@ class InfluxDBConnections:
         return pool
 
     def _make_pool(self) -> urllib3.PoolManager:
-        # Else the first look-up of a host's name imports it, outside of what forks wait for.
+        # Otherwise the first look-up of a host name imports this, while forks do not wait.
         import encodings.idna  # noqa: F401, PLC0415
 
-        # 50 ms, which the first write takes and not the start-up, and forks have to wait for.
+        # Takes 50 ms, at the first write instead of at start-up; forks have to wait for it.
         import urllib3  # noqa: PLC0415
 
         options = self._options
         if self._is_tls:
             _check_files(options)
         if self._is_tls and not options.verify_tls:
-            # Said once by us, with what to do; where warnings are errors nothing would arrive.
+            # We warn once ourselves, and say what to do. Where warnings are errors, urllib3's own
+            # would make every write fail.
             host = re.escape(f"host '{urlsplit(self._address).hostname}'")
             unverified = urllib3.exceptions.InsecureRequestWarning
             warnings.filterwarnings("ignore", f".*{host}", unverified)
@@ -189,7 +192,7 @@ class InfluxDBConnections:
         if proxy is None:
             return urllib3.PoolManager(**settings)
         login = urllib3.util.parse_url(proxy).auth
-        # Percent-encoded there, because it may hold what an address may not.
+        # The login is percent-encoded, because it may hold characters that a URL may not.
         proxy_headers = (
             urllib3.make_headers(proxy_basic_auth=_in_utf_8(unquote(login))) if login else None
         )
@@ -197,8 +200,8 @@ class InfluxDBConnections:
 
     def _proxy(self) -> str | None:
         """Return the proxy that the environment names for this host."""
-        # As with urllib3 above: at the top it would be 6 ms of the application's start-up, and
-        # nothing but this needs it.
+        # Not at the top, as with urllib3: it would add 6 ms to the application's start-up, and
+        # only this method needs it.
         import urllib.request  # noqa: PLC0415
 
         parts = urlsplit(self._address)
@@ -211,12 +214,12 @@ class InfluxDBConnections:
 
 
 def _in_utf_8(text: str) -> str:
-    """Return what http.client, which sends Latin-1, sends as the UTF-8 of a text."""
+    """Return the text that http.client, which encodes as Latin-1, sends as the UTF-8 of `text`."""
     return text.encode().decode("latin-1")
 
 
 def _check_files(options: InfluxDBConfig) -> None:
-    """Load the files of TLS once, because a later failure would not name the option.
+    """Load the TLS files up front, because a later failure would not name the option.
 
     Raises:
         NoAnswer: A file is missing, or is not what its option needs.
@@ -226,7 +229,7 @@ def _check_files(options: InfluxDBConfig) -> None:
         context = ssl.create_default_context(cafile=path)
         if options.cert_file:
             option, path = "cert_file", options.cert_file
-            # The password is for a key that wants one, which would be asked for on the terminal.
+            # Without `password` an encrypted key would make OpenSSL ask for one on the terminal.
             context.load_cert_chain(options.cert_file, options.key_file, password="")
     except (OSError, ValueError) as error:
         why = f"influxdb.{option} {path!r}: {system_reason(error)}"
@@ -234,16 +237,16 @@ def _check_files(options: InfluxDBConfig) -> None:
 
 
 def _read(response: urllib3.BaseHTTPResponse, secrets: Sequence[str]) -> Answer:
-    """Read an answer with care: a limit, no trust in its encoding, no secret it may echo."""
+    """Read an answer up to a limit, without trusting its encoding, and mask echoed secrets."""
     data = response.read(_MOST_ANSWER_BYTES, decode_content=False)
     if response.read(1, decode_content=False):
-        response.close()  # too long to be read to its end, so the connection is of no use
+        response.close()  # too long to read to its end, so the connection cannot be reused
     else:
         response.release_conn()
     headers: Mapping[str, str] = response.headers
     text = _unpacked(data, headers.get("Content-Encoding", "")).decode("utf-8", "replace")
     for secret in secrets:
-        # Behind `Token` or `Bearer`, which a server would leave out.
+        # Without a leading `Token` or `Bearer`, which a server that echoes it would leave out.
         bare = secret.rpartition(" ")[2]
         text = text.replace(bare, MASK) if len(bare) >= _SHORTEST_SECRET else text
     return Answer(
@@ -256,7 +259,7 @@ def _read(response: urllib3.BaseHTTPResponse, secrets: Sequence[str]) -> Answer:
 
 
 def _server_of(location: str) -> str:
-    """Return scheme and host of a url, without what may be a secret in it; "" if it has none."""
+    """Return scheme and host of a URL, without parts that may be secret; "" if it has no host."""
     try:
         parts = urlsplit(location)
     except ValueError:
@@ -265,7 +268,7 @@ def _server_of(location: str) -> str:
 
 
 def _unpacked(data: bytes, encoding: str) -> bytes:
-    """Undo a compression that was not asked for, up to the same limit."""
+    """Decompress a body that came compressed unasked, up to the same limit."""
     if encoding not in ("gzip", "deflate"):
         return data
     try:

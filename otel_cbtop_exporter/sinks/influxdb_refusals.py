@@ -1,6 +1,6 @@
 """Which lines of a request InfluxDB refused, and why, read from its answer.
 
-Belongs here: the words of 1.8, 2 and 3 for refused lines. Not here: every other answer
+Belongs here: the messages of 1.8, 2 and 3 about refused lines. Not here: all other answers
 (`influxdb_answers.py`).
 """
 
@@ -21,7 +21,7 @@ _CONFLICT = re.compile(
     r'input field ("(?:[^"\\]|\\.)*") on measurement ("(?:[^"\\]|\\.)*") '
     r"is type (\w+), already exists as type (\w+)"
 )
-# InfluxDB 3 names columns, and lines by number.
+# InfluxDB 3 calls fields columns, and identifies lines by number.
 _COLUMN_CONFLICT = re.compile(
     r"invalid column type for column '(.*)', expected \S*::(\w+), got \S*::(\w+)", re.DOTALL
 )
@@ -31,24 +31,26 @@ _LOWER_BOUND = re.compile(
     re.DOTALL,
 )
 
-# A line: measurement up to an unescaped comma or space, fields after the first unescaped space.
+# A line: the measurement ends at an unescaped comma or space, and the fields begin after the
+# first unescaped space.
 _MEASUREMENT = re.compile(r"(?:[^\\ ,]|\\.)+", re.DOTALL)
 _HEAD = re.compile(r"(?:[^\\ ]|\\.)+ ", re.DOTALL)
 _FIELD = re.compile(r'((?:[^\\=,]|\\.)+)=("(?:[^"\\]|\\.)*"|[^, ]+),?', re.DOTALL)
 _ESCAPED = re.compile(r"\\([ ,=])")
-# How far a reported line is looked for in front of its reason; a value may hold the separator.
+# How many separators are tried as the one between a quoted line and its reason, because a value in
+# the line may hold the separator too.
 _MOST_SEPARATORS = 100
 
 
 class ServerRefusal(NamedTuple):
-    """What a server said of the lines that it refused.
+    """What a server said about the lines that it refused.
 
     Attributes:
         reason: A short stable word for counters.
         error: A sentence without data; "" if there is nothing better than the server's words.
         detail: For the dead letters; may quote data.
-        named: The refused lines by position, with each one's own detail or ""; empty if the
-            answer does not tell which they are.
+        named: The refused lines by position, each with its own detail or ""; empty if the
+            answer does not say which they are.
     """
 
     reason: str
@@ -58,16 +60,17 @@ class ServerRefusal(NamedTuple):
 
 
 def read_refusal(text: str, message: str, records: Sequence[Record]) -> ServerRefusal:
-    """Find the refused lines of a 400 or a 422.
+    """Find the refused lines in a 400 or a 422.
 
     Args:
         text: The answer's body.
-        message: The server's own words in it.
+        message: The server's message in the body.
         records: What was sent, at least one.
     """
     dropped = 0
     if _PARSE_ERROR in message:
-        # It quotes lines, which may hold any number, and names every line that is refused.
+        # The message quotes every refused line. A count is not looked for, because a quoted line
+        # may hold any number.
         error = "InfluxDB cannot read some lines"
         refusal = ServerRefusal("invalid", error, message, _unparsed(records, message))
     elif (numbered := _numbered(text)) and not any(b"\n" in record.body for record in records):
@@ -79,13 +82,13 @@ def read_refusal(text: str, message: str, records: Sequence[Record]) -> ServerRe
         named = {position: refusal.named.get(position, "") for position in range(len(records))}
         return refusal._replace(named=named)
     if dropped and dropped != len(refusal.named):
-        # There may be other causes, or other shards with other types.
+        # The count disagrees: there may be other causes, or other shards with other types.
         return refusal._replace(named={})
     return refusal
 
 
 def _by_cause(message: str, records: Sequence[Record]) -> ServerRefusal:
-    """Read a partial write of 1.8 or 2, which names one cause."""
+    """Read the message of a partial write in 1.8 or 2, which names one cause."""
     conflict = _CONFLICT.search(message)
     if conflict is not None:
         field, measurement, ours, theirs = conflict.groups()
@@ -97,19 +100,19 @@ def _by_cause(message: str, records: Sequence[Record]) -> ServerRefusal:
         error = "points are older than the bucket keeps them"
         named = _older_than(records, bound) if bound is not None else {}
         return ServerRefusal("outside_retention", error, message, named)
-    if "limit exceeded" in message:  # of 1.8: series of a database, values of a tag
+    if "limit exceeded" in message:  # 1.8's limits: series of a database, values of a tag
         return ServerRefusal("limit_exceeded", "", message, {})
     error = "InfluxDB cannot read some lines" if "partial write" in message else ""
     return ServerRefusal("invalid", error, message, {})
 
 
 def _numbered(text: str) -> list[tuple[int, str]]:
-    """Return the line numbers, from 1, and reasons that InfluxDB 3 gives."""
+    """Return the line numbers (from 1) and the reasons that InfluxDB 3 gives."""
     try:
         answer: Any = json.loads(text)
         found = answer["data"]
         pairs = [(entry["line_number"], str(entry["error_message"])) for entry in found]
-    except (ValueError, TypeError, KeyError):  # cut off at the limit, or another server's
+    except (ValueError, TypeError, KeyError):  # cut off at the limit, or from another server
         return []
     return [(number, reason) for number, reason in pairs if type(number) is int]
 
@@ -117,7 +120,7 @@ def _numbered(text: str) -> list[tuple[int, str]]:
 def _by_number(
     numbered: Sequence[tuple[int, str]], message: str, records: Sequence[Record]
 ) -> ServerRefusal:
-    """Take the lines that are refused for the kind of the first one; others come again."""
+    """Return the lines refused for the same kind of reason as the first; others are sent again."""
     conflict = _COLUMN_CONFLICT.search(numbered[0][1])
     named = {
         number - 1: reason
@@ -140,7 +143,7 @@ def _conflict_error(field: str, ours: str, theirs: str) -> str:
 
 
 def _unparsed(records: Sequence[Record], message: str) -> dict[int, str]:
-    """Find the lines that the message quotes, with the reason behind each."""
+    """Find the lines that the message quotes, and the reason that follows each."""
     positions = {record.body.decode(): position for position, record in enumerate(records)}
     found: dict[int, str] = {}
     start = message.find(_PARSE_ERROR)
@@ -162,10 +165,10 @@ def _unparsed(records: Sequence[Record], message: str) -> dict[int, str]:
 
 
 def _with_field(records: Sequence[Record], conflict: re.Match[str]) -> dict[int, str]:
-    """Find the lines that have the field of a conflict with the refused type."""
+    """Find the lines that hold the conflicting field with the refused type."""
     try:
         field, measurement = json.loads(conflict.group(1)), json.loads(conflict.group(2))
-    except ValueError:  # Go quotes some characters in a way that JSON has not
+    except ValueError:  # Go quotes some characters in a way that JSON does not know
         return {}
     found = {}
     for position, record in enumerate(records):
@@ -198,7 +201,7 @@ def _type_name(value: str) -> str:
 
 
 def _older_than(records: Sequence[Record], bound: re.Match[str]) -> dict[int, str]:
-    """Find the points before the moment that the server named."""
+    """Find the points that are older than the time that the server named."""
     moment = datetime.strptime(bound.group(1), "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
     nanoseconds = int((bound.group(2) or "").ljust(9, "0")[:9])
     bound_ns = int(moment.timestamp()) * 1_000_000_000 + nanoseconds
@@ -208,7 +211,7 @@ def _older_than(records: Sequence[Record], bound: re.Match[str]) -> dict[int, st
 
 
 def _dropped(message: str) -> int:
-    """Return how many points a partial write says that it dropped; 0 if it does not say."""
+    """Return how many points a partial write dropped; 0 if the message does not say."""
     counts = _DROPPED.findall(message)
-    # The last one is the server's own; a field's name in front of it may hold anything.
+    # The last match is the server's own; a field name before it may hold anything.
     return int(counts[-1]) if counts else 0

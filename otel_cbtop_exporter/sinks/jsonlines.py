@@ -1,7 +1,7 @@
 """JSON Lines: one event a line, appended to a file that rotates, or to standard output.
 
-The lines are safe with any number of processes; `append_file.py` and `shared_stream.py` say
-how. This file chooses between the two and puts the date into the path.
+Any number of processes can write lines safely; `append_file.py` and `shared_stream.py` say
+how. This module chooses between the two and puts the date into the path.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from otel_cbtop_exporter.sinks.shared_stream import NotAStreamError, SharedStrea
 
 __all__ = ["JsonLinesSink"]
 
-# These are links to an open file of the process, which O_NOFOLLOW would refuse.
+# These paths are links to open files of the process, and O_NOFOLLOW refuses links.
 _OWN_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 _STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
@@ -36,7 +36,7 @@ _STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 class JsonLinesSink(LineSink):
     """Appends events to `jsonlines.path`.
 
-    Safe to use from several threads and, each with a sink of its own, several processes.
+    Safe to use from several threads, and from several processes with a sink each.
 
     Args:
         options: Path, rotation, `fsync` and mode.
@@ -68,7 +68,7 @@ class JsonLinesSink(LineSink):
         self._log = HeldLog(logging.getLogger("otel_cbtop_exporter.sinks.jsonlines"))
 
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
-        """Append the records; what cannot be written is kept."""
+        """Append the records; those that cannot be written are kept."""
         result = super().write(records, timeout_seconds)
         self._log.tell()
         return result
@@ -87,7 +87,7 @@ class JsonLinesSink(LineSink):
         self._rotated.close(deadline - time.monotonic())
 
     def after_fork_in_child(self) -> None:
-        """Begin anew; the parent's descriptors share its locks."""
+        """Start afresh, without the parent's descriptors, which share its locks."""
         super().after_fork_in_child()
         self._rotated.after_fork_in_child()
 
@@ -102,7 +102,7 @@ class JsonLinesSink(LineSink):
                 self._path = path
         except OSError as error:
             return Appended(0, error)
-        except ValueError:  # a path that no file system has
+        except ValueError:  # no file system accepts such a path
             return Appended(0, OSError(errno.EINVAL, "it is not a path"))
         appended = self._target.append(payload, lines, deadline)
         gone = isinstance(appended.error, NotAStreamError | FileNotFoundError)
@@ -128,7 +128,8 @@ class JsonLinesSink(LineSink):
         own = _OWN_DESCRIPTOR.fullmatch(path)
         if own or path in _STANDARD:
             target = int(own[1]) if own else _STANDARD[path]
-            # Python had none to begin with: the number is of what the application opened first.
+            # Python started without this stream, so whatever the application opened first may
+            # have this number.
             if path in _STANDARD and (sys.__stdout__, sys.__stderr__)[target - 1] is None:
                 raise OSError(errno.EBADF, "it is closed")
             return SharedStream(target)

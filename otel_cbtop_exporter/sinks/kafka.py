@@ -1,7 +1,7 @@
 """The Kafka sink: what a delivery report means for a record.
 
-A record is delivered when its report says so; rejected when the broker will never take it;
-kept in every other case, also when its report did not come in time.
+A record is delivered when its report says so, rejected when the broker will never take it, and
+kept in every other case, including when its report did not come in time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KafkaSink"]
 
-# The broker refuses the whole produce batch with these, for the fault of one of its records.
+# With these errors the broker refuses a whole produce batch because of one of its records.
 _REFUSALS = {
     "MSG_SIZE_TOO_LARGE": "too_large",
     "RECORD_LIST_TOO_LARGE": "too_large",
@@ -38,25 +38,25 @@ _REFUSALS = {
 }
 _NO_ANSWER = {"_MSG_TIMED_OUT", "_PURGE_QUEUE", "_PURGE_INFLIGHT", "_TIMED_OUT", "_FATAL"}
 
-# A record as young as this is refused for its time only if this machine's clock is wrong.
+# The broker refuses the timestamp of a record this young only if this machine's clock is wrong.
 _RECENT_MS = 600_000
 
-# After so many writes without a word a producer is let go.
+# After this many writes in a row without any answer, the producer is replaced.
 _SILENT_WRITES = 3
 
-# Producers of a parent process. Nothing of librdkafka's works in a forked child, and
-# destroying one there waits for threads that are not there.
+# Producers of a parent process, kept so that they are never destroyed: librdkafka does not work
+# in a forked child, and destroying a producer there waits for threads that do not exist.
 _inherited: list[KafkaClient] = []
 
 
 class KafkaSink:
     """Produces events to Kafka; connects at the first write.
 
-    Safe between threads. One write is under way at a time: then a purge at its deadline, or a
-    produce batch that is refused, concerns nobody else's records.
+    Thread-safe. Only one write is under way at a time, so a purge at its deadline, or a refused
+    produce batch, never affects the records of another write.
 
     Args:
-        options: Of the group `kafka`.
+        options: The options of the group `kafka`.
 
     Raises:
         ConfigError: A header or a property is not Unicode.
@@ -70,8 +70,8 @@ class KafkaSink:
 
     def __init__(self, options: KafkaConfig) -> None:
         self._options = options
-        # A property counts before our own option, as it does for the client. So does one in the
-        # file, which may not be there yet: its path stands for what it says.
+        # A property overrides our own option, here as in the client. So does one in the file, but
+        # the file may not exist yet, so its path stands for its content.
         servers = named_brokers(options.config) or options.bootstrap_servers or ""
         brokers = ",".join(sorted(part.strip() for part in servers.split(",")))
         self.destination = " ".join(filter(None, [brokers, options.config_file]))
@@ -108,14 +108,14 @@ class KafkaSink:
             self._tell()
 
     def flush(self, timeout_seconds: float) -> bool:
-        """Wait for a write that is under way; between writes nothing is."""
+        """Wait for the current write, if any; between writes nothing is pending."""
         if not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
             return False
         self._lock.release()
         return True
 
     def close(self, timeout_seconds: float) -> None:
-        """End a write that is under way, whose records are kept, and let the producer go."""
+        """End the current write, keeping its undelivered records, and close the producer."""
         deadline = time.monotonic() + timeout_seconds
         self._is_closed = True
         if (client := self._client) is not None:
@@ -136,7 +136,7 @@ class KafkaSink:
         self._lock = threading.Lock()
 
     def statistics(self) -> Mapping[str, int]:
-        """Return the essentials of librdkafka's statistics, at most 40 s old; may be empty."""
+        """Return the essential librdkafka statistics, at most 40 s old; may be empty."""
         client = self._client
         return {} if client is None else client.statistics
 
@@ -153,8 +153,8 @@ class KafkaSink:
         except SinkError as error:
             return _kept(records, str(error), "schema_registry")
         now_ms = time.time_ns() // 1_000_000
-        # A time too far ahead is refused, with its neighbours, and 0 would mean now. The exact
-        # time is in the value.
+        # The broker refuses a time too far ahead, together with the rest of its produce batch, and
+        # 0 would mean now. The exact time is in the value.
         timestamps_ms = [
             time_ms
             if 0 < (time_ms := time_ns // 1_000_000) <= now_ms
@@ -169,8 +169,8 @@ class KafkaSink:
         result = _answer(client, topic, records, missing, is_recent)
         is_silent = result.error_type == TIMEOUT and not result.delivered
         self._silent_writes = self._silent_writes + 1 if is_silent else 0
-        # A new producer has new connections: librdkafka keeps one that takes requests and answers
-        # none, where they wait for less than its `socket.timeout.ms`.
+        # A new producer makes new connections. librdkafka does not give up a connection that takes
+        # requests and answers none if they wait for less than its `socket.timeout.ms`.
         is_deaf = self._silent_writes >= _SILENT_WRITES
         if client.is_fatal or client.is_login_refused or is_deaf:
             self._silent_writes = 0
@@ -179,7 +179,7 @@ class KafkaSink:
 
     def _connected(self) -> KafkaClient:
         if self._client is None:
-            # confluent_kafka takes 70 ms to import, and the thread that writes has the time.
+            # confluent_kafka takes 70 ms to import, which the writing thread can spare.
             with forks_wait():
                 from otel_cbtop_exporter.sinks.kafka_client import (  # noqa: PLC0415
                     KafkaClient,
@@ -191,11 +191,11 @@ class KafkaSink:
         return self._client
 
     def _prefix(self, topic: str, deadline: float) -> bytes:
-        """Return what a schema registry wants before each value."""
+        """Return the bytes that a schema registry requires before each value."""
         if not self._options.schema_registry_url:
             return b""
         if self._registry is None:
-            # An extra of its own, and its HTTP client takes longer to import than Kafka's.
+            # It needs an extra of its own, and its HTTP client takes longer to import than Kafka's.
             with forks_wait():
                 from otel_cbtop_exporter.sinks.kafka_registry import (  # noqa: PLC0415
                     SchemaRegistry,
@@ -205,7 +205,7 @@ class KafkaSink:
         return self._registry.prefix(topic, deadline - time.monotonic())
 
     def _tell(self) -> None:
-        # A handler may export what librdkafka logs at once, through this very sink.
+        # Only without the lock: a handler may export librdkafka's log lines through this sink.
         if self._log is not None:
             self._log.tell()
 
@@ -218,7 +218,7 @@ class KafkaSink:
 def _check_unicode(option: str, texts: Mapping[str, str]) -> None:
     try:
         "".join([*texts, *texts.values()]).encode()
-    except UnicodeEncodeError:  # such a name ends the process, inside of confluent-kafka
+    except UnicodeEncodeError:  # such a name crashes the process inside confluent-kafka
         raise ConfigError(f"kafka.{option} holds text that is not Unicode") from None
 
 
@@ -233,7 +233,7 @@ def _answer(
     missing: Missing,
     is_recent: Sequence[bool],
 ) -> WriteResult:
-    """Sort records by their reports; what is refused is kept, for the sender to halve."""
+    """Sort records by their reports; refused ones are kept, for the sender to halve."""
     delivered: list[Record] = []
     kept: list[Record] = []
     split_reason = split_detail = error = error_type = ""
@@ -258,7 +258,7 @@ def _answer(
 
 
 def _cause(client: KafkaClient, error: KafkaError | None) -> tuple[str, str]:
-    """Return the name and the words of what went wrong: a late report knows neither."""
+    """Return an error's name and words; a missing report has none, so the client is asked."""
     if error is None or error.name() in _NO_ANSWER:
         return client.cause or (TIMEOUT, "")
     return error.name(), error.str()

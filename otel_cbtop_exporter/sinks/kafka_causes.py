@@ -1,4 +1,4 @@
-"""What Kafka's and librdkafka's errors mean for whoever runs this: one sentence to act on."""
+"""What errors of Kafka and librdkafka mean to an operator: one sentence to act on."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 __all__ = ["TIMEOUT", "cleaned", "explain"]
 
 TIMEOUT = "timeout"
-"""The name of the error where nobody said anything."""
+"""The name of the error when neither the broker nor the client said anything."""
 
-# What librdkafka calls a refused login, although no broker was asked.
+# librdkafka reports this as a refused login, although no broker was asked.
 _NO_LOGIN = "no login"
 
-# By librdkafka's names: those of the protocol as they are, its own begin with "_".
+# By librdkafka's names: protocol errors keep their names, its own errors begin with "_".
 _MEANING = {
     TIMEOUT: "the broker did not answer in time",
     "_AUTHENTICATION": (
@@ -74,15 +74,15 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def explain(name: str, words: str, topic: str) -> str:
-    """Say in one sentence what an error means and what to mend.
+    """Say in one sentence what an error means and what to fix.
 
     Args:
-        name: librdkafka's name of it.
+        name: librdkafka's name of the error.
         words: The client's or the broker's own words, which are cleaned and cut.
-        topic: Where to the records were.
+        topic: The topic that the records were for.
 
     Returns:
-        A sentence without secrets and without data.
+        A sentence without secrets or data.
     """
     is_ours = name == "_AUTHENTICATION" and "OAUTHBEARER token" in words
     meaning = _MEANING.get(_NO_LOGIN if is_ours else name, "the broker did not take the records")
@@ -92,5 +92,5 @@ def explain(name: str, words: str, topic: str) -> str:
 
 
 def cleaned(words: str, length: int) -> str:
-    """Return foreign words without control characters, and no longer than `length`."""
+    """Return somebody else's words without control characters, cut to `length` characters."""
     return _CONTROL.sub(" ", words)[:length].strip()

@@ -1,7 +1,7 @@
-"""One librdkafka producer: its reports, and what it says beside them.
+"""One librdkafka producer: its delivery reports, and its errors, statistics and log.
 
-Belongs here: everything that touches `confluent_kafka`. Not here: its properties
-(`kafka_properties.py`), and what a report means for a record (`kafka.py`).
+Belongs here: everything that touches the producer of `confluent_kafka`. Not here: its
+properties (`kafka_properties.py`), and what a report means for a record (`kafka.py`).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ __all__ = ["KafkaClient", "KafkaLog", "Missing"]
 _logger = logging.getLogger("otel_cbtop_exporter.kafka")
 
 Missing = Mapping[int, KafkaError | None]
-"""Records that are not acknowledged, by index: their errors, None where nothing was said."""
+"""Records that are not acknowledged, by index: their errors, or None if there was no report."""
 
 _SLICE_SECONDS = 0.1
 _KEPT_FOR_PURGING_SECONDS = 0.2
 _PURGE_SECONDS = 1.0
-# With every broker down, whoever waits is told after so long, and tries again later. Sooner, and
-# a broker that restarts would get again what it had taken and not acknowledged.
+# With every broker down, a `send` gives up after this time, and its caller tries again later. If it
+# gave up sooner, a restarting broker would get records again that it took but did not acknowledge.
 _PATIENCE_SECONDS = 2.0
 _SERVE_SECONDS = 10.0
 _LOG_SECONDS = 60.0
@@ -42,27 +42,29 @@ _LOG_LENGTH = 300
 
 
 class KafkaClient:
-    """A connected producer, and the cause of its trouble.
+    """A connected producer, and the cause of its problems.
 
-    One caller at a time, who holds `lock`: then every report that is still to come belongs to
-    that caller's records. A daemon thread takes the lock every ten seconds where nobody holds
-    it, because librdkafka hands out its logs, errors, statistics and requests for OAUTHBEARER
-    tokens only when it is asked, and piles them up otherwise.
+    Used by one caller at a time, who holds `lock`, so that every outstanding report belongs to
+    that caller's records. Every ten seconds a daemon thread takes the lock if it is free and
+    polls, because librdkafka hands out its logs, errors, statistics and requests for OAUTHBEARER
+    tokens only when it is polled, and accumulates them otherwise.
 
     Attributes:
-        statistics: The latest of librdkafka's, by our names; empty before the first.
-        cause: Name and words of what the last `send` heard beside the reports, or None.
+        statistics: The latest from librdkafka, by our names; empty before the first.
+        cause: Name and words of the error that came during the last `send` outside of the
+            reports, or None.
         is_fatal: Whether this producer will never deliver again.
         is_login_refused: Whether a broker refused the login or the TLS handshake during the
             last `send`; a new producer reads passwords and certificates again.
 
     Args:
-        options: The properties come from here, and from the file that is named here.
+        options: The source of the properties, together with the file that it names.
         lock: See above.
         log: Takes what librdkafka logs.
 
     Raises:
-        SinkError: A file cannot be read, or librdkafka refuses a property; says which.
+        SinkError: A file cannot be read, or librdkafka refuses a property; the message says
+            which.
     """
 
     def __init__(self, options: KafkaConfig, lock: threading.Lock, log: KafkaLog) -> None:
@@ -90,14 +92,14 @@ class KafkaClient:
             )
         except KafkaException as error:
             raise SinkError(explain(error.args[0].name(), error.args[0].str(), "")) from None
-        # Of confluent-kafka itself, for a property that is no text there, such as a callback.
+        # From confluent-kafka itself, if it does not take a property as text, such as a callback.
         except (TypeError, ValueError, AttributeError) as error:
             word = type(error).__name__
             raise SinkError(f"kafka.config holds a property that is not text ({word})") from None
         self._server = threading.Thread(target=self._serve, name="otel-cbtop-kafka", daemon=True)
         try:
             self._server.start()
-        except RuntimeError:  # from Python 3.12 on, none can be started while Python ends
+        except RuntimeError:  # from Python 3.12 on, no thread can start while Python shuts down
             self._stop.set()
 
     def send(
@@ -110,20 +112,20 @@ class KafkaClient:
     ) -> Missing:
         """Produce records and wait for their reports.
 
-        What has no report shortly before the deadline is purged, so that librdkafka does not
-        deliver later what the caller sends again.
+        Records without a report shortly before the deadline are purged, so that librdkafka does
+        not deliver them later, after the caller has sent them again.
 
         Args:
-            topic: Of all records.
+            topic: The topic of all records.
             records: In order.
             timestamps_ms: One for each record.
             prefix: Put before each value.
             deadline: On the monotonic clock.
 
         Returns:
-            What is not acknowledged; usually nothing.
+            The records that are not acknowledged; usually none.
         """
-        if self._has_sent:  # what was said since the last time is history
+        if self._has_sent:  # discard what came since the last `send`
             self._serve_queue(0)
             self.cause = None
             self.is_login_refused = self._are_all_down = False
@@ -131,8 +133,8 @@ class KafkaClient:
         now = time.monotonic()
         self._hopeless_at = now + _PATIENCE_SECONDS
         wait_until = deadline - min(_KEPT_FOR_PURGING_SECONDS, (deadline - now) / 4)
-        # By value, so that one callback does for all records: one for each, which knew its index,
-        # would cost a tenth more. Of equal records one is as good as the other.
+        # Keyed by value, so that all records share one callback: a callback for each record, which
+        # knows its index, costs a tenth more. Records with equal values are interchangeable.
         errors: dict[bytes, list[KafkaError]] = {}
 
         def on_delivery(error: KafkaError | None, message: Message) -> None:
@@ -158,7 +160,7 @@ class KafkaClient:
                 self.is_fatal = self.is_fatal or error.args[0].name() == "_FATAL"
                 handed_over += 1
                 if error.args[0].name() != "MSG_SIZE_TOO_LARGE":
-                    break  # a topic that appears now must not have what is behind it first
+                    break  # if the topic appears now, later records must not overtake this one
         unknown_from = handed_over if self._wait(wait_until, deadline) else 0
         missing: dict[int, KafkaError | None] = dict.fromkeys(range(unknown_from, len(records)))
         if errors:
@@ -168,43 +170,43 @@ class KafkaClient:
         return missing
 
     def give_up(self) -> None:
-        """End a `send` that another thread is in, within a tenth of a second."""
+        """Make a `send` in another thread stop waiting, within a tenth of a second."""
         self._is_giving_up = True
 
     def close(self, timeout_seconds: float) -> None:
-        """Let go of everything, within the time."""
+        """Release everything within the timeout."""
         deadline = time.monotonic() + timeout_seconds
         self._stop.set()
         if self._server.is_alive():
             self._server.join(max(0.0, deadline - time.monotonic()))
         # Otherwise closing waits for delivery.timeout.ms when the broker is away.
         self._purge()
-        # It joins librdkafka's threads, and one of those may be waiting for a name server.
+        # Destroying the producer joins librdkafka's threads, and one may be waiting for DNS.
         closing = threading.Thread(target=self._destroy, daemon=True)
         try:
             closing.start()
         except RuntimeError:
-            return  # the process ends, and its threads with it
+            return  # Python is shutting down, and the threads end with the process
         closing.join(max(0.0, deadline - time.monotonic()))
 
     def _destroy(self) -> None:
-        # Before confluent-kafka 2.13 there is no close; the last reference is what counts.
+        # Before confluent-kafka 2.13 there is no close(); dropping the last reference destroys it.
         del self._producer
 
     def _is_over(self, until: float) -> bool:
-        """Say whether waiting is of no more use."""
+        """Whether there is no point in waiting any longer."""
         now = time.monotonic()
         is_hopeless = self._are_all_down and (self.is_login_refused or now >= self._hopeless_at)
         return is_hopeless or self.is_fatal or self._is_giving_up or now >= until
 
     def _wait(self, until: float, deadline: float) -> bool:
-        """Wait for reports, then purge what has none; True if every record has one now."""
+        """Wait for reports, then purge records that have none; return True if none is missing."""
         while not self._is_over(until):
-            # flush sends at once what otherwise lingers for more to come.
+            # `flush` sends messages at once that would otherwise linger for more to come.
             if not self._flush(min(_SLICE_SECONDS, max(0.0, until - time.monotonic()))):
                 return True
-        # Again and again, because a message that is on its way between librdkafka's queues is
-        # missed; not for long, because whoever gave up waits for this.
+        # Purge repeatedly, because a purge misses messages that are moving between librdkafka's
+        # queues; but not for long, because whoever gave up is waiting for this.
         end = min(deadline, time.monotonic() + _PURGE_SECONDS)
         while True:
             self._purge()
@@ -216,20 +218,20 @@ class KafkaClient:
 
     def _purge(self) -> None:
         """Give up all messages; their reports come soon after."""
-        # Its `blocking` is librdkafka's opposite (in its Producer.c), so the default does
-        # not block. False would wait, with Python's lock held, for threads that may be looking up
-        # a name: with the name server away the whole process stood still for 10 s.
+        # confluent-kafka passes `blocking` on inverted (see its Producer.c), so the default does
+        # not block. False would wait, with the GIL held, for threads that may be resolving a host
+        # name: with the name server down, the whole process stood still for 10 s.
         self._producer.purge()
 
     def _serve_queue(self, timeout_seconds: float) -> None:
-        """Hand out what librdkafka has to say, or wait for the first of it."""
+        """Run the callbacks of whatever librdkafka has queued, or wait for the first."""
         try:
             self._producer.poll(timeout_seconds)
         except KafkaException as error:
             self._on_error(error.args[0])
 
     def _flush(self, timeout_seconds: float) -> int:
-        """Wait for reports; return how many are missing."""
+        """Wait for reports; return how many are still missing."""
         try:
             return self._producer.flush(timeout_seconds)
         except KafkaException as error:
@@ -248,7 +250,8 @@ class KafkaClient:
 
     def _on_error(self, error: KafkaError) -> None:
         name, words = error.name(), error.str()
-        # In TLS 1.3 a broker refuses the client's certificate after the client's handshake.
+        # In TLS 1.3 a broker refuses a client certificate only after the client has completed its
+        # handshake.
         if name == "_TRANSPORT" and "SSL routines" in words:
             name = "_SSL"
         if error.fatal() or name == "_FATAL":
@@ -270,9 +273,10 @@ class KafkaClient:
 
 
 class KafkaLog(HeldLog):
-    """librdkafka's log on the package's logger, each kind of line once a minute.
+    """librdkafka's log on the package's logger, each kind of line at most once a minute.
 
-    A sink has one for all its clients: each of them would tell again what the one before told.
+    A sink shares one among all its clients; otherwise each client would repeat the last one's
+    lines.
     """
 
     def __init__(self) -> None:
@@ -280,7 +284,7 @@ class KafkaLog(HeldLog):
         self._next: dict[str, float] = {}
 
     def log(self, level: int, template: str, *arguments: Any) -> None:
-        """Take one line; librdkafka calls it, while a lock is held."""
+        """Take one line; called by librdkafka while a lock is held."""
         if not _logger.isEnabledFor(level):
             return
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""librdkafka's properties: ours, over them what the options say, over that what a user gave."""
+"""librdkafka's properties: our defaults, overridden by options, overridden by a user's own."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ __all__ = ["named_brokers", "read_properties", "read_registry_config"]
 
 _OURS = {
     "client.id": "otel-cbtop-exporter",
-    # librdkafka's default agrees with the Java clients on one key in twelve.
+    # librdkafka's default partitioner agrees with the Java clients' on only one key in twelve.
     "partitioner": "murmur2_random",
-    # A produce batch over the topic's max.message.bytes is refused whole, and librdkafka's own
-    # batches grow to 1 MB.
+    # The broker refuses a whole produce batch over the topic's max.message.bytes, and by default
+    # librdkafka's batches grow to 1 MB.
     "batch.size": "262144",
-    # How large a record may be is for the broker to say. A request over its
-    # socket.request.max.bytes (100 MiB) would cost the connection instead of a report.
+    # The broker decides how large a record may be. But for a request over its
+    # socket.request.max.bytes (100 MiB) it would drop the connection instead of reporting.
     "message.max.bytes": "16777216",
-    # A topic that does not exist is an answer after a quarter of a second instead of 30: other
-    # topics, and the end of the process, wait for it meanwhile.
+    # Report a topic that does not exist after a quarter of a second instead of 30 seconds: other
+    # topics, and the end of the process, wait meanwhile.
     "topic.metadata.propagation.max.ms": "250",
     "reconnect.backoff.max.ms": "2000",
     # A connection that a router has forgotten takes requests and answers none. librdkafka's
-    # default is a minute, which no request of ours waits: it is purged and sent again before.
+    # default is a minute, and our records are purged and sent again before that.
     "socket.timeout.ms": "5000",
-    # What cannot be taken, such as by a partition with too few replicas, is said within seconds.
-    # The retry loop that does not end is the spool's.
+    # Report within seconds what cannot be taken, for example by a partition with too few replicas.
+    # Retrying without end is the spool's task.
     "retries": "5",
     "statistics.interval.ms": "30000",
 }
 
 _OF_REGISTRY = "schema.registry."
 
-# It makes spans as small as librdkafka's default, 3, does, for 0.7 us of CPU less each.
+# Compresses spans as well as librdkafka's default, 3, and takes 0.7 us of CPU less for each.
 _ZSTD_LEVEL = "1"
 
 
 def named_brokers(properties: Mapping[str, str]) -> str:
-    """Return what properties say of the brokers, by the names that librdkafka has for them."""
+    """Return the brokers that properties name, by either of librdkafka's names for them."""
     return properties.get("metadata.broker.list") or properties.get("bootstrap.servers") or ""
 
 
 def read_properties(options: KafkaConfig) -> dict[str, str]:
-    """Return librdkafka's properties: ours, then the options', then the file's.
+    """Return librdkafka's properties: our defaults, options, `config`, `config_file`; last wins.
 
     Raises:
-        SinkError: `config_file` cannot be read or holds what is no property, a property is one that
-            this sink has no use for, or there is no broker.
+        SinkError: `config_file` cannot be read or holds a line that is not a property, a property
+            is one that this sink does not support, or no broker is named.
     """
     given = dict(options.config)
     for number, line in enumerate(_lines(options.config_file), 1):
         name, separator, text = line.strip().partition("=")
         if not name or name.startswith("#"):
             continue
-        if not separator:  # ignored, `security.protocol: SASL_SSL` would be no security
+        if not separator:  # ignoring `security.protocol: SASL_SSL` would mean no security
             raise SinkError(f"kafka.config_file: line {number} is not name=value")
         if name.startswith(_OF_REGISTRY):
             if name.strip() == f"{_OF_REGISTRY}url":
@@ -86,14 +86,14 @@ def read_properties(options: KafkaConfig) -> dict[str, str]:
     if not named_brokers(properties):
         raise SinkError("kafka.bootstrap_servers is not set, and no property names a broker")
     acks = given.get("request.required.acks", properties["acks"])
-    # librdkafka refuses to start with idempotence and fewer acknowledgements.
+    # librdkafka refuses to start with idempotence and any `acks` but `all`.
     return {"enable.idempotence": str(acks in ("all", "-1")).lower(), **properties}
 
 
 def read_registry_config(options: KafkaConfig) -> dict[str, str]:
-    """Return the properties of the schema registry's client: the option's, then the file's.
+    """Return the schema registry client's properties: the option's, overridden by the file's.
 
-    In `config_file` they are lines that begin with `schema.registry.`.
+    In `config_file` they are the lines that begin with `schema.registry.`.
 
     Raises:
         SinkError: `config_file` cannot be read.

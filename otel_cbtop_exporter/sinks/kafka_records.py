@@ -1,7 +1,7 @@
 """Events as Kafka records: which topic, which key, which headers.
 
-Not here: how records reach a broker (`kafka.py`), and the prefix of a schema registry, which
-is put before the value when it is written, because encoding asks no server.
+Not here: how records reach a broker (`kafka.py`), and the prefix for a schema registry, which
+is put before the value at write time, because encoding contacts no server.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["RecordMaker"]
 _LONGEST_TOPIC = 249
 _MISSING = "unknown"
 
-# An id of zeros is none.
+# An id of zeros means that there is none.
 _TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 _SPAN_ID = re.compile(r"(?!0{16})[0-9a-f]{16}")
 
 
 class RecordMaker:
-    """Makes one record of each event; safe between threads.
+    """Makes one record of each event; thread-safe.
 
     Args:
         options: `topic`, `headers` and `event_headers` are read.
@@ -38,7 +38,7 @@ class RecordMaker:
         self._topic = _topics(options.topic)
         self._headers = tuple((key, text.encode()) for key, text in options.headers.items())
         self._has_event_headers = options.event_headers
-        # What a registry wants before the value makes it no JSON.
+        # With a registry's prefix before it, the value is not JSON.
         is_json = options.schema_registry_url is None
         self._content_type = (("content-type", b"application/json"),) if is_json else ()
 
@@ -87,21 +87,21 @@ def _keys(part: Part) -> list[bytes | None]:
     if isinstance(part, EventRun):
         return [_key(event) for event in part]
     if part.signal in OF_A_TRACE:
-        # Hex digits, by the table's promise.
+        # A table's trace ids are always hex digits.
         trace_ids = part.trace_ids or [None] * len(part)
         return [trace_id.encode() if trace_id else None for trace_id in trace_ids]
     return [_series(part.measurement, tags) for tags in part.tag_sets]
 
 
 def _key(event: Event) -> bytes | None:
-    """Return what keeps a trace, or a series, in order within one partition."""
+    """Return the key that keeps a trace, or a series, in order within one partition."""
     if event.signal in OF_A_TRACE:
         return event.correlation_id.encode("utf-8", "replace") if event.correlation_id else None
     return _series(event.measurement, tags_of(event))
 
 
 def _series(measurement: str, tags: TagSet) -> bytes:
-    """Return the one text of a series: the measurement, then its sorted tags as JSON."""
+    """Return the key of a series: the measurement, then its sorted tags as JSON."""
     slot = ("kafka.key", measurement)
     key: bytes | None = tags.rendered.get(slot)
     if key is None:
@@ -110,7 +110,7 @@ def _series(measurement: str, tags: TagSet) -> bytes:
 
 
 def _topics(template: str) -> dict[str | None, str] | Callable[[Event], str]:
-    """Return the topic of each signal, or what says the topic of an event by its tags."""
+    """Return the topic of each signal, or a function that makes an event's topic of its tags."""
     if set(TOPIC_TAG.findall(template)) <= {"signal"}:
         return {signal: _filled(template, kind, {}) for signal, kind in SIGNAL_NAMES.items()}
 

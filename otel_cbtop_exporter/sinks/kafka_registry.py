@@ -1,7 +1,7 @@
-"""The prefix that marks a value as one with a schema in a Confluent Schema Registry.
+"""The prefix that marks a value as having a schema in a Confluent Schema Registry.
 
-Only its client is used and not its serializer, which would validate each event again, as a
-dict: our values are JSON of that schema already.
+Only Confluent's registry client is used, not its serializer, which would validate each event
+again as a dict. Our values are JSON of that schema already.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from otel_cbtop_exporter.sinks.kafka_properties import read_registry_config
 __all__ = ["SchemaRegistry"]
 
 _MAGIC = b"\0"
-# As Confluent's serializers call it: the schema is there, and only looked up.
+# Confluent's serializers use this name; "false" means to look the schema up and not register it.
 _AUTO_REGISTER = "auto.register.schemas"
 _PUBLISHED_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REGISTERED_DIALECT = "http://json-schema.org/draft-07/schema#"
 _LONGEST_REQUEST_SECONDS = 5.0
 _LONGEST_WORDS = 120
 
-# What the client takes as numbers; a password of digits is none.
+# The properties that the client takes as numbers; others stay text, even a password of digits.
 _NUMBERS = frozenset(
     {
         "cache.capacity",
@@ -45,7 +45,7 @@ _NUMBERS = frozenset(
 class SchemaRegistry:
     """Registers the event's JSON Schema under each topic's subject, once per process.
 
-    Safe between threads; two that come first register twice, which gives the same id.
+    Thread-safe; if two threads are the first at once, both register and get the same id.
 
     Args:
         options: `schema_registry_url`, `schema_registry_config` and `config_file` are read.
@@ -56,11 +56,11 @@ class SchemaRegistry:
         self._prefixes: dict[str, bytes] = {}
 
     def prefix(self, topic: str, timeout_seconds: float) -> bytes:
-        """Return what goes before each value of a topic, asking the registry the first time.
+        """Return the prefix of each value of a topic; the first call asks the registry.
 
         Raises:
-            SinkError: It cannot be reached, or refuses the schema; an option of its client that is
-                a number is none, or the file cannot be read.
+            SinkError: The registry cannot be reached or refuses the schema, a client property that
+                must be a number is not, or the file cannot be read.
         """
         prefix = self._prefixes.get(topic)
         if prefix is None:
@@ -69,21 +69,21 @@ class SchemaRegistry:
         return prefix
 
     def _config(self) -> tuple[dict[str, Any], bool]:
-        """Return the client's properties, and whether it may register; the file is read anew."""
+        """Read the client's properties again, and whether it may register the schema."""
         given = read_registry_config(self._options)
         may_register = given.pop(_AUTO_REGISTER, "true").lower() != "false"
         config = {n: _number(n, text) if n in _NUMBERS else text for n, text in given.items()}
-        # The one retry loop is not here.
+        # No retries here: only delivery retries.
         return {"max.retries": 0, **config, "url": self._options.schema_registry_url}, may_register
 
     def _register(self, subject: str, timeout_seconds: float) -> int:
         config, may_register = self._config()
         package = importlib.resources.files("otel_cbtop_exporter")
         schema = package.joinpath(f"schemas/event_v{SCHEMA_VERSION}.json").read_text("utf-8")
-        # Nothing in the schema is newer than draft 7, which is the newest dialect that registries
-        # with the everit library, Apicurio's among them, can compare.
+        # The schema uses nothing newer than draft 7, and draft 7 is the newest dialect that
+        # registries with the everit library, such as Apicurio's, can compare.
         schema = schema.replace(_PUBLISHED_DIALECT, _REGISTERED_DIALECT)
-        # httpx counts connecting and reading each for itself.
+        # httpx applies the timeout to connecting and to reading separately.
         seconds = min(timeout_seconds / 2, _LONGEST_REQUEST_SECONDS)
         try:
             with SchemaRegistryClient({"timeout": seconds, **config}) as client:
@@ -104,14 +104,14 @@ class SchemaRegistry:
             words = f"{error.http_status_code}: {cleaned(error.error_message, _LONGEST_WORDS)}"
             raise SinkError(f"{meaning} ({words})") from None
         except ValueError as error:
-            # It names what it does not know; other texts may hold what was given.
+            # Unknown names are safe to show; other messages may hold the values given.
             names = str(error).partition("Unrecognized properties: ")[2]
             why = f"it knows no {names}" if names else "ValueError"
             raise SinkError(
                 f"the schema registry cannot be asked: check kafka.schema_registry_config ({why})"
             ) from None
-        # Its HTTP client has a tree of errors of its own, and what their texts hold is not ours to
-        # know: an address may carry a password.
+        # The HTTP client has its own hierarchy of errors. Their messages are not shown: they may
+        # hold anything, such as an address that carries a password.
         except Exception as error:  # noqa: BLE001
             raise SinkError(
                 f"the schema registry cannot be asked ({type(error).__name__}): is it up, and are "

@@ -1,4 +1,4 @@
-"""The essentials of librdkafka's statistics, by names that say what they count."""
+"""The essential librdkafka statistics, by names that say what they count."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _decoder = msgspec.json.Decoder(_Statistics)
 
 
 def essentials(text: str) -> dict[str, int]:
-    """Pick what a user looks at.
+    """Pick the statistics that matter to a user.
 
     Args:
-        text: JSON, https://github.com/confluentinc/librdkafka/blob/master/STATISTICS.md.
+        text: JSON, see https://github.com/confluentinc/librdkafka/blob/master/STATISTICS.md.
     """
     said = _decoder.decode(text)
     brokers = [broker for broker in said.brokers.values() if broker.nodeid >= 0]

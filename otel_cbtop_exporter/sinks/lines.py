@@ -1,4 +1,4 @@
-"""What sinks of JSON lines share: encoding, turns between threads, and the answer.
+"""What sinks of JSON lines share: encoding, taking turns between threads, and the answer.
 
 Not here: where the lines go (`append_file.py` for files, `shared_stream.py` for the rest).
 """
@@ -25,11 +25,11 @@ __all__ = ["Appended", "LineSink", "Target", "encode_lines"]
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """How much of a batch is out.
+    """How much of a batch was written.
 
     Attributes:
-        lines: Whole lines, counted from the front of the batch.
-        error: Why the rest is not; None if everything is out.
+        lines: How many whole lines, counted from the front of the batch.
+        error: Why the rest was not written; None if everything was.
     """
 
     lines: int
@@ -40,7 +40,7 @@ class Target(Protocol):
     """Something that whole lines can be appended to; used by one thread at a time."""
 
     def append(self, payload: bytes, lines: int, deadline: float) -> Appended:
-        """Append so many lines, each ended by a newline, before `deadline` (monotonic clock)."""
+        """Append `lines` lines, each ended by a newline, before `deadline` (monotonic clock)."""
         ...
 
     def flush(self) -> None:
@@ -48,11 +48,11 @@ class Target(Protocol):
         ...
 
     def close(self, deadline: float) -> None:
-        """Release everything; an `append` after it opens again."""
+        """Release everything; a later `append` opens the target again."""
         ...
 
     def after_fork_in_child(self) -> None:
-        """Let go of the parent's descriptors without touching the parent's lock."""
+        """Let go of the parent's descriptors without releasing the parent's lock."""
         ...
 
 
@@ -65,10 +65,10 @@ class Turn:
 
     @contextmanager
     def taken(self, timeout_seconds: float) -> Iterator[None]:
-        """Have the turn inside of the block.
+        """Hold the turn inside the block.
 
         Raises:
-            TimeoutError: Another thread has it for all of the time, or this thread has it
+            TimeoutError: Another thread held the turn until the timeout, or this thread holds it
                 already: a signal handler would wait for the write that it interrupted.
         """
         thread = threading.get_ident()
@@ -91,7 +91,7 @@ class Turn:
 class LineSink(ABC):
     """A sink that appends lines to one target at a time.
 
-    Safe to use from several threads. Who is one says where lines go.
+    Safe to use from several threads. A subclass says where the lines go.
     """
 
     local = True
@@ -108,7 +108,7 @@ class LineSink(ABC):
         return encode_lines(events)
 
     def write(self, records: Sequence[Record], timeout_seconds: float) -> WriteResult:
-        """Append the records; what cannot be written is kept."""
+        """Append the records; those that cannot be written are kept."""
         if not records:
             return WriteResult()
         deadline = time.monotonic() + timeout_seconds
@@ -125,30 +125,30 @@ class LineSink(ABC):
             with self._turn.taken(timeout_seconds):
                 if self._target is not None:
                     self._target.flush()
-        except OSError:  # a TimeoutError too
+        except OSError:  # includes TimeoutError
             return False
         return True
 
     def close(self, timeout_seconds: float) -> None:
-        """Close the target within the time; a later write is kept."""
+        """Close the target within the timeout; records of a later write are kept."""
         deadline = time.monotonic() + timeout_seconds
         self._closed = True
         with suppress(TimeoutError), self._turn.taken(timeout_seconds):
             self._release(deadline)
 
     def after_fork_in_child(self) -> None:
-        """Begin anew; the parent's descriptors share its locks."""
+        """Start afresh, without the parent's descriptors, which share its locks."""
         self._turn = Turn()
         if self._target is not None:
             self._target.after_fork_in_child()
 
     @abstractmethod
     def _append(self, payload: bytes, lines: int, deadline: float) -> Appended:
-        """Append so many lines before `deadline` (monotonic clock)."""
+        """Append `lines` lines before `deadline` (monotonic clock)."""
 
     @abstractmethod
     def _subject(self) -> str:
-        """Say what cannot be written, for an error's text."""
+        """Name what cannot be written, for an error message."""
 
     def _release(self, deadline: float) -> None:
         target, self._target = self._target, None
@@ -173,12 +173,12 @@ def encode_lines(events: Sequence[Event]) -> Encoded:
 
 
 def _write_result(records: Sequence[Record], appended: Appended, subject: str) -> WriteResult:
-    """Answer for a batch, of which the first `appended.lines` lines are out.
+    """Answer for a batch of which the first `appended.lines` lines were written.
 
     Args:
         records: The batch.
         appended: What became of it.
-        subject: What could not be written, for the error's text.
+        subject: What could not be written, for the error message.
     """
     error = appended.error
     if error is None:

@@ -1,7 +1,7 @@
-"""Encoded events: one for itself, and a batch of them in columns.
+"""Encoded events: single records, and batches of them in columns.
 
-Belongs here: what is between encoding and a sink's write. Not here: what a sink answers
-(`base.py`), and how the spool stores it (`delivery/spool_rows.py`).
+Belongs here: what passes from encoding to a sink's write. Not here: what a sink answers
+(`base.py`), and how the spool stores records (`delivery/spool_rows.py`).
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from otel_cbtop_exporter.on_demand import Lines, OnDemand
 
 __all__ = ["Block", "Record", "Records"]
 
-# As a rule 64 KiB or less, for which malloc need not ask the kernel.
+# The text of so many is usually 64 KiB or less, which malloc serves without asking the kernel.
 _PIECE_RECORDS = 64
 
 Headers = tuple[tuple[str, bytes], ...]
 
 
-# array_like: spools of earlier versions store records as MessagePack arrays; a field may only
-# be added at the end, with a default, so that they stay readable.
+# array_like: spools of earlier versions store records as MessagePack arrays. To keep those
+# readable, new fields go at the end and have a default.
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An encoded event: the bytes that leave, fixed before any retry or spool.
+    """An encoded event: the bytes to send, fixed before any retry or spooling.
 
     Attributes:
         body: One JSON object or one line of line protocol, without a newline.
         key: What the sink orders or partitions by, or None.
-        lane: What the destination can refuse alone: a bucket, a topic; "" where there is one.
+        lane: A part of the destination that can refuse records on its own: a bucket, a topic;
+            "" if there is only one.
         timestamp_ns: The event's time.
         headers: Kafka's headers; empty elsewhere.
-        signal: Of the event, so that spans, log records and data points can be counted.
+        signal: The event's signal, so that spans, log records and data points can be counted.
     """
 
     body: bytes
@@ -43,19 +44,19 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     signal: str | None = None
 
 
-# array_like: as with Record, this is what the spool stores.
+# array_like: the spool stores this, too, so fields change as in Record.
 class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Records of one lane and one signal in columns, so that none is made for each event.
+    """Records of one lane and one signal in columns, so that no `Record` is made for each event.
 
-    The columns are as long as `bodies`, and never changed.
+    All columns are as long as `bodies`, and never change.
 
     Attributes:
-        lane: Of every record.
-        signal: Of every record.
-        bodies: As in `Record`, and so on; a list, or `Lines`.
-        timestamps_ns: As in `Record`.
-        keys: None if no record has one.
-        headers: None if no record has any.
+        lane: The lane of every record.
+        signal: The signal of every record.
+        bodies: The records' bodies; a list, or `Lines`.
+        timestamps_ns: The records' times.
+        keys: The records' keys; None if no record has one.
+        headers: The records' headers; None if no record has any.
     """
 
     lane: str
@@ -81,22 +82,23 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def body_bytes(self) -> int:
-        """Of all bodies together."""
+        """The size of all bodies together."""
         if isinstance(self.bodies, Lines):
             return self.bodies.body_bytes
         return sum(map(len, self.bodies))
 
     @property
     def text(self) -> bytes:
-        """The bodies as lines, each of which ends in a newline."""
+        """The bodies as lines, each ended by a newline."""
         if isinstance(self.bodies, Lines):
             return self.bodies.text
         return b"\n".join([*self.bodies, b""])
 
     def pieces(self) -> Iterator[Block]:
-        """Yield the records in blocks whose bodies can be put into one text one after the other.
+        """Yield the records in small blocks, to make the text of one block after the other.
 
-        A text of all of them would take as much memory once more. `Lines` are one already.
+        One text of all bodies would take as much memory again as the bodies. `Lines` are not cut:
+        they are one text already.
         """
         if isinstance(self.bodies, Lines):
             yield self
@@ -105,7 +107,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
             yield self.part(start, start + _PIECE_RECORDS)
 
     def part(self, start: int, end: int) -> Block:
-        """Return the records from one position up to another."""
+        """Return the records from `start` up to `end`."""
         if start == 0 and end >= len(self.bodies):
             return self
         return Block(
@@ -119,9 +121,9 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Records(OnDemand[Record]):
-    """A batch of records, each of which is made when somebody asks for it; never changes.
+    """An immutable batch of records, which are made on demand.
 
-    Whoever handles a batch whole reads the columns of `blocks`.
+    Code that handles whole batches reads the columns of `blocks` instead.
 
     Args:
         blocks: In order; none is empty.
@@ -137,7 +139,7 @@ class Records(OnDemand[Record]):
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Records:
-        """Return records, in order, as such a batch."""
+        """Return records as a `Records`, in order."""
         if type(records) is cls:
             return records
         batch = cls(
@@ -162,51 +164,51 @@ class Records(OnDemand[Record]):
 
     @property
     def body_bytes(self) -> int:
-        """Of all bodies together."""
+        """The size of all bodies together."""
         if self._body_bytes is None:
             self._body_bytes = sum([block.body_bytes for block in self.blocks])
         return self._body_bytes
 
     @property
     def lane(self) -> str:
-        """Of the first record, and so of a batch of one lane."""
+        """The first record's lane, which is the batch's if all records have the same."""
         return self.blocks[0].lane
 
     @property
     def bodies(self) -> list[bytes]:
-        """Of all records, in a new list."""
+        """The bodies of all records, in a new list."""
         return list(chain.from_iterable([block.bodies for block in self.blocks]))
 
     @property
     def text(self) -> bytes:
-        """The bodies as lines, each of which ends in a newline."""
+        """The bodies as lines, each ended by a newline."""
         return b"".join([block.text for block in self.blocks])
 
     def pieces(self) -> Iterator[Block]:
-        """Yield the records in blocks that are small enough to be handled as one text each."""
+        """Yield the records in blocks, to make the text of one block after the other."""
         return chain.from_iterable(block.pieces() for block in self.blocks)
 
     @property
     def timestamps_ns(self) -> Iterator[int]:
-        """Of all records."""
+        """The times of all records."""
         return chain.from_iterable(block.timestamps_ns for block in self.blocks)
 
     @property
     def keys(self) -> Iterator[bytes | None]:
-        """Of all records."""
+        """The keys of all records."""
         return chain.from_iterable(
             block.keys or repeat(None, len(block.bodies)) for block in self.blocks
         )
 
     @property
     def headers(self) -> Iterator[Headers]:
-        """Of all records."""
+        """The headers of all records."""
         return chain.from_iterable(
             block.headers or repeat((), len(block.bodies)) for block in self.blocks
         )
 
     def by_lane(self) -> list[Records]:
-        """Return a batch for each lane, the lane that comes first as the first."""
+        """Return a batch for each lane, in the order of each lane's first record."""
         if len({block.lane for block in self.blocks}) == 1:
             return [self]
         lanes: dict[str, list[Block]] = {}
@@ -215,9 +217,9 @@ class Records(OnDemand[Record]):
         return [Records(blocks) for blocks in lanes.values()]
 
     def cut(self, max_events: int, max_bytes: int) -> list[Records]:
-        """Cut into batches, in order, of at most so many records and bytes of bodies.
+        """Cut into batches, in order, of at most `max_events` records and `max_bytes` of bodies.
 
-        A record larger than `max_bytes` is a batch of its own.
+        A record larger than `max_bytes` becomes a batch of its own.
         """
         if 0 < self._length <= max_events and self.body_bytes <= max_bytes:
             return [self]

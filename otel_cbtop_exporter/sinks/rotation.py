@@ -1,9 +1,10 @@
-"""What becomes of a file after it was renamed: its name, its compression, its end.
+"""What happens to a file after its rotation: naming, compression, deletion.
 
-A rotated file is `PATH.20261124T000350.123456Z`, then `PATH.20261124T000350.123456Z.gz` or
-`.zst`. Names sort by age. Compression is crash-safe: the compressed file is written and
-synced under a name that ends in `.tmp`, renamed, and only then the plain one is deleted. Who
-finds a plain file beside a finished one, or a `.tmp` that nobody holds, ends the work.
+A rotated file is named `PATH.20261124T000350.123456Z`, and when compressed
+`PATH.20261124T000350.123456Z.gz` or `.zst`. Names sort by age. Compression is crash-safe: the
+compressed file is written and synced under a name that ends in `.tmp`, then renamed, and only
+then is the plain file deleted. Any process that finds a plain file beside its compressed one, or
+a `.tmp` that nobody holds, finishes the work.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SUFFIX = {"gzip": ".gz", "zstd": ".zst"}
 _CHUNK_BYTES = 256 * 1024
 
-# How long the end of a process may wait for a file to be compressed to its end.
+# How long a process that ends waits for an ongoing compression to finish.
 _PATIENCE_SECONDS = 1.0
 
 
@@ -45,11 +46,11 @@ class _Compressor(Protocol):
 
 
 class RotatedFiles:
-    """The rotated files of one sink; safe between threads.
+    """The rotated files of one sink; thread-safe.
 
     Args:
-        max_files: The newest that stay; older ones are deleted.
-        compression: Of those that stay.
+        max_files: How many of the newest files stay; older ones are deleted.
+        compression: How the files that stay are compressed.
     """
 
     def __init__(self, max_files: int, compression: Literal["none", "gzip", "zstd"]) -> None:
@@ -66,23 +67,23 @@ class RotatedFiles:
         self._descriptors: set[int] = set()
 
     def free_name(self, path: str, now_ns: int) -> str:
-        """Return a name for the file at `path` that nothing has, and that sorts last.
+        """Return an unused name for the file at `path`, one that sorts last.
 
-        The caller holds the file's lock, so nobody else is choosing one.
+        The caller holds the file's lock, so nobody else is choosing a name.
         """
         moment = _EPOCH + timedelta(microseconds=now_ns // 1_000)
         stamps = _listing(path)
-        if stamps:  # a clock that was set back must not turn the order around
+        if stamps:  # a clock that was set back must not reverse the order
             newest = datetime.strptime(max(stamps), _TIME).replace(tzinfo=timezone.utc)
             moment = max(moment, newest + timedelta(microseconds=1))
         return f"{path}.{moment.strftime(_TIME)}"
 
     def tidy(self, path: str) -> None:
-        """Compress and delete what is due beside `path`, on a thread that ends by itself."""
+        """Compress and delete rotated files of `path` as due, on a thread that ends by itself."""
         try:
             if not self._has_work(_listing(path)):
                 return
-        except OSError:  # a folder that cannot be listed: nothing was rotated there
+        except OSError:  # the folder cannot be listed: nothing was rotated there
             return
         with self._lock:
             if self._stopping.is_set():
@@ -90,18 +91,18 @@ class RotatedFiles:
             self._due.add(path)
             if self._running:
                 return
-            # A daemon, because the interpreter must not wait for it: what is half done is
-            # begun again by whoever opens the file next.
+            # A daemon, because the interpreter must not wait for it: whoever opens the file next
+            # starts unfinished work again.
             self._thread = threading.Thread(target=self._run, name="cbtop-rotation", daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError:  # the interpreter is ending and starts no thread any more
+            except RuntimeError:  # the interpreter is shutting down and starts no more threads
                 self._thread = None
             else:
                 self._running = True
 
     def close(self, timeout_seconds: float) -> None:
-        """End the thread; what is not done soon, the next process that opens the file does."""
+        """End the thread; the next process that opens the file does what is not done soon."""
         deadline = time.monotonic() + timeout_seconds
         with self._lock:
             thread = self._thread
@@ -112,10 +113,10 @@ class RotatedFiles:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def after_fork_in_child(self) -> None:
-        """Begin without a thread; the parent's goes on in the parent.
+        """Start without a thread; the parent's thread continues in the parent.
 
-        The child's copies of its descriptors would keep a deleted file's space in use, and a
-        killed parent's lock alive.
+        Close the child's copies of that thread's descriptors: they would keep the space of a
+        deleted file in use, and the lock of a killed parent held.
         """
         for descriptor in self._descriptors:
             with contextlib.suppress(OSError):
@@ -149,14 +150,14 @@ class RotatedFiles:
         for stamp in newest_first[self._max_files :]:
             for suffix in stamps[stamp]:
                 _delete(f"{path}.{stamp}{suffix}")
-        # Oldest first, so that the space of the next one to go is the first to shrink.
+        # Oldest first, so that the next file to be deleted is the first to shrink.
         for stamp in reversed(newest_first[: self._max_files]):
-            if self._stopping.is_set() or path in self._due:  # more came: delete before that
+            if self._stopping.is_set() or path in self._due:  # rotated again: deleting comes first
                 return
             if self._compression != "none" and "" in stamps[stamp]:
                 try:
                     self._compress(f"{path}.{stamp}", _SUFFIX[self._compression])
-                except OSError as error:  # a link, a folder: the others are no worse for it
+                except OSError as error:  # a link, a folder: go on with the others
                     name = f"{path}.{stamp}"
                     _log.warning("%s cannot be compressed: %s", name, error.strerror)
             else:
@@ -169,19 +170,19 @@ class RotatedFiles:
         try:
             source = self._open(plain, os.O_RDONLY)
         except FileNotFoundError:
-            return  # another process has done it, or deleted it
+            return  # another process has compressed or deleted it
         target = -1
         try:
             target = self._open(unfinished, os.O_RDWR | os.O_CREAT)
-            # Whoever holds the unfinished file does the work. Not the plain file's lock:
-            # writers may still be waiting for that one, to find out that it has moved.
+            # Whoever holds the lock of the unfinished file does the work. The plain file's lock is
+            # not used: writers may still wait for that one, to find out that the file has moved.
             alone = lock(target, time.monotonic()) or _WINDOWS
             if not _is_at(target, unfinished) or not _is_at(source, plain):
                 return
-            # A finished one is there if a process was killed before it deleted the plain one.
+            # The finished file exists if a process was killed before it deleted the plain one.
             done = Path(finished).exists()
             copied = not done and alone and self._copy(source, target)
-            if _WINDOWS:  # where nothing that is open can be renamed or deleted
+            if _WINDOWS:  # open files can neither be renamed nor deleted there
                 self._close(source)
                 self._close(target)
             if copied:
@@ -191,7 +192,7 @@ class RotatedFiles:
             if copied or done:
                 _delete(plain)
         except (TimeoutError, FileNotFoundError):
-            return  # another process is at it, or has deleted it because newer ones came
+            return  # another process works on it, or has deleted it because newer ones came
         except OSError:
             _delete(unfinished)
             raise
@@ -200,7 +201,7 @@ class RotatedFiles:
             self._close(target)
 
     def _copy(self, source: int, target: int) -> bool:
-        """Compress one file into another and sync it; False if it is time to stop."""
+        """Compress one file into another and sync it; return False if told to stop."""
         compressor = _compressor(self._compression)
         os.ftruncate(target, 0)
         if hasattr(os, "fchmod"):
@@ -227,7 +228,7 @@ class RotatedFiles:
 
 
 def _listing(path: str) -> dict[str, set[str]]:
-    """Return the rotated files of a path: what follows the name, by time."""
+    """Return the rotated files of a path, as the suffixes that exist for each time."""
     folder, name = os.path.split(path)
     pattern = re.compile(
         re.escape(name) + r"\.(\d{8}T\d{6}\.\d{6}Z)(|\.gz|\.zst|\.gz\.tmp|\.zst\.tmp)"
@@ -242,7 +243,7 @@ def _listing(path: str) -> dict[str, set[str]]:
 
 
 def _is_time(stamp: str) -> bool:
-    """Whether it is one that a rotation can follow; other files only look like ours."""
+    """Whether a stamp is a time that a later one can follow; if not, the file is not ours."""
     try:
         return datetime.strptime(stamp, _TIME).year < _LAST_YEAR  # noqa: DTZ007  all are UTC
     except ValueError:

@@ -1,12 +1,12 @@
-"""Standard output, a pipe, a terminal, a FIFO or a socket that whole lines are written to.
+"""Standard output, a pipe, a terminal, a FIFO or a socket, to which whole lines are written.
 
-None of them can be rotated or cut back, and several processes may write to one of them. A
-pipe takes what fits, so a batch is written in parts, of whole lines where they are no longer than
-`PIPE_BUF`, which a pipe takes all or nothing of, and under a lock: a `flock` on a descriptor
-of our own (`/proc/self/fd/N` opened anew, which also makes it non-blocking without changing
-the application's), or where that cannot be had (a socket, another user's pipe) a POSIX lock.
-Where there is neither (macOS has no locks on pipes), each process's lines are whole, but
-lines longer than `PIPE_BUF` of two processes can mix.
+None of them can be rotated or cut back, and several processes may write to the same one. A
+pipe takes what fits, so a batch is written in parts. A part holds whole lines if they are no
+longer than `PIPE_BUF`, up to which a pipe takes all or nothing. Writing happens under a lock: a
+`flock` on a descriptor of our own (`/proc/self/fd/N` opened again, which also makes ours
+non-blocking without changing the application's) or, where that cannot be opened (a socket,
+another user's pipe), a POSIX lock. Where neither exists (macOS has no locks on pipes), each
+process still writes whole lines, but lines of two processes can mix if longer than `PIPE_BUF`.
 """
 
 from __future__ import annotations
@@ -24,42 +24,43 @@ from otel_cbtop_exporter.sinks.lines import Appended
 
 __all__ = ["NotAStreamError", "SharedStream"]
 
-# What a blocking descriptor takes at once when poll says that it takes anything.
+# How much a blocking descriptor takes without blocking once poll says that it is writable.
 _PIPE_BUF = getattr(select, "PIPE_BUF", 512)
 
-# Where a descriptor can be opened anew; /dev/fd may be no more than a dup, whose lock is shared.
+# Opening a path here makes a new open file; /dev/fd may only make a dup, which shares the lock.
 _OWN_DESCRIPTORS = "/proc/self/fd"
 _WHOLE = (b"", 0)
 
 
-# A reader that was waited for in vain is not waited for as long again, until it reads; and the
-# end of a process does not wait for it.
+# After a wait for a reader has timed out, further waits are only this long until it reads again.
+# Closing waits at most `_CLOSE_SECONDS` for it.
 _STALLED_SECONDS = 0.1
 _CLOSE_SECONDS = 1.0
 
 
 class NotAStreamError(OSError):
-    """At the path of a FIFO or device there is something else by now."""
+    """The path of a FIFO or device names something else now."""
 
 
 class SharedStream:
     """One stream; used by one thread at a time.
 
-    If nobody reads, a line may be out in part when the time is over. Then the lock is not
-    given back, so that no other line can get into this one, and the next `append` goes on
-    where this one ended. The line counts as out only when all of it is.
+    If nobody reads, a line may be only partly written at the deadline. The lock is then kept, so
+    that no other line can get into this one, and the next `append` continues where this one
+    ended. The line counts as written only when all of it is.
 
     Args:
-        target: A descriptor of the process, which stays its own, or the path of a FIFO or device.
+        target: A descriptor, which remains the application's and is never closed here, or the
+            path of a FIFO or device.
     """
 
-    _status: os.stat_result | None  # of what is open; None if nothing is
-    _descriptor: int  # written to
-    _locked: int  # held while writing
-    _owned: set[int]  # opened here
-    _by_process: bool
-    _torn: tuple[bytes, int]  # a line, and how many bytes of it are out
-    _stalled: bool  # whether nobody has read since a wait was over
+    _status: os.stat_result | None  # of the open target; None if it is not open
+    _descriptor: int  # the one to write to
+    _locked: int  # the one to lock while writing
+    _owned: set[int]  # those opened here
+    _by_process: bool  # whether the lock is a POSIX lock, which belongs to the process
+    _torn: tuple[bytes, int]  # a partly written line, and how many of its bytes are written
+    _stalled: bool  # whether the last wait for a reader timed out
 
     def __init__(self, target: int | str) -> None:
         self._target = target
@@ -80,7 +81,7 @@ class SharedStream:
         appended = self._write(payload, lines, deadline)
         broken = isinstance(appended.error, BrokenPipeError)
         if broken:
-            self._torn = _WHOLE  # the next reader begins with a whole line
+            self._torn = _WHOLE  # a new reader gets whole lines from the start
         if not self._torn[1]:
             unlock(self._locked, by_process=self._by_process)
         if broken:
@@ -88,10 +89,10 @@ class SharedStream:
         return appended
 
     def flush(self) -> None:
-        """Nothing waits in this process."""
+        """Do nothing: this process buffers nothing."""
 
     def close(self, deadline: float) -> None:
-        """End a line that is out in part, if there is time, and close what is ours."""
+        """Finish a partly written line if there is time, and close our own descriptors."""
         if self._torn[1]:
             self._write(b"", 0, min(deadline, time.monotonic() + _CLOSE_SECONDS))
         self._close()
@@ -139,14 +140,14 @@ class SharedStream:
                 self._locked = os.open(f"{_OWN_DESCRIPTORS}/{self._target}", mine)
                 self._owned.add(self._locked)
                 self._by_process = False
-            # A file's offset belongs to the descriptor that the program prints to as well.
+            # Not for a file: its offset belongs to the descriptor that the program prints to.
             if not self._by_process and not stat.S_ISREG(os.fstat(self._target).st_mode):
                 self._descriptor = self._locked
         self._status = self._current()
 
     def _write(self, payload: bytes, lines: int, deadline: float) -> Appended:
         line, written = self._torn
-        # Either the batch that was kept comes again, or others come and the line goes first.
+        # Either the kept batch comes again, or another comes and the rest of the line goes first.
         first = 0 if payload.startswith(line) else 1
         data = line + payload if first else payload
         if not written and self._ends_torn():
@@ -177,14 +178,14 @@ class SharedStream:
         return Appended(max(data.count(b"\n", 0, whole) - first, 0), failed)
 
     def _ends_torn(self) -> bool:
-        """Whether a killed process left half a line in the file."""
+        """Whether a killed process left half a line at the end of the file."""
         if self._locked == self._descriptor:
             return False
         size = os.fstat(self._locked).st_size
         return size > 0 and os.pread(self._locked, 1, size - 1) != b"\n"
 
     def _wait(self, deadline: float) -> None:
-        """Wait until something can be written, for a reader that is slow."""
+        """Wait for a slow reader, until something can be written."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         seconds = max(0.0, deadline - time.monotonic())
@@ -203,17 +204,17 @@ class SharedStream:
 
 
 def _whole_lines(data: bytes, start: int) -> int:
-    """Return an end up to which a pipe takes all or nothing, after a whole line if one fits."""
+    """Return an end up to which a pipe takes all or nothing, at the end of a line if one fits."""
     return data.rfind(b"\n", start, start + _PIPE_BUF) + 1 or start + _PIPE_BUF
 
 
 def _flush_prints(target: int | str) -> None:
-    """Push out what the program has printed, so that a line of ours never lands in one of its.
+    """Flush what the program has printed, so that our lines never land inside one of its.
 
-    A print to a pipe waits in Python's buffer until that is full, which is mid-line.
+    Text printed to a pipe waits in Python's buffer until that is full, usually in mid-line.
     """
     for stream in (sys.stdout, sys.stderr):
-        # Python's own errors of a stream that was closed, replaced or is being used.
+        # Python raises these for a stream that is closed, replaced, or in use at the moment.
         with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
             if stream.fileno() == target:
                 stream.flush()

@@ -16,7 +16,7 @@ def make_authority(folder, name="ca"):
 
 
 def make_certificate(folder, name, authority="ca"):
-    """Make FOLDER/NAME.pem, key (PKCS#8) and certificate, good for 127.0.0.1."""
+    """Make FOLDER/NAME.pem with a key (PKCS#8) and a certificate, valid for 127.0.0.1."""
     key, request, certificate = (folder / f"{name}.{end}" for end in ("key", "csr", "crt"))
     extensions = folder / f"{name}.ext"
     extensions.write_text("subjectAltName=IP:127.0.0.1\n")

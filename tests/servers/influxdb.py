@@ -1,11 +1,11 @@
-"""Real InfluxDB servers for tests: started by influxdb.sh, or named by variables.
+"""Real InfluxDB servers for tests: started by influxdb.sh, or named by environment variables.
 
-A plugin of pytest, so that every test can ask for `influxdb`, `influxdb1`, `influxdb2` and
-`own_influxdb`.
+This is a pytest plugin, so every test can use the fixtures `influxdb`, `influxdb1`, `influxdb2`
+and `own_influxdb`.
 
 CBTOP_TEST_INFLUXDB_URL, _TOKEN and _ORG name a running InfluxDB 2, CBTOP_TEST_INFLUXDB1_URL a
-running 1.8; the tests then make and drop buckets (databases) of their own there. What kills a
-server always starts its own.
+running 1.8; the tests then make and drop buckets (databases) of their own there. A test that
+kills a server always starts its own.
 """
 
 import json
@@ -27,7 +27,7 @@ _HELP = (
 
 
 class InfluxDB:
-    """A server: what a test asks of it, and the faults that a process can have."""
+    """A server, with what tests need of its API and with ways to break its process."""
 
     def __init__(self, major, url, org, token, folder=None):
         self.major = major
@@ -46,7 +46,7 @@ class InfluxDB:
         return cls(major, about["url"], about["org"], about["token"], folder)
 
     def options(self, bucket, **more):
-        """Return the options of a sink that writes here."""
+        """Return the options of a sink that writes to this server."""
         org = {"org": self.org} if self.major == 2 else {}
         return {"url": self.url, "bucket": bucket, "token": self.token, **org, **more}
 
@@ -74,7 +74,7 @@ class InfluxDB:
         return self.api("GET", f"/api/v2/buckets?{urlencode({'name': name})}")["buckets"][0]["id"]
 
     def new_token(self, bucket, *actions):
-        """Make a token that may do so much with one bucket; returns the authorization."""
+        """Make a token that allows `actions` on one bucket; return the authorization."""
         resource = {"type": "buckets", "id": self.bucket_id(bucket)}
         return self.api(
             "POST",
@@ -97,7 +97,7 @@ class InfluxDB:
         return json.loads(response.data) if response.data else None
 
     def write(self, bucket, lines):
-        """Write lines past the sink; returns status and text."""
+        """Write lines without the sink; return the status and the text of the answer."""
         query = urlencode({"org": self.org, "bucket": bucket, "precision": "ns"})
         response = self._http.request(
             "POST",
@@ -108,7 +108,7 @@ class InfluxDB:
         return response.status, response.data.decode()
 
     def delete_measurement(self, bucket, measurement):
-        """Delete all points of a measurement, and with them the types of its fields."""
+        """Delete all points of a measurement, and thereby the types of its fields."""
         if self.major == 1:
             self.influxql(f'DROP MEASUREMENT "{measurement}"', bucket)
         else:
@@ -124,7 +124,7 @@ class InfluxDB:
             )
 
     def influxql(self, query, db, epoch="ns"):
-        """Run InfluxQL; returns the series of the statements, as InfluxDB has them."""
+        """Run InfluxQL; return the series of all statements, as InfluxDB returns them."""
         response = self._http.request(
             "POST",
             f"{self.url}/query?{urlencode({'db': db, 'epoch': epoch})}",
@@ -132,7 +132,7 @@ class InfluxDB:
             encode_multipart=False,
             headers={"Authorization": f"Token {self.token}"},
         )
-        # What the server says is UTF-8 and exact; floats have the digits to be read back.
+        # The server's JSON is UTF-8 and exact: floats have enough digits to read them back.
         results = json.loads(response.data, parse_int=_integer)
         assert response.status == 200, results
         assert not any("error" in result for result in results["results"]), results
@@ -157,7 +157,7 @@ class InfluxDB:
         return series[0]["values"][0][1] if series else 0
 
     def flux(self, query):
-        """Run Flux; returns its rows, each a mapping of columns to typed values."""
+        """Run Flux; return the rows, each a mapping of columns to typed values."""
         from influxdb_client import InfluxDBClient  # slow, and every run imports this module
 
         client = InfluxDBClient(url=self.url, token=self.token, org=self.org, timeout=60_000)
@@ -209,7 +209,7 @@ def _quoted(name):
 
 
 def run_script(*arguments):
-    """Run influxdb.sh; a failure is an error that carries its words."""
+    """Run influxdb.sh; if it fails, raise an error that quotes its messages."""
     done = subprocess.run(
         ["bash", str(_SCRIPT), *map(str, arguments)], capture_output=True, text=True, check=False
     )
@@ -239,13 +239,13 @@ def _serve(tmp_path_factory, major, variable):
 
 @pytest.fixture(scope="session")
 def influxdb2(tmp_path_factory):
-    """An InfluxDB 2 for the whole run; nobody kills it."""
+    """An InfluxDB 2 for the whole run, which no test kills."""
     yield from _serve(tmp_path_factory, 2, "CBTOP_TEST_INFLUXDB_URL")
 
 
 @pytest.fixture(scope="session")
 def influxdb1(tmp_path_factory):
-    """An InfluxDB 1.8 for the whole run; nobody kills it."""
+    """An InfluxDB 1.8 for the whole run, which no test kills."""
     yield from _serve(tmp_path_factory, 1, "CBTOP_TEST_INFLUXDB1_URL")
 
 
@@ -257,7 +257,7 @@ def influxdb(request):
 
 @pytest.fixture
 def own_influxdb(tmp_path):
-    """An InfluxDB 2 of this test alone, to be killed."""
+    """An InfluxDB 2 for one test, which may kill it."""
     server = InfluxDB.start(tmp_path / "influxdb", 2)
     try:
         yield server

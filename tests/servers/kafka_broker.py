@@ -1,8 +1,8 @@
-"""A real Apache Kafka broker for tests: started, broken, mended, filled and read back.
+"""A real Apache Kafka broker for tests: started, broken, repaired, filled and read back.
 
-Import the fixture that a test module needs. `broker` is one for the module and nobody breaks
-or configures it: CBTOP_TEST_KAFKA=host:port puts a running one in its place. What breaks or
-configures a broker starts its own with `start_broker`.
+Import the fixture that a test module needs. `broker` is shared by the module, and no test breaks
+or configures it; CBTOP_TEST_KAFKA=host:port replaces it with a running one. Tests that break or
+configure a broker start their own with `start_broker`.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ class Broker:
 
     @contextlib.contextmanager
     def hung(self):
-        """A broker that does not answer, and keeps every connection."""
+        """Suspend the broker inside the block: it answers nothing, and keeps every connection."""
         pid = json.loads((self._folder / "broker.json").read_text())["pid"]
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -57,7 +57,7 @@ class Broker:
             os.kill(pid, signal.SIGCONT)
 
     def new_topic(self, partitions=1, **config):
-        """Make a topic of a fresh name; returns the name."""
+        """Make a topic with a new name; return the name."""
         name = f"t{uuid.uuid4().hex}"
         self.make_topic(name, partitions, **config)
         return name
@@ -67,7 +67,7 @@ class Broker:
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         topic = NewTopic(name, partitions, replication_factor=1, config=config)
         admin.create_topics([topic])[name].result(30)
-        # Created is not yet known everywhere.
+        # A topic that was created is not visible at once.
         deadline = time.monotonic() + 30
         while name not in admin.list_topics(timeout=30).topics:
             assert time.monotonic() < deadline, f"topic {name} did not appear"
@@ -94,7 +94,7 @@ class Broker:
             consumer.assign([TopicPartition(topic, number, 0) for number in ends])
             consumer_at = dict.fromkeys(ends, 0)
             deadline = time.monotonic() + 60
-            # Positions and not counts: the offsets of a killed broker may have gaps.
+            # Compare positions, not counts: the offsets of a killed broker may have gaps.
             while any(consumer_at[number] < end for number, end in ends.items()):
                 assert time.monotonic() < deadline, f"{topic} could not be read to its end"
                 for message in consumer.consume(10_000, timeout=0.5):
@@ -113,7 +113,7 @@ class Broker:
 
 @contextlib.contextmanager
 def start_broker(folder, *arguments):
-    """Start a broker of one's own in a new folder; arguments as kafka.sh has them."""
+    """Run a separate broker in a new folder; `arguments` are those of `kafka.sh start`."""
     bootstrap = _run("start", folder, *arguments)
     try:
         listeners = json.loads((folder / "broker.json").read_text())["listeners"]
@@ -124,7 +124,7 @@ def start_broker(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory):
-    """A broker for the module, which no test breaks or configures."""
+    """A broker for the whole module, which no test breaks or configures."""
     if running := os.environ.get("CBTOP_TEST_KAFKA"):
         yield Broker(running)
         return

@@ -1,4 +1,4 @@
-"""A loopback HTTP server that answers as a test wants: what no real server does on demand."""
+"""A loopback HTTP server that gives the answers that no real server gives on demand."""
 
 import contextlib
 import gzip
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Request(NamedTuple):
-    """What arrived; the body is unpacked, its packed size is told apart."""
+    """A request that arrived; `body` is decompressed, `sent_bytes` is its size as sent."""
 
     path: str
     headers: Mapping[str, str]
@@ -23,7 +23,7 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What is answered; `cut` ends the connection instead, before or in the middle of an answer."""
+    """An answer; `cut` ends the connection "before" the answer or in the "middle" of it."""
 
     status: int = 204
     body: bytes = b""
@@ -43,7 +43,7 @@ class Loopback:
         self.requests = []
         self.ended_connections = 0
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, reply))
-        self._server.daemon_threads = False  # joined by server_close
+        self._server.daemon_threads = False  # so that server_close joins them
         if tls is not None:
             self._server.socket = tls.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
@@ -65,7 +65,7 @@ class Loopback:
 def _handler(loopback, reply):
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        timeout = 10  # of a connection that nobody uses any more
+        timeout = 10  # after which an unused connection ends
 
         def do_POST(self):
             data = self.rfile.read(int(self.headers["Content-Length"]))
@@ -87,7 +87,7 @@ def _handler(loopback, reply):
             if answer.cut == "middle":
                 self.close_connection = True
                 body = body[: len(body) // 2]
-            with contextlib.suppress(ConnectionError):  # a client that reads no further
+            with contextlib.suppress(ConnectionError):  # the client stopped reading
                 self.wfile.write(body)
 
         def finish(self):
@@ -100,8 +100,8 @@ def _handler(loopback, reply):
                 return
             try:
                 self.connection.do_handshake()
-            except OSError:  # one of us refused the other's certificate
-                # Read what is on its way, or closing would cut off the alert that says so.
+            except OSError:  # one side refused the other's certificate
+                # Read what is still coming, or closing would cut off the alert that says why.
                 plain = socket.socket(fileno=self.connection.detach())
                 with plain, contextlib.suppress(OSError):
                     plain.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""A tiny HTTP proxy on loopback: forwards plain requests, and tunnels what asks to CONNECT."""
+"""A tiny HTTP proxy on loopback, which forwards plain requests and tunnels CONNECT requests."""
 
 import base64
 import contextlib
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """A proxy; `seen` lists what it was asked for.
+    """A proxy; `seen` lists the requests that it received.
 
     Args:
         login: `user:password` that clients must give, or "" for anybody.
@@ -20,7 +20,7 @@ class Proxy:
     def __init__(self, login=""):
         self.seen = []
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, login))
-        self._server.daemon_threads = False  # joined by server_close
+        self._server.daemon_threads = False  # so that server_close joins them
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 

@@ -1,4 +1,4 @@
-"""A router between a client and a server that can forget its connections, as NAT does."""
+"""A router between client and server, which can forget connections as NAT does."""
 
 import contextlib
 import socket
@@ -6,11 +6,11 @@ import threading
 
 
 class ForgetfulRouter:
-    """Passes connections on to a server.
+    """Forwards connections to a server.
 
     Args:
         target: `host:port` of the server.
-        port: Of the router; a free one by default.
+        port: The router's own port; a free one by default.
     """
 
     def __init__(self, target, port=0):
@@ -39,7 +39,7 @@ class ForgetfulRouter:
             one.close()
 
     def forget(self):
-        """From now on every connection that is there swallows what is sent, and answers nothing."""
+        """Make all present connections swallow what is sent from now on, and answer nothing."""
         self._known.clear()
 
     def _accept(self):

@@ -1,4 +1,4 @@
-"""A machine that cannot build the servers is told at once what it lacks, and how to do without."""
+"""install.sh says at once what a machine lacks to build the servers, and how to do without."""
 
 import os
 import shutil
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-# What the scripts are written in; everybody has these.
+# What the scripts themselves need; every machine has these.
 COMMON = ("bash", "sed", "dirname", "realpath")
 
 
 @pytest.fixture
 def install(tmp_path):
-    """Run install.sh where nothing is built, with some tools, none of which is called."""
+    """Return a function that runs install.sh with fakes of some tools, before anything is built."""
     for name in COMMON:
         (tmp_path / name).symlink_to(shutil.which(name))
 
@@ -40,7 +40,7 @@ def install(tmp_path):
 
 
 def test_every_missing_tool_is_named_at_once(install, tmp_path):
-    """All tools of all servers, where to get them, and the variables that make them needless."""
+    """All tools of all servers are named, where to get them, and the variables that replace them."""
     done = install()
     assert done.returncode == 1
     for tool in ("curl", "Go", "gcc", "Rust", "Java 17", "Maven"):
@@ -54,7 +54,7 @@ def test_every_missing_tool_is_named_at_once(install, tmp_path):
 
 
 def test_nothing_is_built_before_all_tools_are_there(install, tmp_path):
-    """Ten minutes of building do not end with a missing Java."""
+    """A missing Java is reported first, and not after ten minutes of building."""
     done = install("curl", "go", "gcc", "cargo")
     assert done.returncode == 1
     assert "- Java 17" in done.stderr
@@ -64,7 +64,7 @@ def test_nothing_is_built_before_all_tools_are_there(install, tmp_path):
 
 
 def test_servers_that_run_already_need_no_tool(install):
-    """With a variable for each of them there is nothing to build."""
+    """If a variable names each server, there is nothing to build."""
     names = ("INFLUXDB_URL", "INFLUXDB1_URL", "KAFKA", "SCHEMA_REGISTRY")
     done = install(**{f"CBTOP_TEST_{name}": "x" for name in names})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
