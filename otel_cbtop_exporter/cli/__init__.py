@@ -23,6 +23,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for terminals that lack a character
     try:
-        importlib.import_module("otel_cbtop_exporter.cli.app").app()
+        try:
+            importlib.import_module("otel_cbtop_exporter.cli.app").app()
+        finally:
+            sys.stdout.flush()
     except OSError as error:  # a full disk behind standard output, a file that vanished
+        sys.stdout = None  # Python would try to write the rest again
         sys.exit(f"otel-cbtop: {error.strerror or error}")
