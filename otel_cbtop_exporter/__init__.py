@@ -1,7 +1,7 @@
-"""OpenTelemetry to InfluxDB, Kafka and JSON Lines, without a Collector.
+"""Exports OpenTelemetry data to InfluxDB, Kafka and JSON Lines, without a Collector.
 
-Everything public is here. Importing starts nothing, opens nothing, and imports no client
-library.
+Everything public is here. Importing the package starts nothing, opens nothing, and imports no
+client library.
 """
 
 from otel_cbtop_exporter.config import ExporterConfig, RetryConfig

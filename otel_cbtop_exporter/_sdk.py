@@ -1,9 +1,8 @@
-"""The one door to private and experimental names of the SDK, each with its public fallback.
+"""The only module that uses private and experimental names of the SDK, with public fallbacks.
 
-Reading a span through its public properties copies its three containers, which is three
-quarters of what reading it costs. The fast way is compared with the public way at import, for
-the SDK that is installed; where they differ, and for objects of classes that we do not know,
-the public way is used.
+Reading a span through its public properties copies its three containers, which is three quarters
+of the cost of reading it. At import, the fast way is compared with the public way on the SDK that
+is installed. If they differ, and for objects of unknown classes, the public way is used.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from opentelemetry import context as otel_context
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.attributes import BoundedAttributes
 
-# Logs live under an underscore for as long as OpenTelemetry calls them experimental.
+# The names of logs have an underscore as long as OpenTelemetry calls them experimental.
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.resources import Resource
@@ -44,10 +43,10 @@ _NOTHING: dict[str, Any] = {}
 
 
 class SpanParts(NamedTuple):
-    """What a span holds; the containers are the span's own and must not be changed.
+    """The contents of a span; the containers are the span's own and must not be changed.
 
-    `dropped` counts attributes, events and links that the SDK's limits left out; it is
-    `NONE_DROPPED` itself where there were none.
+    `dropped` counts the attributes, events and links that the SDK dropped because of its limits;
+    if there are none, it is the object `NONE_DROPPED`.
     """
 
     name: str
@@ -69,11 +68,11 @@ class SpanParts(NamedTuple):
 NONE_DROPPED = (0, 0, 0)
 
 SEVERITY_NAMES = {one.value: one.name for one in SeverityNumber if one.value}
-"""What the data model calls a severity that its source gave no name."""
+"""The data model's name for each severity number, for records without a severity text."""
 
 
 class LogParts(NamedTuple):
-    """What a log record holds; the attributes are its own and must not be changed."""
+    """The contents of a log record; the attributes are its own and must not be changed."""
 
     record: LogRecord
     attributes: Mapping[str, Any]
@@ -107,7 +106,7 @@ def _read_spans_publicly(spans: Iterable[ReadableSpan]) -> Iterator[SpanParts]:
 
 
 def _read_spans_fast(spans: Iterable[ReadableSpan]) -> Iterator[Any]:
-    # Plain tuples in the order of SpanParts: naming them costs a third of this.
+    # Plain tuples in the order of SpanParts: naming their items costs a third of this loop's time.
     for span in spans:
         parts: Any = None
         if type(span) is ReadableSpan:
@@ -136,7 +135,7 @@ def _read_spans_fast(spans: Iterable[ReadableSpan]) -> Iterator[Any]:
                     links._dq,
                     dropped,
                 )
-            except AttributeError:  # made by hand, of other containers
+            except AttributeError:  # made by hand, with other containers
                 pass
         yield parts or _read_span_publicly(span)
 
@@ -183,10 +182,10 @@ def _attribute_map_fast(attributes: Any) -> Mapping[str, Any]:
 
 
 def _fast_equals_public() -> bool:
-    """Compare both ways on a span that has something in every part."""
+    """Compare both ways on a log record and on a span that has something in every part."""
     try:
         attributes = BoundedAttributes(2, {"one": 1, "two": (1, 2)})
-        attributes.dropped = 1  # reaching the limit would log a warning
+        attributes.dropped = 1  # set here, because reaching the limit would log a warning
         context = SpanContext(1, 2, is_remote=False)
         events = BoundedList.from_seq(1, [Event("first", {}, 1), Event("last", attributes, 2)])
         links = BoundedList.from_seq(1, [Link(context), Link(context, attributes)])
@@ -230,14 +229,14 @@ read_logs = _read_logs_fast if FAST else _read_logs_publicly
 """Yield the parts of each log record in the order of `LogParts`."""
 
 attribute_map = _attribute_map_fast if FAST else _attribute_map_publicly
-"""Return attributes as a mapping that is quick to read and must not be changed."""
+"""Return attributes as a mapping that is fast to read and must not be changed."""
 
 
 @contextmanager
 def suppress_instrumentation() -> Iterator[None]:
     """Keep instrumented libraries from tracing what this thread does inside the block.
 
-    The SDK's processors do the same around `export()`; threads do not inherit it.
+    The SDK's processors do the same around `export()`, but new threads do not inherit it.
     """
     key = getattr(otel_context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
     token = otel_context.attach(otel_context.set_value(key, value=True))

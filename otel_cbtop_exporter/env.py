@@ -1,8 +1,8 @@
 """The only reader of os.environ: environment variables as options.
 
-Variable names are derived from the configuration tree: the option `kafka.bootstrap_servers`
-is `OTEL_EXPORTER_CBTOP_KAFKA_BOOTSTRAP_SERVERS`, and with `TRACES_`, `METRICS_` or `LOGS_`
-behind the prefix it is set for one signal.
+Variable names are derived from the configuration tree: the option `kafka.bootstrap_servers` is
+`OTEL_EXPORTER_CBTOP_KAFKA_BOOTSTRAP_SERVERS`. With `TRACES_`, `METRICS_` or `LOGS_` after the
+prefix, a variable sets the option for one signal.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SignalName = Literal["traces", "metrics", "logs"]
 
 _SIGNAL_PREFIXES = tuple(f"{PREFIX}{name.upper()}_" for name in get_args(SignalName))
 
-# The variables of influxdb-client and of the SDK, for what is not set under our own names.
+# Variables of influxdb-client and of the SDK, for options that are not set under our own names.
 FALLBACKS: dict[str, tuple[str, ...]] = {
     "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": ("internal_metrics",),
     "INFLUXDB_V2_URL": ("influxdb", "url"),
@@ -65,15 +65,16 @@ def options_from_environment(
 ) -> dict[str, Any]:
     """Read the options that are set in the environment.
 
-    A wrong value is one error in the log and the default applies, as OpenTelemetry's
-    specification has it: an exception here would switch off other exporters too.
+    A wrong value is logged as an error, and the default applies, as OpenTelemetry's specification
+    requires: an exception here would switch off other exporters too.
 
     Args:
-        signal: Whose variables win over the general ones; None reads the general ones only.
-        environ: By default os.environ.
+        signal: The signal whose variables override the general ones; None reads only the general
+            ones.
+        environ: The environment; os.environ by default.
 
     Returns:
-        Nested option names and values, each of them valid; an empty variable is unset.
+        Nested option names and values, all of them valid. An empty variable counts as unset.
     """
     environ = os.environ if environ is None else environ
     known = dict(variables())
@@ -91,21 +92,21 @@ def options_from_environment(
 
 
 def configuration(signal: SignalName | None, given: Mapping[str, Any]) -> ExporterConfig:
-    """Return what holds: what was given in code or in a declarative file, over the environment.
+    """Return the effective configuration: the given options laid over the environment.
 
     Args:
         signal: As in `options_from_environment`.
-        given: Nested option names and values.
+        given: Nested option names and values, from code or from a declarative file.
 
     Raises:
-        ConfigError: Something that was given is unknown, or its value is not allowed.
+        ConfigError: A given option is unknown, or its value is not allowed.
     """
-    build(ExporterConfig, merged({}, given))  # alone, so that no variable is blamed for it
+    build(ExporterConfig, merged({}, given))  # alone, so that no variable is blamed for an error
     return build(ExporterConfig, merged(options_from_environment(signal), given))
 
 
 def declarative_file() -> str:
-    """Return the file that configures the SDK, and not the variables; "" if there is none."""
+    """Return the file that configures the SDK instead of variables; "" if there is none."""
     return os.environ.get("OTEL_CONFIG_FILE", "").strip()
 
 
@@ -144,7 +145,7 @@ def _warn_of_unknown(environ: Mapping[str, str], known: Mapping[str, _Path]) -> 
         start = next((s for s in _SIGNAL_PREFIXES if variable.startswith(s)), PREFIX)
         name = variable.removeprefix(start)
         if variable not in known and PREFIX + name not in known:
-            _warned.add(variable)  # three exporters read the same environment
+            _warned.add(variable)  # only once, although three exporters read the environment
             import difflib  # noqa: PLC0415 -- only a mistake needs it
 
             names = [one.removeprefix(PREFIX) for one in known]

@@ -3,7 +3,7 @@
     CbtopError
     +-- ConfigError (also a ValueError)    an argument or setting is not allowed
     |   +-- SinkError                      a sink cannot be used at all
-    +-- EventError (also a ValueError)     a line is not an event of a version that we read
+    +-- EventError (also a ValueError)     a line, or what a caller made, is not a valid event
 
 None of them reaches an instrumented application: exporters raise only from their
 constructors, and only for arguments given in code or in a declarative file.
@@ -19,11 +19,11 @@ class CbtopError(Exception):
 
 
 class ConfigError(CbtopError, ValueError):
-    """You gave a setting that is not allowed; the message names it, its value and what is."""
+    """You gave a setting that is not allowed; the message names it, its value, and what is."""
 
 
 class EventError(CbtopError, ValueError):
-    """You decoded a line that is not an event; the message names the key and what was expected."""
+    """You decoded or made something that is not a valid event; the message says what is wrong."""
 
 
 class SinkError(ConfigError):

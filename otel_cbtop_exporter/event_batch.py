@@ -1,7 +1,7 @@
 """Batches of events in parts: tables, and runs of loose events.
 
-Belongs here: how events are collected into parts, and what reads like a sequence of them. Not
-here: what a table is (`event_table.py`).
+Belongs here: how events are collected into parts, and how a batch of parts reads like a sequence
+of events. Not here: what a table is (`event_table.py`).
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 
 __all__ = ["EventRun", "Events", "Part", "Tables", "tags_of"]
 
-# A table of fewer events costs more than it saves: where kinds take turns there are none.
+# A table of fewer events costs more than it saves. Where kinds of events alternate, and order
+# matters, such tables become runs of loose events.
 _FEW = 8
 
 _TEXTS = ID_FIELDS | TEXT_FIELDS
 
-# The fields of 64 bits among the ids, which cells hold as numbers.
+# The ids of 64 bits, which cells hold as numbers.
 _SPAN_IDS = frozenset({"linked_span_id", "parent_span_id", "span_id"})
 
-# The fields of signals that are a float or an integer, as it comes; all others are integers.
+# The number fields of mapped events that may be floats as well as integers; all others are
+# integers.
 _NUMBERS = frozenset({"value"})
 
 
@@ -47,8 +49,8 @@ class EventRun(msgspec.Struct, frozen=True, gc=False):
     """Loose events of one signal, whose fields and attributes may hold anything.
 
     Attributes:
-        signal: None for events that were made by hand.
-        events: In order; the tags of each are a `TagSet`.
+        signal: Their signal; None for events that were made by hand.
+        events: The events in order, each with a `TagSet` as its tags.
     """
 
     signal: Signal | None
@@ -70,10 +72,10 @@ Part = EventTable | EventRun
 
 
 class _Cells:
-    """A table of columns that is being filled, whose cells are all in one list.
+    """A table that is still being filled, with all its cells in one list.
 
-    A list for each column would take twice the time, and a tuple for each event would be the
-    garbage collector's work.
+    A list for each column would take twice the time, and a tuple for each event would make work for
+    the garbage collector.
     """
 
     __slots__ = ("_keys", "_measurement", "_signal", "_width", "cells")
@@ -89,7 +91,7 @@ class _Cells:
         return len(self.cells) // self._width
 
     def table(self) -> EventTable:
-        """Return what was collected."""
+        """Return the table of the events that were collected."""
         tag_sets, times_ns, trace_ids, attributes, *columns = [
             self.cells[at :: self._width] for at in range(self._width)
         ]
@@ -115,8 +117,8 @@ class Tables:
     """Collects events into tables.
 
     Args:
-        in_order: Whether the events stay in the order in which they came, as log records do,
-            and a table ends where another begins; otherwise there is one for each kind.
+        in_order: Whether the events stay in the order in which they came, as log records do. A
+            table then ends where another one begins; otherwise there is one table for each kind.
     """
 
     __slots__ = ("_in_order", "_open", "_parts")
@@ -127,10 +129,10 @@ class Tables:
         self._open: dict[Any, EventRun | _Cells] = {}
 
     def cells(self, measurement: str, signal: Signal, keys: tuple[str, ...]) -> list[Any]:
-        """Return a list that is to be extended by each event of a table of columns.
+        """Return the list of a table's cells, which the caller extends by each event.
 
-        That is by its tag set, its time, its trace id or None, its attributes, and the values
-        of its fields: a span's id as a number, 0 where there is none.
+        The cells of an event are its tag set, its time, its trace id or None, its attributes or
+        None, and the values of its fields. A span id is given as a number, 0 if there is none.
         """
         name = (measurement, signal, keys)
         part = self._open.get(name)
@@ -139,7 +141,7 @@ class Tables:
         return part.cells
 
     def add_table(self, table: EventTable, *, plain: bool) -> None:
-        """Take a table; `plain` if it keeps what tables promise."""
+        """Add a table; if it is not `plain` (breaks a promise), add its events as loose ones."""
         if plain:
             self._parts.append(table)
             return
@@ -147,10 +149,10 @@ class Tables:
             self.add_loose(event)
 
     def add(self, event: Event) -> None:
-        """Take an event into a table, if it keeps what tables promise."""
+        """Add an event: to a table if it keeps a table's promises, else as a loose event."""
         fields = event.fields
         if (
-            event.signal is None  # which no mapping makes
+            event.signal is None  # never made by mapping
             or type(event.timestamp_ns) is not int
             or not all(map(_is_plain, fields, fields.values()))
         ):
@@ -171,7 +173,7 @@ class Tables:
         )
 
     def add_loose(self, event: Event) -> None:
-        """Take an event whose like will not come again, for which a table is not worth it."""
+        """Add an event as a loose one, because a table is not worth it or must not hold it."""
         part = self._open.get(event.signal)
         if not isinstance(part, EventRun):
             part = self._begin(event.signal, EventRun(event.signal, []))
@@ -185,7 +187,7 @@ class Tables:
         return part
 
     def events(self) -> Events:
-        """Return everything."""
+        """Return all events that were added."""
         made: list[Part] = [
             part.table() if isinstance(part, _Cells) else part for part in self._parts if len(part)
         ]
@@ -204,9 +206,12 @@ class Tables:
 
 
 def _span_id_texts(numbers: Sequence[int]) -> list[str]:
-    """Return for each number its 16 lower-case hex digits; for 0, which is no id, "".
+    """Return each number as 16 lower-case hex digits; "" for 0, which is not an id.
 
-    All at once takes two thirds of the time. Raises OverflowError beyond 64 bits.
+    Converting all of them at once takes two thirds of the time.
+
+    Raises:
+        OverflowError: A number has more than 64 bits.
     """
     ids = array("Q", numbers)
     if sys.byteorder == "little":
@@ -216,7 +221,7 @@ def _span_id_texts(numbers: Sequence[int]) -> list[str]:
 
 
 def _usable(event: Event) -> Event:
-    """Return an event that may have been made by hand as encoders want it."""
+    """Return an event, possibly hand-made, in the form that encoders expect."""
     if not isinstance(event, Event):
         raise EventError(f"a {type(event).__name__} is not an Event")
     if event.signal not in SIGNAL_NAMES:
@@ -230,12 +235,12 @@ def _usable(event: Event) -> Event:
 
 
 def tags_of(event: Event) -> TagSet:
-    """Return the tags of an event that is in an `EventRun`."""
+    """Return the tags of an event from an `EventRun`, where they are always a `TagSet`."""
     return cast("TagSet", event.tags)
 
 
 def _is_plain(key: str, value: Any) -> bool:
-    """Whether a value of mapping's own is what a table may hold."""
+    """Say whether a table may hold a field that mapping made."""
     kind = type(value)
     if kind is str or key in _TEXTS:
         return kind is str and key in _TEXTS
@@ -247,10 +252,10 @@ def _is_plain(key: str, value: Any) -> bool:
 class Events(OnDemand[Event]):
     """A batch of events in parts: tables, and runs of loose events.
 
-    It reads as a sequence of events, which are made when somebody asks for them.
+    It reads like a sequence of events; those of tables are made only when they are asked for.
 
     Args:
-        parts: In order; none is empty.
+        parts: The parts in order; none is empty.
     """
 
     __slots__ = ("parts",)
@@ -261,7 +266,7 @@ class Events(OnDemand[Event]):
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> Events:
-        """Return events, in order, as such a batch.
+        """Return events, in order, as a batch of parts.
 
         Raises:
             EventError: One of them is not an `Event`, or its signal is unknown.
@@ -272,7 +277,7 @@ class Events(OnDemand[Event]):
         return cls(EventRun(signal, list(run)) for signal, run in runs)
 
     def placed_parts(self) -> Iterator[tuple[Part, slice]]:
-        """Yield each part, and which of the batch's events it holds."""
+        """Yield each part, and the slice of the batch that it holds."""
         start = 0
         for part in self.parts:
             end = start + len(part)

@@ -1,7 +1,7 @@
-"""Events that have the same fields as a table, so that nothing is made for each on its way out.
+"""A table of events that have the same fields, so that no object is made for each of them.
 
-Belongs here: what a table is and promises. Not here: who fills tables (`mapping/`), a
-batch of several (`event_batch.py`), who renders them (`encoding/`).
+Belongs here: what a table is and promises. Not here: filling tables (`mapping/`), batches of
+tables (`event_batch.py`), rendering them (`encoding/`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = [
     "EventTable",
 ]
 
-# Hex digits, which need no escape in any encoding.
+# Their values are hex digits, which no encoding has to escape.
 ID_FIELDS = frozenset({"linked_span_id", "linked_trace_id", "parent_span_id", "span_id"})
 TEXT_FIELDS = frozenset({"body", "linked_trace_state", "status_message", "trace_state"})
 
-# A float holds every integer between them, and `repr` writes it without an exponent.
+# A float holds every integer from one to the other exactly, and `repr` writes no exponent for it.
 MIN_NUMBER, MAX_NUMBER = -(2**53), 2**53
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -40,23 +40,29 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 class EventTable(msgspec.Struct, frozen=True, gc=False):
     """Events of one measurement and signal that have the same fields, column by column.
 
-    Whoever fills a table promises that encoders need not look: values have the types that their
-    fields have by the schema (`int`, `float` and `str` themselves, no subclasses), integers fit in
-    64 bits, numbers are finite, ids are lower-case hex digits. Where a number may be a float or an
-    integer, an integer is between `MIN_NUMBER` and `MAX_NUMBER`. Times are `int`. Texts and
-    attributes may hold anything. Of a metric every value is a number, the keys are letters, digits
-    and `_.+-`, and there are no attributes. What does not keep this is an `Event` of its own.
+    Whoever fills a table makes these promises, so that encoders need not check:
+
+    - Values have the types that the schema gives their fields: `int`, `float` and `str` themselves,
+      not subclasses.
+    - Integers fit in 64 bits, numbers are finite, and ids are lower-case hex digits.
+    - In a field that may hold floats and integers, integers are between `MIN_NUMBER` and
+      `MAX_NUMBER`.
+    - Times are `int`.
+    - In a table of metric points all values are numbers, keys consist of letters, digits and
+      `_.+-`, and there are no attributes.
+
+    Texts and attributes may hold anything. An event that breaks a promise stays a loose `Event`.
 
     Attributes:
-        measurement: Of all events.
-        signal: Of all events.
+        measurement: The measurement of all events.
+        signal: The signal of all events.
         keys: The names of their fields, in order.
         columns: The values of each field.
-        tag_sets: Of each event.
-        times_ns: Of each event.
-        trace_ids: Of each event; None if no event has one.
-        attributes: Of each event; None if no event has any.
-        metric: Of all events.
+        tag_sets: The tag set of each event.
+        times_ns: The time of each event.
+        trace_ids: The trace id of each event, or None; None if no event has one.
+        attributes: The attributes of each event, or None; None if no event has any.
+        metric: The metric of all events, if they are metric points.
     """
 
     measurement: str

@@ -35,7 +35,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 
-# About 4,200 digits. Python refuses to write more than 4,300 in decimal.
+# About 4,200 digits. Python refuses to write more than 4,300 digits in decimal.
 MAX_INTEGER_BITS = 14_000
 
 FieldValue = int | float | str | bool
@@ -50,10 +50,10 @@ SIGNAL_NAMES: dict[Signal | None, str] = {
     "exemplar": "metrics",
     None: "metrics",  # made by hand: a measurement like any other
 }
-"""What `{signal}` in the name of a bucket or a topic becomes."""
+"""What replaces `{signal}` in the name of a bucket or a topic."""
 
 OF_A_TRACE: frozenset[Signal | None] = frozenset({"span", "span_event", "span_link", "log"})
-"""The events that are looked up by trace id; the others belong to a series."""
+"""Signals whose events are looked up by trace id; other events belong to a series."""
 
 
 class Buckets(msgspec.Struct, frozen=True):
@@ -116,7 +116,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     tags: Mapping[str, str]
     fields: dict[str, FieldValue]
     timestamp_ns: int
-    # A factory, because omit_defaults would leave a plain default out of the bytes.
+    # A factory, because omit_defaults would omit a plain default from the JSON.
     schema_version: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)
     correlation_id: str | None = None
     signal: Signal | None = None
@@ -138,14 +138,14 @@ def decode_event(line: bytes | str) -> Event:
     Unknown keys are ignored, so that a later writer may add some.
 
     Args:
-        line: One JSON object, with or without a newline behind it.
+        line: One JSON object, with or without a newline at the end.
 
     Returns:
         The event; `tags` is a plain dict.
 
     Raises:
         EventError: The line is not JSON, a key is missing or has the wrong type, there is no
-            field, or its schema version is one that this reader does not know.
+            field, or this reader does not know its schema version.
     """
     try:
         version = _version_decoder.decode(line).schema_version
@@ -170,10 +170,10 @@ def decode_event(line: bytes | str) -> Event:
 
 
 def _wrong_key(line: bytes | str, error: str) -> str:
-    """Return which key of `tags` or `fields` is meant, which msgspec writes as `[...]`; or ""."""
+    """Name the wrong key of `tags` or `fields`, which msgspec writes only as `[...]`; or ""."""
     for group, types in (("tags", str), ("fields", FieldValue)):
         if f"`$.{group}[...]`" in error:
-            found = msgspec.json.decode(line).get(group)  # the last one, where there are two
+            found = msgspec.json.decode(line).get(group)  # the last one, if the key occurs twice
             pairs = found.items() if isinstance(found, dict) else ()
             wrong = [key for key, value in pairs if not isinstance(value, types)]
             return f", key {wrong[0]!r}" if wrong else ""
@@ -193,7 +193,7 @@ def event_from_sample(
     Args:
         metric: The measurement.
         value: A finite number; it becomes the field `value`.
-        tags: Dimensions; empty texts are left out.
+        tags: Dimensions; those with an empty text are left out.
         timestamp_ns: Nanoseconds since the Unix epoch; now by default.
         correlation_id: What ties this sample to others.
 
@@ -201,8 +201,8 @@ def event_from_sample(
         An event without a signal.
 
     Raises:
-        EventError: The metric has no name, the value is not a finite number, the time is no
-            integer, or the correlation id or a tag is no text.
+        EventError: The metric has no name, the value is not a finite number, or has over 4,200
+            digits, the time is not an integer, or the correlation id or a tag is not a text.
     """
     if not metric or not isinstance(metric, str):
         raise EventError(f"metric must be a name, got {metric!r}")
@@ -213,7 +213,7 @@ def event_from_sample(
     if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
         raise EventError(f"value of {metric!r} has over 4,200 digits, which nobody can write")
     if timestamp_ns is not None and type(timestamp_ns) is not int:
-        # A float of nanoseconds has lost a hundred of them, and no sink takes one.
+        # A float of nanoseconds is off by about a hundred of them, and no sink takes one.
         raise EventError(f"timestamp_ns of {metric!r} must be an integer, got {timestamp_ns!r}")
     for key, text in (tags or {}).items():
         if not isinstance(key, str) or not isinstance(text, str):
@@ -228,14 +228,14 @@ def event_from_sample(
 
 
 def _is_finite(value: float) -> bool:
-    return isinstance(value, int) or math.isfinite(value)  # which overflows on a huge integer
+    return isinstance(value, int) or math.isfinite(value)  # isfinite() overflows on a huge integer
 
 
 def event_schema() -> dict[str, Any]:
     """Generate the JSON Schema of `Event` that is published as `schemas/event_v1.json`.
 
-    What is absent is left out of an event, so the `null` that Python's None stands for is
-    not part of the schema.
+    An absent value is left out of the JSON, so the `null` that stands for Python's None is not
+    part of the schema.
     """
     (schema,), definitions = msgspec.json.schema_components([Event], ref_template="#/$defs/{name}")
     definitions = {name: _without_null(part) for name, part in definitions.items()}

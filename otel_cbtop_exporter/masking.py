@@ -1,4 +1,4 @@
-"""What is shown of options and their values: no secret, and no login of a URL."""
+"""How options and their values are shown: without secrets, and without the login of a URL."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from msgspec import Meta
 __all__ = ["MASK", "PROPERTIES", "SECRET", "URL", "is_secret", "metas", "shown", "without_login"]
 
 SECRET = Meta(extra={"secret": True})
-"""Marks an option, in Annotated, whose value is never shown."""
+"""Marks an option, in its `Annotated` type, whose value is never shown."""
 
 URL = Meta(extra={"url": True})
-"""Marks an option in which a login may stand, whether or not it is written as a URL has it."""
+"""Marks an option whose value may contain a login, even if the value is not a well-formed URL."""
 
 PROPERTIES = Meta(extra={"secret": True, "properties": True})
-"""Marks a mapping of a client's properties: some of their values are secrets, all are texts."""
+"""Marks a mapping of a client's properties: all values are texts, and some are secrets."""
 
 MASK = "********"
-"""Stands for a secret."""
+"""Shown in place of a secret."""
 
-# A password may hold any of `/?#`, which no parser of URLs would allow there.
+# A password may contain `/`, `?` or `#`, although no URL parser allows them there.
 _LOGIN_IN_URL = re.compile(r"(?<=://)\S*@")
 
 
 def metas(hint: Any) -> Iterator[Meta]:
-    """Yield what Annotated says of a type and its parts."""
+    """Yield the metadata that `Annotated` gives to a type and its parts."""
     for arg in typing.get_args(hint):
         if isinstance(arg, Meta):
             yield arg
@@ -42,7 +42,7 @@ def is_secret(hint: Any) -> bool:
 
 
 def shown(hint: Any, value: Any) -> str:
-    """Return an option's value as messages may have it: without secrets."""
+    """Return an option's value as it may appear in messages: without secrets."""
     if not value or not is_secret(hint):
         if isinstance(value, str):
             return repr(without_login(hint, value))
@@ -53,9 +53,9 @@ def shown(hint: Any, value: Any) -> str:
 
 
 def without_login(hint: Any, text: str) -> str:
-    """Return an option's text without a user name and a password, as a URL may have them.
+    """Return an option's text without the user name and password that a URL may have.
 
-    A password may hold blanks, and the scheme may have been forgotten.
+    A password may contain spaces, and the scheme may be missing.
     """
     login, at, rest = text.rpartition("@")
     if not at or URL not in metas(hint):

@@ -1,4 +1,4 @@
-"""Sequences whose items nobody needs, as a rule."""
+"""Sequences that make their items only when asked for one, which rarely happens."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _T = TypeVar("_T")
 
 
 class OnDemand(Sequence[_T]):
-    """Reads like a list of items, which are made together when somebody asks for one.
+    """A sequence that makes all its items when one is first asked for.
 
-    Who derives from it says how many there are, and makes them in `_make`. They are kept, so that
-    asking again gives the same objects. Equal to every sequence of equal items.
+    Subclasses define `__len__`, and make the items in `_make`. The items are kept, so that asking
+    again returns the same objects. It equals every sequence of equal items.
     """
 
     __slots__ = ("_made",)
@@ -45,18 +45,18 @@ class OnDemand(Sequence[_T]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and self._list() == list(other)
 
-    __hash__ = None  # type: ignore[assignment]  # as a list has it, which mypy knows of list alone
+    __hash__ = None  # type: ignore[assignment]  # like `list`; mypy accepts it only there
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._list()!r})"
 
 
 class Lines(OnDemand[bytes]):
-    """The lines of one text, without their newlines; taken apart when somebody asks for one.
+    """The lines of one text, without their newlines; the text is split when a line is asked for.
 
     Args:
-        text: Every line of it ends in a newline.
-        count: Of its lines.
+        text: The text; each of its lines ends in a newline.
+        count: The number of lines.
     """
 
     __slots__ = ("_count", "text")
@@ -71,7 +71,7 @@ class Lines(OnDemand[bytes]):
 
     @property
     def body_bytes(self) -> int:
-        """Of all lines together, without the newlines."""
+        """The size of all lines together, without the newlines."""
         return len(self.text) - self._count
 
     def _make(self) -> list[bytes]:

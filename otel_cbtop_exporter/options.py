@@ -30,18 +30,18 @@ __all__ = [
     "parse_text",
 ]
 
-# What fits in 64 bits; a time that something waits for is a day at most.
+# Integers fit in 64 bits; a waiting time is at most a day.
 AtLeastOne = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 NotNegative = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 WaitMs = Annotated[int, Meta(ge=1, le=86_400_000)]
 
-# How the names of properties end whose values are secrets.
+# The names of properties whose values are secrets end in one of these.
 _SECRET_PROPERTIES = ("password", "secret", "key", "user.info", "token")
 
-# Two options for one setting: giving one cancels the other if it came from a lower layer, such as
-# the environment.
+# Pairs of options for the same setting, by group and name: giving one of them removes the other,
+# if that came from a lower layer, such as the environment.
 _INSTEAD = {("influxdb", "token"): "token_file", ("influxdb", "token_file"): "token"}
-# What an option of a type is, for people who do not write Python.
+# What a value of a type is called, for people who do not write Python.
 _IN_WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -83,9 +83,9 @@ def build(cls: type[_O], values: Mapping[str, Any] | None) -> _O:
     """Make options from plain values, as a keyword argument or a configuration file has them.
 
     Args:
-        cls: Which group.
-        values: Option names and values; groups may be mappings; None and `{}` (which a null
-            in a declarative file becomes) stand for the defaults.
+        cls: The group of options to make.
+        values: Option names and values; groups may be mappings. None and `{}` (which a null in a
+            declarative file becomes) stand for the default.
 
     Raises:
         ConfigError: An option is unknown, or its value is not allowed.
@@ -108,9 +108,10 @@ def build(cls: type[_O], values: Mapping[str, Any] | None) -> _O:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any], group: str = "") -> dict[str, Any]:
-    """Lay options over others, group by group; None and `{}` leave what is below.
+    """Lay options over others, group by group; None and `{}` keep the value below.
 
-    Of two options that say the same, such as a token and its file, one replaces the other.
+    Of two options for the same setting, such as a token and its file, the upper one replaces the
+    lower one.
     """
     result = dict(below)
     for name, value in above.items():
@@ -137,13 +138,13 @@ def option_types(cls: type[Options]) -> dict[str, Any]:
 
 
 def parse_text(hint: Any, text: str) -> Any:
-    """Read an option from an environment variable.
+    """Convert the text of an environment variable to an option's type.
 
-    Lists are separated by commas; mappings are `key=value`, separated by commas. Words of a
-    choice may be in capitals, as OpenTelemetry's specification has it.
+    Items of lists, and the `key=value` pairs of mappings, are separated by commas. The words of a
+    choice may be in capitals, as OpenTelemetry's specification requires.
 
     Raises:
-        ValueError: The text does not fit; the message says what was expected.
+        ValueError: The text is not valid; the message says what was expected.
     """
     try:
         text.encode()
@@ -167,16 +168,16 @@ def parse_text(hint: Any, text: str) -> Any:
 
 
 def _split_names(text: str) -> tuple[str, ...]:
-    """Return the parts of a list that is separated by commas."""
+    """Return the items of a list that are separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def absolute_path(option: str, path: str) -> str:
-    """Fix a path before the application, such as a daemon, changes its working directory.
+    """Make a path absolute before the application, such as a daemon, changes its directory.
 
     Args:
-        option: Which option the path is of.
-        path: May begin with `~` or `~user`.
+        option: The option that has the path, for the message.
+        path: The path, which may begin with `~` or `~user`.
 
     Raises:
         ConfigError: There is no such home folder.
@@ -185,16 +186,16 @@ def absolute_path(option: str, path: str) -> str:
         return str(Path(path).expanduser().absolute())
     except RuntimeError:
         raise ConfigError(f"{option} is {path!r}: there is no such home folder") from None
-    except OSError:  # there is no working directory; whoever uses the path will say so
+    except OSError:  # there is no working directory; whoever uses the path reports that
         return path
 
 
 def _as_text(hint: Any, value: Any) -> Any:
-    """Return an integer or a boolean of Python or YAML as the text that an option has for it.
+    """Convert an integer or a boolean from Python or YAML to text, if the option holds texts.
 
-    Not where it may have been another text before: YAML reads `0123` as 83 and `1.10` as 1.1, so
-    secrets, headers and fractions want quotes. A text in the place of a list is one that is
-    separated by commas, as in the environment.
+    It stays as it is where the file may have had another text: YAML reads `0123` as 83 and `1.10`
+    as 1.1, so secrets, headers and fractions need quotes. A text in place of a list is split at
+    its commas, as in the environment.
     """
     bare = _bare(hint)
     if typing.get_origin(bare) is tuple:
@@ -204,7 +205,7 @@ def _as_text(hint: Any, value: Any) -> Any:
             key: part if str(key).endswith(_SECRET_PROPERTIES) else _plain_text(part)
             for key, part in value.items()
         }
-    # A text of a form, such as an octal mode, need not be the number that it looks like.
+    # A text that must match a pattern, such as an octal mode, need not be the number it looks like.
     is_free = bare is str and not is_secret(hint) and not any(m.pattern for m in metas(hint))
     if (is_free or _choices(hint)) and not isinstance(value, bool):
         return _plain_text(value)
@@ -237,13 +238,13 @@ def is_group(hint: Any) -> bool:
 
 
 def _choices(hint: Any) -> tuple[str, ...]:
-    """Return the words that an option can be; none if it is no choice."""
+    """Return the words that an option allows; none if it is not a choice."""
     bare = _bare(hint)
     return typing.get_args(bare) if typing.get_origin(bare) is Literal else ()
 
 
 def _expectation(hint: Any, error: msgspec.ValidationError) -> str:
-    """Say what is allowed; msgspec does not list the words of a Literal."""
+    """Say what is allowed; msgspec does not list the words of a `Literal`."""
     bare = _bare(hint)
     if typing.get_origin(bare) is tuple:
         bare = typing.get_args(bare)[0]

@@ -1,7 +1,7 @@
-"""The `otel.sdk.exporter.*` metrics: what OpenTelemetry's conventions ask of every exporter.
+"""The `otel.sdk.exporter.*` metrics, which OpenTelemetry's conventions ask of every exporter.
 
 Belongs here: instruments, attributes, and when the meter provider is asked for them. Not here:
-what happened to which records (`health.py` tells).
+what happened to which records, which `health.py` reports to this module.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SCOPE = "otel_cbtop_exporter"
 
 
 class _Item(NamedTuple):
-    """What the conventions count: their word for it, its unit, and how many a tally has."""
+    """Something the conventions count: their word for it, its unit, and its number in a tally."""
 
     word: str
     unit: str
@@ -49,25 +49,26 @@ _ITEMS = (
 
 class _Instruments(NamedTuple):
     exported: tuple[Counter, ...]
-    """In the order of `_ITEMS`."""
+    """The counters, in the order of `_ITEMS`."""
     duration: Histogram
     component_type: str
-    """The attribute's name, like those below."""
+    """The name of this attribute, and below the names of the other two."""
     component_name: str
     error_type: str
 
 
 class SdkMetrics:
-    """The metrics of one component; safe between threads and in forked children.
+    """The metrics of one component; safe to share between threads and in forked children.
 
-    What is in flight is looked up when metrics are collected, and not added up, so that it is
-    right after a fork, a take-over and a damaged file too. Recording starts nothing and
-    exports nothing: a reader that exports through the component measured here sees a few
-    points more with each collection, and always the same number of them.
+    What is in flight is looked up when metrics are collected, not counted along the way, so it is
+    right even after a fork, a take-over or a damaged file. Recording starts nothing and
+    exports nothing: a reader that exports through the component measured here sees a few more
+    points in each collection, and always the same number of them.
 
     Args:
-        component_type: `otel.component.type`; the name is that and a counter.
-        inflight: Returns what was accepted and has no fate yet.
+        component_type: The value of `otel.component.type`; `otel.component.name` is that and a
+            counter.
+        inflight: Returns the tally of what was accepted and is neither delivered nor lost yet.
     """
 
     def __init__(self, component_type: str, inflight: Callable[[], Tally] = Tally) -> None:
@@ -80,21 +81,22 @@ class SdkMetrics:
         self._ever_inflight: set[str] = set()
 
     def open(self) -> None:
-        """Get the instruments, unless they are there: not before there is something to measure.
+        """Create the instruments if there are none; called only when there is something to measure.
 
-        By then the application has set its meter provider; if not, the API's stand-ins pass on
-        to the one that is set later.
+        By then the application has set its meter provider. If it has not, the API's proxies pass
+        the measurements on to the provider that is set later.
         """
         thread = threading.get_ident()
         if self._instruments is not None or self._failed or thread in self._opening:
             return
-        # Several threads may come at once: a meter gives all of them the same instruments. One
-        # that is here already would not end: what is logged meanwhile may be exported.
+        # Several threads may get here at once: a meter gives all of them the same instruments. The
+        # same thread must not get here again, or it would never end: what is logged meanwhile may
+        # be exported.
         self._opening.add(thread)
         try:
             self._instruments = _make_instruments()
-        # It loads what OTEL_PYTHON_METER_PROVIDER names, which may raise anything, and names of
-        # the conventions that are still incubating.
+        # This loads what OTEL_PYTHON_METER_PROVIDER names, which may raise anything, and names from
+        # the conventions that are still incubating and may be gone.
         except Exception as error:  # noqa: BLE001
             self._failed = True
             _logger.warning("no metrics about exporters: %s", type(error).__name__)
@@ -104,10 +106,10 @@ class SdkMetrics:
             self._opening.discard(thread)
 
     def exported(self, tally: Tally, error_type: str = "") -> None:
-        """Count items whose fate is known: delivered, or lost for a reason.
+        """Count items that were delivered, or lost for a reason.
 
         Args:
-            tally: Of them.
+            tally: How many items of each kind.
             error_type: The reason, a short stable word; "" if they were delivered.
         """
         self.open()
@@ -120,14 +122,14 @@ class SdkMetrics:
                 counter.add(number, attributes)
 
     def operation(self, seconds: float, error_type: str = "") -> None:
-        """Record how long one write took, and why it failed."""
+        """Record how long one write took, and why it failed if it did."""
         self.open()
         if self._instruments is not None:
             attributes = self._attributes(self._instruments, error_type)
             self._instruments.duration.record(seconds, attributes)
 
     def observe(self, item: _Item) -> Iterator[Observation]:
-        """Yield what is in flight, once there was something."""
+        """Yield the number of items in flight, from the first time that there are any."""
         number = item.count(self._inflight())
         if number:
             self._ever_inflight.add(item.word)
@@ -141,7 +143,7 @@ class SdkMetrics:
 
 _numbers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 
-# A plain dict, because copying its values is atomic and needs no lock that a fork could leave
+# A plain dict, because copying its values is atomic: it needs no lock, which a fork could leave
 # locked in the child.
 _open: dict[int, weakref.ref[SdkMetrics]] = {}
 
@@ -151,16 +153,16 @@ def _forget(key: int, _: object = None) -> None:
 
 
 def _make_instruments() -> _Instruments:
-    # Not at the top: they take milliseconds that hardly anybody needs, and an incubating name
-    # that is gone tomorrow must cost these metrics alone.
+    # Not at the top of the module: importing them takes milliseconds, which few processes need. If
+    # an incubating name disappears, only these metrics must be lost.
     from opentelemetry.semconv._incubating.attributes import otel_attributes  # noqa: PLC0415
     from opentelemetry.semconv._incubating.metrics import otel_metrics  # noqa: PLC0415
     from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE  # noqa: PLC0415
 
     meter = get_meter_provider().get_meter(_SCOPE)
     for item in _ITEMS:
-        # A second instrument of this name is the first one, callbacks and all, so there is one
-        # callback for all components.
+        # Creating an instrument of the same name again returns the first one with its callbacks, so
+        # there is one callback for all components.
         meter.create_observable_up_down_counter(
             getattr(otel_metrics, f"OTEL_SDK_EXPORTER_{item.word.upper()}_INFLIGHT"),
             callbacks=[partial(_observe, item)],

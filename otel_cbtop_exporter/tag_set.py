@@ -1,4 +1,4 @@
-"""Tags that many events share, and what was made of them once for all.
+"""Tags that many events share, with a cache of what encoders make from them.
 
 Not here: which tags an event has (`mapping/`), how line protocol and JSON write them (`encoding/`).
 """
@@ -17,20 +17,20 @@ __all__ = ["TagColumn", "TagKeys", "TagSet", "object_type", "portable_text"]
 class TagSet(Mapping[str, str]):
     """Tags that many events share: immutable, sorted by key, without empty values.
 
-    Tag sets repeat, so what was made of one is kept in it.
+    Tag sets repeat, so what is made from one is cached in it.
 
     Args:
-        tags: Any mapping of tag keys to texts; empty ones are left out, and lone surrogates
-            become U+FFFD. What is neither a text nor None becomes its `str()`.
+        tags: Any mapping of tag keys to texts. Empty keys and texts are left out, and so is None;
+            anything else becomes its `str()`. Lone surrogates become U+FFFD.
 
     Attributes:
-        tag_keys: In order.
-        texts: In the order of the keys.
-        json: The JSON object.
-        json_size: Its bytes.
-        rendered: What others made of it, each under a key that begins with its own name, or is
-            `"line <measurement>"` or `"points <measurement>"` (line protocol), because a text is
-            found sooner than a tuple.
+        tag_keys: The keys, in order.
+        texts: The texts, in the order of the keys.
+        json: The tags as a JSON object.
+        json_size: How many bytes `json` has.
+        rendered: A cache for what other modules make from the tags. Each key begins with a name
+            that its module alone uses. Line protocol's keys are the texts `"line <measurement>"`
+            and `"points <measurement>"`, because a text is looked up faster than a tuple.
     """
 
     __slots__ = ("_hash", "_tags", "json", "json_size", "rendered", "tag_keys", "texts")
@@ -57,7 +57,7 @@ class TagSet(Mapping[str, str]):
         self._hash: int | None = None
 
     def _dict(self) -> dict[str, str]:
-        # Half of the memory that a tag set takes, and what most are never asked for.
+        # Made on demand: a dict is half the memory of a tag set, and most are never asked for it.
         if self._tags is None:
             self._tags = dict(zip(self.tag_keys, self.texts, strict=True))
         return self._tags
@@ -72,7 +72,7 @@ class TagSet(Mapping[str, str]):
         return len(self.tag_keys)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TagSet, (self._dict(),)  # without the hash, which is this process's
+        return TagSet, (self._dict(),)  # without the hash, which only this process can use
 
     def __hash__(self) -> int:
         if self._hash is None:
@@ -80,7 +80,7 @@ class TagSet(Mapping[str, str]):
         return self._hash
 
     def items(self) -> ItemsView[str, str]:
-        """Return the pairs, in order; the one that comes with `Mapping` asks for each key."""
+        """Return the pairs, in order; `Mapping.items` would look up each key."""
         return self._dict().items()
 
     def __repr__(self) -> str:
@@ -88,10 +88,10 @@ class TagSet(Mapping[str, str]):
 
 
 class TagColumn(list[TagSet]):
-    """The tag sets of a table's events; a metric's are the same object in the next collection.
+    """The tag sets of a table's events; a metric with the same series reuses the same object.
 
     Attributes:
-        rendered: As in `TagSet`, of all of them: lists in the same order.
+        rendered: A cache as in `TagSet`, but for all tag sets: lists in the same order.
     """
 
     __slots__ = ("rendered",)
@@ -102,10 +102,12 @@ class TagColumn(list[TagSet]):
 
 
 class TagKeys:
-    """The keys of many tag sets, which are made of their texts alone: a third of the time.
+    """Makes tag sets that all have the same keys.
+
+    They are made from their texts alone, which takes a third of the time of `TagSet(...)`.
 
     Args:
-        keys: In order, no two of them equal.
+        keys: The keys in order, without duplicates.
     """
 
     __slots__ = ("_object_type", "_used", "keys")
@@ -116,8 +118,8 @@ class TagKeys:
         self._used = False
 
     def tag_set(self, texts: list[str]) -> TagSet:
-        """Make a tag set of texts in the order of the keys; the list becomes the tag set's."""
-        if not self._used:  # a type takes a tenth of a millisecond, and keys may come but once
+        """Make a tag set from texts in the order of the keys; it may keep the list."""
+        if not self._used:  # making a type takes 0.1 ms, and some keys come only once
             self._used = True
             return TagSet(dict(zip(self.keys, texts, strict=True)))
         if self._object_type is None:
@@ -138,27 +140,28 @@ class TagKeys:
 def object_type(keys: tuple[str, ...]) -> Callable[..., Any]:
     """Return a type that msgspec encodes as an object with these keys.
 
-    An instance takes half of the memory of a dict, and half of the time to make and to encode.
-    It is made of the values, in the order of the keys; its attributes are v0, v1, and so on.
-    Where a key is none that msgspec takes, it is a dict.
+    An instance takes half the memory of a dict, and half the time to make and to encode. The type
+    is called with the values, in the order of the keys; its attributes are v0, v1, and so on. If
+    msgspec does not accept one of the keys, a function that returns a dict takes the type's place.
     """
     names = {f"v{number}": key for number, key in enumerate(keys)}
     fields = [(name, Any) for name in names]
     try:
         # gc=False for the reason given at `Event`.
         return msgspec.defstruct("Object", fields, rename=names, frozen=True, gc=False)
-    # Quotation marks, control characters, lone surrogates; keys of a type of their own, or twice.
+    # A key has a quotation mark, a control character, a lone surrogate or another type, or is there
+    # twice.
     except (ValueError, TypeError):
         return lambda *values: dict(zip(keys, values, strict=True))
 
 
 def _plain(text: Any) -> str:
-    # A name may be of a subclass, such as a template's safe text, or no text at all.
+    # It may be of a subclass, such as a template's safe text, or not a text at all.
     if isinstance(text, str):
         return str.__str__(text)
     return "" if text is None else str(text)
 
 
 def portable_text(text: str) -> str:
-    """Return a text with U+FFFD for lone surrogates, as a plain `str`, not of a subclass."""
+    """Return a text as a plain `str`, not of a subclass, with U+FFFD for lone surrogates."""
     return str.__str__(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")

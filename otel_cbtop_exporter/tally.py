@@ -1,4 +1,4 @@
-"""How many events, and how many of them are what OpenTelemetry counts: spans, logs, points."""
+"""Counts events, and how many of them OpenTelemetry counts as well: spans, logs, data points."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ["HasSignal", "Tally"]
 
 
 class HasSignal(Protocol):
-    """An event, or the record of one."""
+    """An event, or the record of an event."""
 
     @property
     def signal(self) -> str | None:
-        """What it was made of; None on hand-made events."""
+        """The kind of data it was made from; None on hand-made events."""
         ...
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """A number of events, by what they are; adds up.
+    """A number of events, by kind; tallies can be added and subtracted.
 
     Attributes:
-        events: All of them, with span events, links, exemplars and hand-made ones.
-        spans: Those that are spans.
-        log_records: Those that are log records.
-        data_points: Those that are data points of metrics.
+        events: All events, including span events, links, exemplars and hand-made ones.
+        spans: The events that are spans.
+        log_records: The events that are log records.
+        data_points: The events that are data points of metrics.
     """
 
     events: int = 0
@@ -42,12 +42,12 @@ class Tally(msgspec.Struct, frozen=True):
     def of(cls, things: Sequence[HasSignal]) -> Tally:
         """Count events or records."""
         if isinstance(things, Records | Events):
-            # Without making an event or a record of each.
+            # Counted by parts, so that no event or record has to be made.
             counts = Counter[str | None]()
             for part in things.blocks if isinstance(things, Records) else things.parts:
                 counts[part.signal] += len(part)
             return cls(len(things), counts["span"], counts["log"], counts["metric"])
-        # By hand anything can be given for an event, and what is lost is counted all the same.
+        # A caller may pass anything as an event, and it is counted even if it is lost.
         signals = [getattr(thing, "signal", None) for thing in things]
         return cls(
             len(signals), signals.count("span"), signals.count("log"), signals.count("metric")

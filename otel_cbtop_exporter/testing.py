@@ -1,6 +1,6 @@
-"""Test doubles for whoever writes tests against this package: a sink and a clock.
+"""Test doubles for code that uses this package: a sink and a clock.
 
-Both are real implementations of public protocols, so a test needs no mocks.
+Both are real implementations of public protocols, so tests need no mocks.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Answer = WriteResult | Callable[[Sequence[Record]], WriteResult]
 
 
 class FakeClock:
-    """A clock that moves only when somebody waits or a test says so; safe between threads.
+    """A clock that moves only when someone waits or a test moves it; safe to share between threads.
 
     Args:
-        start_seconds: What `monotonic` says first.
-        start_ns: What `time_ns` says first.
+        start_seconds: The first value of `monotonic`.
+        start_ns: The first value of `time_ns`.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class FakeClock:
         self._seconds = start_seconds
         self._ns = start_ns
         self.waits: list[float] = []
-        """Every wait with an end, in order, in seconds."""
+        """Every wait that had a timeout, in order, in seconds."""
 
     def monotonic(self) -> float:
         """Return seconds that never go back."""
         return self._seconds
 
     def time_ns(self) -> int:
-        """Return nanoseconds since the Unix epoch; `set_back` makes them smaller."""
+        """Return nanoseconds since the Unix epoch; `set_back` moves them back."""
         return self._ns
 
     def advance(self, seconds: float) -> None:
@@ -57,11 +57,11 @@ class FakeClock:
             self._ns -= int(seconds * 1e9)
 
     def wait(self, condition: threading.Condition, timeout_seconds: float | None) -> None:
-        """Pass the time at once; without a timeout, really wait to be notified.
+        """Let the timeout pass at once; without a timeout, really wait to be notified.
 
         Args:
-            condition: Held by the caller.
-            timeout_seconds: None waits without an end.
+            condition: The condition to wait for, whose lock the caller holds.
+            timeout_seconds: The time that passes; None waits without a limit.
         """
         if timeout_seconds is None:
             condition.wait()
@@ -71,17 +71,17 @@ class FakeClock:
 
 
 class RecordingSink:
-    """A sink that keeps what it is given and answers as it is told.
+    """A sink that keeps the records it is given, and answers each write as it was told to.
 
     Args:
-        answers: One for each write, in order: a `WriteResult`, or a function of the records
-            that returns one (or raises). When they are used up, everything is delivered.
-        name: The sink's word in configuration and counters.
+        answers: One answer for each write, in order: a `WriteResult`, or a function that takes the
+            records and returns one (or raises). When they are used up, everything is delivered.
+        name: The sink's name in configuration and counters.
         local: Whether delivery writes to it at once, without a spool.
-        destination: What tells it from another sink of that name.
+        destination: What tells it apart from other sinks of the same name.
         max_batch_events: The most records that it wants in one write.
         max_batch_bytes: The most bytes that it wants in one write.
-        lane: Chooses the lane of an event; one lane by default.
+        lane: Chooses the lane of an event; by default, all events share one lane.
     """
 
     def __init__(
@@ -111,11 +111,11 @@ class RecordingSink:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What was delivered, decoded."""
+        """The delivered events, decoded from JSON."""
         return [msgspec.json.decode(record.body) for record in self.delivered]
 
     def encode(self, events: Sequence[Event]) -> Encoded:
-        """Make one record of each event, its JSON; what JSON cannot carry is refused."""
+        """Make one record with the JSON of each event; refuse what JSON cannot carry."""
         bodies, refused = encode_events(events)
         records = [
             Record(
@@ -158,6 +158,6 @@ class RecordingSink:
         self.closes += 1
 
     def after_fork_in_child(self) -> None:
-        """Count the call, with a lock of the child's own."""
+        """Count the call, and give the child its own lock."""
         self._lock = threading.Lock()
         self.forks += 1

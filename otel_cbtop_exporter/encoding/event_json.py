@@ -1,7 +1,7 @@
-"""Events as JSON, one object without a newline: the bytes of JSON Lines, Kafka and console.
+"""Events as JSON, one object without a newline each: the bytes of JSON Lines, Kafka and console.
 
-Values are written by the rules of `json_values.py`, but for a field that is not finite, which is
-an error, because mapping has left it out already.
+Values are written by the rules of `json_values.py`, with one exception: a field that is not finite
+is an error, because mapping has already left such fields out.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _PLAIN_TYPES = frozenset({str, int, float, bool})
 
 
 class Bodies(NamedTuple):
-    """What became of a sequence of events.
+    """The result of encoding a sequence of events.
 
     Attributes:
-        bodies: For each event one JSON object in UTF-8, without a newline; empty for one that is
+        bodies: One JSON object in UTF-8 for each event, without a newline; empty if the event is
             refused.
-        refused: By position, a short stable reason and a sentence without values: its time is
-            no integer, or it has no field, or one that is None, NaN or infinite.
+        refused: By position, a short stable reason and a sentence. An event is refused if its time
+            is not an integer, or it has no field, or a field that is None, NaN or infinite.
     """
 
     bodies: list[bytes]
@@ -50,7 +50,7 @@ class Bodies(NamedTuple):
 
 
 def encode_events(events: Sequence[Event]) -> Bodies:
-    """Encode events, made by mapping or by hand, in order."""
+    """Encode events in order, whether mapping made them or a caller."""
     made = Bodies([], {})
     for part in Events.of(events).parts:
         if not isinstance(part, EventRun):
@@ -67,16 +67,16 @@ def encode_events(events: Sequence[Event]) -> Bodies:
 
 
 def encode_joined(table: EventTable) -> bytes | None:
-    """Encode a table as one text, of a line for each event, which ends in a newline.
+    """Encode a table as one text, with a line for each event; every line ends in a newline.
 
     Returns:
-        None if something in it has to be looked at by `encode_events`.
+        None if something in the table needs the closer look of `encode_events`.
     """
     try:
         text = encoder.encode_lines(_rows(table))
     except NOT_ENCODABLE:
         return None
-    # No field is null, by the table's promise, and a metric has no attributes.
+    # Tables promise that no field is null, and a metric has no attributes.
     if table.signal != "metric" and may_hold_null(text) and null_value(text):
         return None
     return text
@@ -87,7 +87,7 @@ def _encode_table(table: EventTable) -> list[bytes]:
         bodies = list(map(_encode, _rows(table)))
     except NOT_ENCODABLE:
         return [encode_event(event) for event in table]
-    # Attributes come behind the tags.
+    # Attributes come after the tags, so the search leaves out as many bytes as the tags have.
     tag_sizes = [tags.json_size for tags in table.tag_sets]
     if table.signal == "metric" or max(map(bytes.rfind, bodies, repeat(NULL), tag_sizes)) < 0:
         return bodies
@@ -101,11 +101,11 @@ def encode_event(event: Event) -> bytes:
     """Encode one event.
 
     Raises:
-        EventError: It cannot be carried; see `Bodies.refused`.
+        EventError: JSON cannot carry the event; see `Bodies.refused`.
     """
     try:
         body = _encode(event)
-        # A tag set is text alone, so no null is in there.
+        # A tag set holds only texts, so there is no null in it.
         skipped = event.tags.json_size if isinstance(event.tags, TagSet) else 0
         is_usual = (
             type(event.timestamp_ns) is int
@@ -120,7 +120,7 @@ def encode_event(event: Event) -> bytes:
 
 
 def _encode_carefully(event: Event) -> bytes:
-    """Encode an event that holds something JSON has no word for."""
+    """Encode an event that may hold something JSON cannot express, or refuse it."""
     for key, value in event.fields.items():
         is_finite = not isinstance(value, float) or math.isfinite(value)
         if not (is_finite and isinstance(portable(value), FieldValue)):
@@ -151,11 +151,11 @@ def _encode_carefully(event: Event) -> bytes:
 
 
 class _Row(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """An event of a table as it is encoded.
+    """An event of a table, in the form in which it is encoded.
 
     Attributes:
         tags: The JSON of its tag set.
-        fields: The values, as an object that takes half of what a dict does.
+        fields: The values, as an `object_type` object, which costs half as much as a dict.
     """
 
     measurement: str
@@ -169,12 +169,12 @@ class _Row(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class _Point(msgspec.Struct, frozen=True, gc=False, rename={"rest": "timestamp_ns"}):
-    """A data point as it is encoded, which takes half of what it takes as a `_Row`.
+    """A data point, in the form in which it is encoded; this costs half as much as a `_Row`.
 
     Attributes:
         tags: The JSON of its tag set.
         fields: As in `_Row`.
-        rest: The time, and all that is behind it in the object.
+        rest: The JSON of the time, and of everything after it in the object.
     """
 
     measurement: str
@@ -211,7 +211,7 @@ def _points(table: EventTable, metric: MetricInfo) -> list[_Point]:
     end = f'"signal":"{table.signal}","metric":{_metric_json(metric)}'
     rests: Iterable[msgspec.Raw]
     if table.trace_ids is None and times_ns.count(times_ns[0]) == len(times_ns):
-        # A collection has one time.
+        # All points of a collection have the same time.
         rest = f'{times_ns[0]},"schema_version":{SCHEMA_VERSION},{end}'
         rests = repeat(msgspec.Raw(rest.encode()))
     else:

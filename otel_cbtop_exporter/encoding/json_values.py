@@ -1,16 +1,18 @@
-"""Attribute values as JSON: what JSON or UTF-8 cannot carry has a rule here, for every encoder.
+"""Attribute values as JSON, with a rule for everything that JSON or UTF-8 cannot carry.
+
+Every encoder follows these rules:
 
 - non-finite floats become the strings "NaN", "Infinity" and "-Infinity", as in protobuf's JSON;
 - bytes become base64; sequences and sets become arrays; mappings become objects;
 - lone surrogates become U+FFFD;
-- integers keep all their digits, beyond 64 bits too; those of over 4,200 are hexadecimal texts,
-  because Python does not write them in decimal;
-- what msgspec knows is written as it writes it: a dataclass as an object, a time by ISO 8601, a
-  member of an Enum as its value;
+- integers keep all their digits, even beyond 64 bits; those of over 4,200 digits become hexadecimal
+  texts, because Python does not write them in decimal;
+- types that msgspec supports are written as msgspec writes them: a dataclass as an object, a time
+  in ISO 8601, an Enum member as its value;
 - any other object becomes its `str()`;
-- a container inside of itself becomes `[...]` or `{...}`;
-- in a value of which some part has no JSON, a container that is nested more than 32 deep becomes
-  its `str()`.
+- a container inside itself becomes `[...]` or `{...}`;
+- if some part of a value has no JSON, a container nested more than 32 deep in it becomes its
+  `str()`, or `[...]` or `{...}` in a value with a container inside itself.
 """
 
 from __future__ import annotations
@@ -34,17 +36,21 @@ __all__ = [
     "quoted_texts",
 ]
 
-# So that their text is not of a size for which malloc asks the kernel: 0.3 us a span.
+# Few enough for their text to be of a size for which malloc does not ask the kernel: that would
+# cost 0.3 us a span.
 _QUOTED_AT_ONCE = 128
 
-# What stands between texts while they are escaped together: JSON has no escape for it, and hardly
-# a value holds it.
+# Separates texts while they are escaped together: JSON has no escape for it, and hardly any value
+# contains it.
 _SEPARATOR = b"\x7f"
 
-# msgspec writes NaN, infinities and None alike as null. Most bodies hold no such word, and from
-# behind, where the attributes are, is the quickest way to see that: 0.2 us a span.
+# msgspec writes NaN, infinities and None all as null. Most bodies do not contain the word at all.
+# The fastest way to see that is to search from the end, where the attributes are: 0.2 us a span.
 NULL = b"null"
-null_value = re.compile(rb"null(?<=[:\[,]null)[,\]}]").search  # what begins with a text is quick
+
+# Finds a null where JSON has a value: after `:`, `[` or `,`, and before `,`, `]` or `}`. The
+# pattern starts with the plain word, and looks behind from there, because that is searched faster.
+null_value = re.compile(rb"null(?<=[:\[,]null)[,\]}]").search
 
 
 def _encode_hook(value: Any) -> Any:
@@ -67,22 +73,22 @@ def encode_value(value: Any) -> bytes:
 
 
 def may_hold_null(text: bytes) -> bool:
-    """Look for a null in objects: True also for such a word in a text."""
-    # Where there is no array it comes behind a key, and what is longer is found sooner.
+    """Say whether the JSON of objects may hold a null; the word in a text counts as well."""
+    # Without an array, a null can only follow a key, and the longer pattern is found faster.
     return text.rfind(NULL if b"[" in text else b'":null') >= 0
 
 
 def encode_quoted(value: Any) -> str:
-    """Encode a value, and its JSON once more as a JSON text: a string field of line protocol.
+    """Encode a value as JSON, then that JSON as a JSON text: a string field of line protocol.
 
-    JSON has no control characters, so that escapes exactly what line protocol has escapes for:
-    quotation marks and backslashes.
+    JSON contains no control characters, so the second step escapes exactly what line protocol
+    escapes: quotation marks and backslashes.
     """
     return _encode(encode_value(value).decode()).decode()
 
 
 def quoted_texts(values: Sequence[Any]) -> list[str]:
-    """Return for each attribute map what `encode_quoted` does, without the quotation marks."""
+    """Encode each attribute map as `encode_quoted` does, without the quotation marks."""
     texts: list[str] = []
     for start in range(0, len(values), _QUOTED_AT_ONCE):
         some = values[start : start + _QUOTED_AT_ONCE]

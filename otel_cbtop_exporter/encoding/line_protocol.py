@@ -1,9 +1,9 @@
-"""Events as InfluxDB's line protocol: one point a line, tags and fields sorted by key.
+"""Events as InfluxDB's line protocol: one point per line, tags and fields sorted by key.
 
     spans,schema_version=1,service.name=shop,span.name=GET correlation_id="0af7",error=0i 1700000000
 
-Belongs here: what of an event becomes a tag or a field, its type, and that no two events are
-one point. Not here: what a name or a text may hold (`line_protocol_text.py`).
+Belongs here: which parts of an event become tags and fields, of which type, and that no two events
+become the same point. Not here: what a name or a text may contain (`line_protocol_text.py`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Refusal(NamedTuple):
 
     Attributes:
         reason: A short stable word for counters.
-        detail: A sentence that names the metric or the key; holds no values.
+        detail: A sentence that names the metric or the key; contains no values.
     """
 
     reason: str
@@ -52,16 +52,17 @@ class Refusal(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """What became of a sequence of events.
+    """The result of rendering a sequence of events.
 
     Attributes:
-        bodies: One line an event, in order, without a newline; of a refused event what could
-            be rendered.
-        times_ns: The points' times, in the same order.
-        refused: By position.
-        values_lost: How many values the lines lack or have shortened: `field_left_out` (a field
-            that line protocol cannot carry: NaN, a count beyond 64 bits), `tag_cut` (the point's
-            key was too long), `field_cut` (a text, or attributes, were too long).
+        bodies: One line per event, in order, without a newline; for a refused event, whatever
+            could be rendered.
+        times_ns: The times of the points, in the same order.
+        refused: The refused events, by position.
+        values_lost: How many values are missing or shortened in the lines: `field_left_out` (a
+            field that line protocol cannot carry, such as NaN or a count beyond 64 bits),
+            `tag_cut` (the point's key was too long), `field_cut` (a text, or the attributes, were
+            too long).
     """
 
     bodies: Sequence[bytes]
@@ -73,15 +74,14 @@ class Rendered(NamedTuple):
 class LineProtocolEncoder:
     """Turns events into lines, and remembers which points it made.
 
-    Safe to share between threads. Spans, their events and links, logs, exemplars and
-    hand-made events that would share measurement, tags and time with an earlier one are moved
-    to the next free nanosecond, with the exact time in `original_timestamp_ns`; a second
-    metric point is refused. The bytes are the point from then on: whoever sends them again
-    sends the same point.
+    Safe to share between threads. Spans, span events and links, logs, exemplars and hand-made
+    events that would have the measurement, tags and time of an earlier one are moved to the next
+    free nanosecond, with the exact time in `original_timestamp_ns`; a second metric point is
+    refused. Once rendered, the bytes are the point: sending them again sends the same point.
 
     Args:
-        trace_id_tag_digits: First hex digits of the trace id of spans and logs that become
-            the tag `trace_id_prefix`; 0 for none.
+        trace_id_tag_digits: How many of the first hex digits of a trace id become the tag
+            `trace_id_prefix` of spans and logs; 0 for no tag.
     """
 
     def __init__(self, *, trace_id_tag_digits: int = 0) -> None:
@@ -89,14 +89,14 @@ class LineProtocolEncoder:
         self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
-        """Begin with an empty table: the child's series differ by `service.instance.id`."""
-        # Reentrant: a signal handler may send an event on the thread that holds it.
+        """Start with empty tables: the child's series differ by `service.instance.id`."""
+        # Reentrant: a signal handler may send an event on the thread that holds the lock.
         self._lock = threading.RLock()
         self._points = UniquePoints()
         self._collected = CollectedPoints()
 
     def encode(self, events: Sequence[Event]) -> Rendered:
-        """Render events; never raises for what they hold."""
+        """Render events; whatever they hold, this never raises."""
         bodies: list[bytes] = []
         times_ns: list[int] = []
         refused: dict[int, Refusal] = {}
@@ -110,7 +110,7 @@ class LineProtocolEncoder:
         return Rendered(bodies, times_ns, refused, values_lost)
 
     def encode_part(self, part: Part) -> Rendered:
-        """Render a part of a batch of events, as `encode` does."""
+        """Render one part of a batch, as `encode` does."""
         rendered: Rendered | None = None
         if isinstance(part, EventTable) and part.metric is not None:
             rendered = self._render_points(part, metric_text(part.metric))
@@ -119,7 +119,7 @@ class LineProtocolEncoder:
         return rendered or self._render_events(list(part))
 
     def _render_table(self, table: EventTable) -> Rendered | None:
-        """Render a table; None if something in it is not as usual, and nothing was done."""
+        """Render a table; return None, with no point taken, if something in it is unusual."""
         times_ns, trace_ids, attributes = table.times_ns, table.trace_ids, table.attributes
         slot = slot_of(table.measurement)
         slots: Iterable[Any] = repeat(slot)
@@ -154,7 +154,7 @@ class LineProtocolEncoder:
         return Rendered(bodies, taken_ns, {})
 
     def _render_points(self, table: EventTable, metric: str) -> Rendered | None:
-        """Render a table; None if something in it is not as usual, and nothing was done."""
+        """Render a table; return None, with no point taken, if something in it is unusual."""
         times_ns = table.times_ns
         slot = point_slot(table.measurement)
         cache = table.tag_sets.rendered
@@ -170,14 +170,15 @@ class LineProtocolEncoder:
         return Rendered(Lines(text, len(times_ns)), times_ns, {})
 
     def _render_events(self, events: Sequence[Event]) -> Rendered:
-        """Render whatever events hold; count or refuse what does not fit."""
+        """Render events, whatever they hold; count or refuse what does not fit."""
         heads: list[Head] = []
         refused: dict[int, Refusal] = {}
         values_lost = Counter[str]()
         for position, event in enumerate(events):
             try:
                 heads.append(self._head_of(event))
-            # Of whatever was made by hand; raised, it would cost the neighbours their times.
+            # A hand-made event may raise anything. If that got out, all events would be encoded
+            # again, and those whose times are taken already would be moved.
             except Exception as error:  # noqa: BLE001, PERF203
                 refused[position] = _invalid(event, error)
                 heads.append(Head("", None))
@@ -224,7 +225,7 @@ class LineProtocolEncoder:
                     )
                 elif event.signal is None:
                     time_ns = take_next(head.text, time_ns)
-                    # Where metrics have such a point, too.
+                    # It must also differ from the points that metrics have taken.
                     while not self._collected.take_all([head.text.encode()], time_ns):
                         time_ns = take_next(head.text, time_ns)
                 elif event.signal != "metric":
@@ -241,7 +242,7 @@ class LineProtocolEncoder:
         return times_ns
 
     def _head_of(self, event: Event) -> Head:
-        """Return measurement and tags, from the tag set's own cache where it has one."""
+        """Return measurement and tags, from the tag set's cache if they are there."""
         measurement, tags = event.measurement, tags_of(event)
         trace_id = event.correlation_id if event.signal in OF_A_TRACE else None
         prefix = (trace_id or "")[: self._trace_digits]
@@ -262,7 +263,7 @@ def _invalid(event: Event, error: Exception) -> Refusal:
 
 def _fields_of(event: Event, time_ns: int) -> Fields:
     hand_made = event.signal is None
-    tag_keys = tuple(event.tags) if hand_made else ()  # a field's name may be a tag's
+    tag_keys = tuple(event.tags) if hand_made else ()  # a field may have the name of a tag
     plan = plan_fields(tuple(event.fields), hand_made=hand_made, tag_keys=tag_keys)
     attributes, cut = event.attributes, 0
     if attributes and may_be_too_long([quoted := encode_quoted(attributes)]):
@@ -279,7 +280,7 @@ def _fields_of(event: Event, time_ns: int) -> Fields:
 
 
 def _point_head(event: Event, head: Head) -> bytes:
-    """Return a head as the points of a table have it; one object for a series."""
+    """Return a head as bytes, as for the points of a table; the same object for a series."""
     if head.values_cut is not None:
         return head.text.encode()
     cache = tags_of(event).rendered
@@ -298,7 +299,7 @@ def _can_be_kept(times_ns: Sequence[int]) -> bool:
 
 
 def _has(column: Sequence[object] | None) -> bool | None:
-    """Whether all of a column is there; None if some of it is."""
+    """Say whether all values of a column are present; None if only some are."""
     if column is None:
         return False
     return True if all(column) else None if any(column) else False

@@ -1,8 +1,8 @@
-"""Functions that render the columns of a table, generated from its fields as a dataclass is.
+"""Generates functions that render the columns of a table, as `dataclasses` generates methods.
 
-A loop over the fields of a span takes 3.4 us, a function with the loop written out 0.9. What these
-functions leave out is what tables promise: nothing in them is of another type than its field, or
-cannot be carried.
+A loop over the fields of a span takes 3.4 us, a function with the loop written out 0.9. These
+functions check nothing that tables promise: every value has the type of its field, and can be
+carried.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ RenderColumns = Callable[
     ],
     list[bytes],
 ]
-"""Called with columns: of heads, of times, of the times that they were moved from (as text, or ""),
-of attributes as `quoted_texts` has them (or ""), of trace ids, and those of the table."""
+"""Called with columns: heads, times, the original times of moved points as text (or ""), attributes
+as `quoted_texts` returns them (or ""), trace ids, and the columns of the table."""
 
-# The variables of the fields that the encoder adds, None or "" where an event has no such field.
+# The variables for the fields that the encoder adds; None or "" if an event has no such field.
 _VARIABLE = {
     "attributes": "attributes_text",
     "correlation_id": "trace_id",
     "original_timestamp_ns": "original",
 }
-# How a variable is written in an f-string, by the role of its field.
+# How a variable is written into the generated f-string, by the role of its field.
 _VALUE_CODE = {
     INTEGER: "{{{}}}i",
     NUMBER: "{{number_text({})}}",
-    TEXT: '"{{{}}}"',  # texts are escaped a column at a time
+    TEXT: '"{{{}}}"',  # already escaped, a whole column at a time
     ID: '"{{{}}}"',
 }
 
@@ -56,12 +56,12 @@ _VALUE_CODE = {
 def render_columns(keys: tuple[str, ...], added: tuple[bool | None, ...]) -> RenderColumns:
     """Return the function that renders events whose fields have these keys.
 
-    Making one takes a millisecond, so every encoder of the process shares it.
+    Making one takes a millisecond, so all encoders of the process share it.
 
     Args:
-        keys: Of the fields, in the order of the columns.
-        added: For `attributes`, `correlation_id` and `original_timestamp_ns`, whether every event
-            has it; None if some have.
+        keys: The keys of the fields, in the order of the columns.
+        added: For each of `attributes`, `correlation_id` and `original_timestamp_ns`: True if all
+            events have it, False if none has, None if some have.
     """
     there = dict(zip(_VARIABLE, added, strict=True))
     columns = {
@@ -74,7 +74,7 @@ def render_columns(keys: tuple[str, ...], added: tuple[bool | None, ...]) -> Ren
         },
         **{f"v{at}": f"columns[{at}]" for at in range(len(keys))},
     }
-    # No name of a field is part of the code, but as a literal.
+    # A field's name gets into the code only as part of a literal.
     template, before = "", False
     optional: list[str] = []
     for name, role, key, prefix in plan_fields(keys, hand_made=False):
@@ -83,8 +83,8 @@ def render_columns(keys: tuple[str, ...], added: tuple[bool | None, ...]) -> Ren
         variable = _VARIABLE[name] if key is None else f"v{keys.index(key)}"
         value = prefix.replace("{", "{{").replace("}", "}}") + _VALUE_CODE[role].format(variable)
         if key is None and there[name] is None:
-            # An optional field brings its comma: behind it, until a field that is always there
-            # has come, and before it from then on.
+            # An optional field brings its own comma: after it, until a field that is always there
+            # has been written, and before it from then on.
             piece = f",{value}" if before else f"{value},"
             optional.append(f"        {name} = f{piece!r} if {variable} else ''")
             template += f"{{{name}}}"

@@ -1,7 +1,7 @@
 """The fields of a line: their order, their names, and the text of each value.
 
-Belongs here: one slow and obvious way that renders whatever an event holds. Not here: the quick
-way for the tables that mapping makes (`line_protocol_columns.py`), which says the same.
+Belongs here: the slow and obvious path, which renders whatever an event holds. Not here: the fast
+path for the tables that mapping makes (`line_protocol_columns.py`), which gives the same text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
     "render_fields",
 ]
 
-# What a field's number becomes; the encoder itself adds the fields that are named in ADDED.
+# The roles of fields, which say how a value is written. ADDED has the fields that the encoder adds.
 INTEGER, NUMBER, TEXT, ID = range(4)
 ADDED = {
     "attributes": TEXT,
@@ -50,10 +50,10 @@ class Planned(NamedTuple):
     """One field of a plan.
 
     Attributes:
-        name: As it is stored.
-        role: What it is; only a number may be anything else as well.
+        name: Its name as it is stored.
+        role: INTEGER, NUMBER, TEXT or ID; only a NUMBER may also hold values of another type.
         key: Its key in the event's fields, or None if the encoder adds it.
-        prefix: Its name and the equals sign, escaped.
+        prefix: Its escaped name and the equals sign.
     """
 
     name: str
@@ -63,15 +63,15 @@ class Planned(NamedTuple):
 
 
 Plan = tuple[Planned, ...]
-"""The fields of events that have the same names, in the order of their names."""
+"""The fields of events that have the same field names, sorted by name."""
 
 
 class Fields(NamedTuple):
     """Rendered fields.
 
     Attributes:
-        text: "" if none of the event's own can be carried.
-        left_out: How many cannot.
+        text: The fields as text; "" if none of the event's own fields can be carried.
+        left_out: How many of the event's own fields cannot be carried.
         cut: How many texts were cut.
     """
 
@@ -82,13 +82,13 @@ class Fields(NamedTuple):
 
 @functools.lru_cache(maxsize=1_024)
 def plan_fields(keys: tuple[str, ...], *, hand_made: bool, tag_keys: tuple[str, ...] = ()) -> Plan:
-    """Order fields, with those that the encoder adds.
+    """Name and sort the fields of an event, together with those that the encoder adds.
 
     Args:
-        keys: Of the fields.
-        hand_made: Whether numbers are floats, whatever their name.
-        tag_keys: Of the event's tags: a field and a tag of one name could not be queried. What
-            mapping makes is kept apart by `line_protocol_text`.
+        keys: The keys of the fields.
+        hand_made: Whether the event is made by hand, so that all numbers are floats.
+        tag_keys: The keys of the event's tags. A field and a tag of the same name could not be
+            queried; for events from mapping, `line_protocol_text` keeps the names distinct.
     """
     planned = [Planned(name, role, None, f"{name}=") for name, role in ADDED.items()]
     names = {*ADDED, *map(tag_name, tag_keys)}
@@ -103,12 +103,12 @@ def plan_fields(keys: tuple[str, ...], *, hand_made: bool, tag_keys: tuple[str, 
 
 
 def render_fields(event: Event, plan: Plan, added: tuple[str, str, str, str]) -> Fields:
-    """Render whatever an event holds.
+    """Render the fields of an event, whatever they hold.
 
     Args:
-        event: Any.
-        plan: Of its fields.
-        added: The texts of the fields in `ADDED`, in that order; "" leaves one out.
+        event: Any event.
+        plan: The plan of its fields.
+        added: The texts of the fields in `ADDED`, in that order; "" leaves a field out.
     """
     texts = dict(zip(ADDED, added, strict=True))
     parts: list[str] = []
@@ -159,5 +159,5 @@ def number_text(number: float) -> str:
     Raises:
         OverflowError: There is no float of that size.
     """
-    # repr reads back bit-exact; InfluxDB needs no `.0`, and cbtop writes none.
+    # repr() reads back bit for bit. InfluxDB does not need a `.0`, and cbtop does not write it.
     return repr(float(number)).removesuffix(".0")

@@ -1,4 +1,4 @@
-"""The head of a line of line protocol: the measurement and its tags, cut to what fits."""
+"""The head of a line: the measurement and the tags, cut to a size that InfluxDB takes."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["MAX_HEAD_BYTES", "Head", "heads_of", "point_slot", "render_head", "slot_of"]
 
-# The server's own limit for measurement, tags and one field key together is 65,535 bytes.
+# The server limits measurement, tags and one field key to 65,535 bytes together.
 MAX_HEAD_BYTES = 60_000
 
 
 class Head(NamedTuple):
-    """Measurement and tags as text; `values_cut` is None for a head of usual size."""
+    """Measurement and tags as text, and how many tag values were cut; None if the size is usual."""
 
     text: str
     values_cut: int | None
 
 
 def render_head(measurement: str, tags: TagSet, prefix: str) -> Head:
-    """Return the head; oversized tag values are cut at a character, and counted.
+    """Return the head; if it is too long, cut the longest tag values between two characters.
 
     Args:
         measurement: Any text.
-        tags: Of the event.
-        prefix: The tag `trace_id_prefix`; "" for none.
+        tags: The tags of the event.
+        prefix: The value of the tag `trace_id_prefix`; "" for no tag.
     """
     head = _joined_head(measurement, tags.tag_keys, tags.texts, prefix)
-    # A character takes four bytes at the most.
+    # A character takes at most four bytes.
     if len(head) <= MAX_HEAD_BYTES // 4 or len(head.encode()) <= MAX_HEAD_BYTES:
         return Head(head, None)
     max_bytes = MAX_HEAD_BYTES
@@ -61,16 +61,16 @@ def _joined_head(measurement: str, keys: tuple[str, ...], texts: Sequence[str], 
 
 @functools.lru_cache(maxsize=1_024)
 def _template(keys: tuple[str, ...], *, has_prefix: bool) -> tuple[str, list[int]]:
-    """Return what is the same for tags with these keys, and the order of their names.
+    """Return a `%` template of the tags with these keys, and the order of the texts that fill it.
 
-    The positions are of the tags' texts, with the prefix behind them.
+    The order is given as positions in the tags' texts, followed by the prefix.
     """
     positions = {"schema_version": -1}
     if has_prefix:
         positions[TRACE_ID_TAG] = len(keys)
     for position, key in enumerate(keys):
         name = tag_name(key)
-        while name in positions:  # two keys that differ in nothing but control characters
+        while name in positions:  # two keys that differ only in control characters
             name += "_"
         positions[name] = position
     template, order = "", []
@@ -85,19 +85,19 @@ def _template(keys: tuple[str, ...], *, has_prefix: bool) -> tuple[str, list[int
 
 
 def heads_of(table: EventTable, slots: Iterable[Any], prefixes: Iterable[str]) -> list[Any] | None:
-    """Return the head of each line, of points as bytes; None if one is not written whole.
+    """Return the head of each line, as bytes for data points; None if one is of unusual size.
 
     Args:
-        table: Whose lines.
-        slots: Under which key each line's tag set keeps its head.
-        prefixes: As in `render_head`, of each line.
+        table: The table to render.
+        slots: For each line, the key under which its tag set caches its head.
+        prefixes: For each line, the prefix as in `render_head`.
     """
     found: list[Any] = list(map(dict.get, [tags.rendered for tags in table.tag_sets], slots))
     if None not in found:
         return found
     columns = zip(table.tag_sets, slots, prefixes, strict=False)
     for position, (tags, slot, prefix) in enumerate(columns):
-        head = tags.rendered.get(slot)  # of a line before this one
+        head = tags.rendered.get(slot)  # an earlier line may have made it
         if head is None:
             head, values_cut = render_head(table.measurement, tags, prefix)
             if values_cut is not None:
@@ -110,10 +110,10 @@ def heads_of(table: EventTable, slots: Iterable[Any], prefixes: Iterable[str]) -
 
 
 def slot_of(measurement: str) -> str:
-    """Return under which key a tag set keeps its head."""
+    """Return the key under which a tag set caches its head."""
     return f"line {measurement}"
 
 
 def point_slot(measurement: str) -> str:
-    """Return under which key a tag set or a column of them keeps heads as bytes."""
+    """Return the key under which a tag set, or a column of them, caches heads as bytes."""
     return f"points {measurement}"

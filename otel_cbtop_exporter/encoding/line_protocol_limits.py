@@ -1,6 +1,6 @@
-"""What of a text InfluxDB takes: 2.x refuses a whole point for a string of over 1 MiB.
+"""How long a text may be: InfluxDB 2.x refuses a whole point for a string of over 1 MiB.
 
-1.8 takes longer ones, but a point must not depend on who it is sent to.
+1.8 accepts longer ones, but a point must not depend on the server it is sent to.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ __all__ = ["MAX_STRING_BYTES", "may_be_too_long", "shortened"]
 MAX_STRING_BYTES = 1024 * 1024
 """InfluxDB's `MaxFieldValueLength`."""
 
-# What is left of a text in attributes that are too long together.
+# What is kept of a text if the attributes together are too long.
 _KEPT_BYTES = 64 * 1024
 
 
 def may_be_too_long(texts: Sequence[str]) -> bool:
-    """Say whether one of some texts may be; a character is four bytes at the most."""
+    """Say whether one of the texts may be too long, with four bytes per character at most."""
     return max(map(len, texts)) > MAX_STRING_BYTES // 4
 
 
 def shortened(attributes: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
-    """Return attributes whose JSON is no longer than a string may be.
+    """Shorten attributes until their JSON is no longer than a string may be.
 
-    The largest values go first: a text is cut at 64 KiB, anything else is left out.
+    The largest values go first: a text is cut at 64 KiB, anything else is left out. If that is not
+    enough, texts are left out too.
 
     Returns:
-        The attributes, and how many values lack something.
+        The attributes, and how many values were cut or left out.
     """
     left = dict(attributes)
     sizes = {key: len(encode_value({key: value})) for key, value in left.items()}

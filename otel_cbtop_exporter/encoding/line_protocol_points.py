@@ -1,8 +1,8 @@
-"""Lines of data points, a table at a time and never a number at a time.
+"""Renders the lines of data points, a whole table at a time and never number by number.
 
-What is quick is to have msgspec write all numbers, as objects whose keys are what line protocol
-has between two values, and to take out what JSON has around them. The line of a histogram of 15
-bounds takes 1.1 us so, and 1.8 put together of 21 texts.
+The fast way is to let msgspec write all numbers, as objects whose keys are the text that line
+protocol has between two values, and then to delete the JSON syntax around them. The line of a
+histogram of 15 bounds takes 1.1 us this way, and 1.8 us if it is joined from 21 texts.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["render_points"]
 
 _encoder = msgspec.json.Encoder()
 
-# What JSON has around keys and values goes; what no key and no number holds stands for the comma
-# between two fields, and for the field `metric`.
+# JSON's syntax around keys and values is deleted, including commas. So the comma between two
+# fields, and the field `metric`, are written as characters that no key and no number contains.
 _NOT_IN_LINES = b'{}":,'
 _COMMA, _METRIC = b";", b"|"
 _TO_LINES = bytes.maketrans(_COMMA, b",")
@@ -34,9 +34,9 @@ class _Layout(NamedTuple):
 
     Attributes:
         order: The positions of their columns, in the order of the line.
-        numbers: The positions of those that are floats on the server.
-        fields_type: Called with the values in that order, makes the object to encode.
-        end: What is behind the last value.
+        numbers: The positions of the columns that are floats on the server.
+        fields_type: Makes the object to encode; called with the values in that order.
+        end: The text after the last value.
     """
 
     order: list[int]
@@ -49,7 +49,7 @@ def render_points(table: EventTable, heads: Sequence[bytes], metric: str) -> byt
     """Return the lines of a table, each of which ends in a newline.
 
     Args:
-        table: Its times are all the same, and such that InfluxDB keeps them.
+        table: A table whose times are all the same, and within InfluxDB's range.
         heads: The measurement and the tags of each line.
         metric: The text of the field `metric`.
     """
@@ -67,7 +67,7 @@ def render_points(table: EventTable, heads: Sequence[bytes], metric: str) -> byt
     end = layout.end.replace(_COMMA, b",").replace(_METRIC, metric_field)
     before: Iterable[bytes] = repeat(b" ")
     if table.trace_ids:
-        # Its name comes before those of all fields that a point can have.
+        # `correlation_id` sorts before all other fields that a point can have.
         before = [
             f' correlation_id="{trace_id}",'.encode() if trace_id else b" "
             for trace_id in table.trace_ids
@@ -100,7 +100,7 @@ def _layout(keys: tuple[str, ...]) -> _Layout:
 
 
 def _number_texts(numbers: Sequence[float]) -> list[str] | None:
-    """Return the texts of numbers as `number_text` has them; None if msgspec writes all so."""
+    """Return the texts of numbers as `number_text` writes them; None if msgspec writes the same."""
     encoded = _encoder.encode(numbers)
     differs = b"e" in encoded or b"0.0000" in encoded
     if not differs and b".0," not in encoded and not encoded.endswith(b".0]"):

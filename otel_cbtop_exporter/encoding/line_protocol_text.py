@@ -1,15 +1,15 @@
-r"""Names and texts as InfluxDB's line protocol can carry them, and read them again.
+r"""Names and texts in a form that InfluxDB's line protocol can carry and InfluxDB can read back.
 
 InfluxDB accepts more than it can serve: some keys make it refuse the line, some are stored and
-then break every query of the measurement, and some texts end the line early, so that what
-follows is read as a line of its own. Every rule here was found on a real 1.8.3 and 2.7.12.
+then break every query of the measurement, and some texts end the line early, so that the rest is
+read as a line of its own. Every rule here was found on a real 1.8.3 and 2.7.12.
 
-- A reserved key gets a trailing `_`, and so does that key with underscores behind it, so that
-  two different keys never become one.
-- In names and tag values a line break and a tab become `\n`, `\r` and `\t`, other control
-  characters `\x00`, and a backslash that ends the text or stands before a space, a comma, an
-  equals sign or a quotation mark becomes `/`: InfluxDB has no escape for it there, and with two
-  in a row its search for the end of the line loses count and swallows the next lines.
+- A reserved key gets a trailing `_`, and so does a reserved key that already ends in underscores,
+  so that two different keys never become the same.
+- In names and tag values, line breaks and tabs become `\n`, `\r` and `\t`, and other control
+  characters become `\x00` and so on. A backslash that ends the text, or stands before a space, a
+  comma, an equals sign or a quotation mark, becomes `/`: InfluxDB has no escape for it there, and
+  with two in a row its search for the end of the line loses count and swallows the next lines.
 - A string field carries everything but NUL, which breaks readers and becomes U+FFFD.
 - Lone surrogates become U+FFFD, as everywhere.
 """
@@ -43,8 +43,8 @@ __all__ = [
 
 TRACE_ID_TAG = "trace_id_prefix"
 
-# Counts, times and flags of our own making. Their type is fixed once and for all, so they are
-# integers; every other number is a float, because `1` and later `1.5` would be refused.
+# Counts, times and flags that we define ourselves. Their type never changes, so they are integers.
+# Every other number is a float, because InfluxDB would refuse `1.5` after an integer `1`.
 INTEGER_FIELDS = frozenset(
     {
         "count",
@@ -67,14 +67,14 @@ _OUR_FIELDS = (
     | TEXT_FIELDS
     | {"attributes", "correlation_id", "max", "metric", "min", "sum", "value"}
 )
-# What InfluxDB refuses as a key, or stores and then cannot query. An empty key is among them.
+# Keys that InfluxDB refuses, or stores and then cannot query; the empty key is one.
 _INFLUXDB_KEYS = frozenset(
     {"", "time", "_time", "_start", "_stop", "_value", "_field", "_measurement"}
 )
-# A tag and a field of one name, even in different points, make `pivot` fail and hide the tag
-# from InfluxQL.
+# A tag and a field of the same name, even in different points, make `pivot` fail, and hide the
+# tag from InfluxQL.
 _RESERVED_TAGS = _INFLUXDB_KEYS | _OUR_FIELDS | {"schema_version", TRACE_ID_TAG}
-# Fields that the encoder itself adds, and the tag that it adds.
+# The fields and the tag that the encoder itself adds, as well.
 _RESERVED_FIELDS = _INFLUXDB_KEYS | {
     "attributes",
     "correlation_id",
@@ -97,8 +97,8 @@ _NAMED_CONTROLS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 def measurement_text(measurement: str) -> str:
     """Render a measurement; it may hold any text.
 
-    A line that begins with `#` is a comment, which InfluxDB answers with 204 and drops, so
-    such a name gets a leading `_`.
+    A line that begins with `#` is a comment, which InfluxDB answers with 204 and drops. So such a
+    name gets a leading `_`, and so does an empty one.
     """
     if not measurement.strip("_") or measurement.lstrip("_").startswith("#"):
         measurement = f"_{measurement}"
@@ -107,22 +107,22 @@ def measurement_text(measurement: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def tag_name(key: str) -> str:
-    """Return the name under which a tag is stored."""
+    """Return the name under which a tag is stored, not yet escaped."""
     if key.rstrip("_") in _RESERVED_TAGS or key.startswith(_BUCKET_FIELD):
         key += "_"
     return _safe(key)
 
 
 def field_name(key: str) -> str:
-    """Return the name under which a field is stored."""
+    """Return the name under which a field is stored, not yet escaped."""
     return _safe(f"{key}_" if key.rstrip("_") in _RESERVED_FIELDS else key)
 
 
 class _KeyTexts(dict[str, str]):
-    """Rendered texts, by text; forgets all when there are too many."""
+    """Caches escaped texts; drops all of them when there are too many."""
 
     def __missing__(self, text: str) -> str:
-        # A member of an Enum of texts is equal to its text, and would be found for it.
+        # A str Enum member equals its text: stored as it is, it would be found for the text, too.
         text = str.__str__(text)
         if len(self) >= _MAX_KEY_TEXTS:
             self.clear()
@@ -134,12 +134,12 @@ class _KeyTexts(dict[str, str]):
 
 
 escaped = _KeyTexts().__getitem__
-"""Render a tag's name or value, or a field's name."""
+"""Escape a tag's name or value, or a field's name."""
 
 
 def string_text(value: str) -> str:
     """Render the value of a string field, with its quotes."""
-    if value.isalnum():  # ids, most of all
+    if value.isalnum():  # mostly ids
         return f'"{value}"'
     if not value.isprintable():
         value = _valid(value).replace("\x00", "\ufffd")
@@ -149,26 +149,26 @@ def string_text(value: str) -> str:
 
 
 def string_texts(values: Sequence[str]) -> list[str]:
-    """Return for each text what `string_text` does, without the quotation marks."""
+    """Render each text as `string_text` does, without the quotation marks."""
     try:
         encoded = _encoder.encode_lines(values)
     except UnicodeEncodeError:
         return [string_text(value)[1:-1] for value in values]
-    # JSON has more escapes than line protocol: for control characters.
+    # Unlike line protocol, JSON also escapes control characters.
     if b"\\" in encoded and _OTHER_ESCAPE(encoded.replace(b"\\\\", b"")):
         return [string_text(value)[1:-1] for value in values]
-    # So it has no line break but those between the texts.
+    # The only line breaks left are those between the texts.
     return encoded.decode()[1:-2].split('"\n"')
 
 
 def cut_text(value: str, max_bytes: int) -> str:
-    """Cut a text at a character so that it has at most so many bytes of UTF-8."""
+    """Cut a text, between two characters, to at most `max_bytes` bytes of UTF-8."""
     encoded = _valid(value).encode()
     return encoded[:max_bytes].decode("utf-8", "ignore") if len(encoded) > max_bytes else value
 
 
 def _safe(text: str) -> str:
-    """Replace what no escape of line protocol covers."""
+    """Replace the characters for which line protocol has no escape."""
     text = _CONTROL.sub(_spelled_out, _valid(text))
     return _UNSAFE_BACKSLASH.sub("/", text)
 
@@ -184,10 +184,10 @@ def _valid(text: str) -> str:
 
 
 def metric_text(metric: MetricInfo) -> str:
-    """Return what a metric is as a string field; the points of a stream share one text."""
-    # Those of an exponential histogram are all different.
+    """Render a `MetricInfo` as a string field; the points of a stream share one text."""
+    # Except those of an exponential histogram, which all differ.
     if metric.scale is None:
-        with suppress(TypeError):  # a foreign unit need not be hashable
+        with suppress(TypeError):  # a unit of a foreign type may not be hashable
             return _shared_metric_text(metric)
     return encode_quoted(metric)
 

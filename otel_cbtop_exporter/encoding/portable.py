@@ -1,7 +1,7 @@
-"""Values rebuilt from what JSON has: the careful way of `json_values.py`, whose rules it keeps.
+"""Rebuilds values from types that JSON has: the slow path of `json_values.py`, with its rules.
 
-The quick way is msgspec's encoder, so what that knows is written as it writes it, and a value does
-not depend on what else is in its event.
+The fast path is msgspec's encoder. Types that msgspec supports are written here as msgspec writes
+them, so the JSON of a value does not depend on which other values are in its event.
 """
 
 from __future__ import annotations
@@ -20,40 +20,42 @@ from otel_cbtop_exporter.tag_set import portable_text
 
 __all__ = ["NOT_ENCODABLE", "integer", "json_key", "portable"]
 
-# Nested deeper, a value is shown by its `str()`, or as `[...]` where secrets may be in it.
+# A container nested deeper becomes its `str()`; or `[...]` or `{...}`, if it may hold secrets or
+# the value has a container inside itself.
 _MAX_DEPTH = 32
 
-# Of a value with a container that is inside of itself.
+# The most containers written of a value in which a container is inside itself.
 _MOST_CONTAINERS = 10_000
 
 NOT_ENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
 class _HoldsItselfError(Exception):
-    """A container is inside of itself."""
+    """A container is inside itself."""
 
 
 def portable(value: Any, *, has_secrets: bool = False) -> Any:
-    """Rebuild a value from what JSON has.
+    """Rebuild a value from types that JSON has.
 
     Args:
-        value: Any.
-        has_secrets: Whether what cannot be rebuilt key by key is named and not shown.
+        value: Any value.
+        has_secrets: Whether a value whose keys cannot be rebuilt one by one is only named, as
+            `<type>`, `[...]` or `{...}`, and not shown by its `str()`.
     """
     try:
         return _Rebuilder(has_secrets=has_secrets, most=None).rebuild(value)
     except _HoldsItselfError:
-        # Followed along every path, a few maps that know each other are gigabytes.
+        # Written out along every path, a few maps that refer to each other would be gigabytes.
         return _Rebuilder(has_secrets=has_secrets, most=_MOST_CONTAINERS).rebuild(value)
 
 
 def integer(value: int) -> int | str:
-    """Return a plain integer; hexadecimal digits if Python does not write it in decimal."""
+    """Return a plain integer, or hexadecimal digits if it is too long to be written in decimal."""
     return int(value) if value.bit_length() <= MAX_INTEGER_BITS else hex(value)
 
 
 def json_key(key: Any) -> str:
-    """Return the key of an object that a key of a mapping becomes."""
+    """Return the JSON object key for a key of a mapping."""
     if isinstance(key, str):
         return portable_text(key)
     if isinstance(key, int) and not isinstance(key, bool | enum.Enum):
@@ -68,22 +70,22 @@ class _Rebuilder:
 
     Args:
         has_secrets: See `portable`.
-        most: How many containers are written, after which `[...]` and `{...}` stand for them, as
-            for one that is inside of itself; None for all, and for an error where one is.
+        most: How many containers are written. Further ones become `[...]` or `{...}`, and so does
+            a container inside itself. None writes all, and raises for a container inside itself.
     """
 
     def __init__(self, *, has_secrets: bool, most: int | None) -> None:
         self._has_secrets = has_secrets
         self._most = most
         self._written = 0
-        # Those around the value that is being rebuilt, by their ids.
+        # The ids of the containers around the value that is being rebuilt.
         self._around: set[int] = set()
 
     def rebuild(self, value: Any) -> Any:
-        """Return a value of what JSON has.
+        """Return a value made of types that JSON has.
 
         Raises:
-            _HoldsItselfError: A container is inside of itself; not with `most`.
+            _HoldsItselfError: A container is inside itself, and `most` is None.
         """
         if value is None or isinstance(value, bool):
             return value
@@ -95,10 +97,10 @@ class _Rebuilder:
             return _float(value)
         if isinstance(value, bytes | bytearray | memoryview):
             return base64.b64encode(value).decode("ascii")
-        if isinstance(value, enum.Enum):  # a Flag is a collection, too
+        if isinstance(value, enum.Enum):  # before collections, because a Flag is one too
             return self.rebuild(value.value)
-        # Not every iterable: a generator would be used up, which is the application's to do, and
-        # one that never ends would never let go of this thread.
+        # Not every iterable: a generator would be used up, although it is the application's, and
+        # one that never ends would block this thread forever.
         if isinstance(value, Collection):
             return self._container(value)
         return self._object(value)
@@ -127,12 +129,12 @@ class _Rebuilder:
             plain = msgspec.to_builtins(value, str_keys=True, enc_hook=self._unknown)
         except RecursionError:
             return f"<{type(value).__name__}>"
-        except NOT_ENCODABLE:  # for what is in it
+        except NOT_ENCODABLE:  # because of something inside it
             return f"<{type(value).__name__}>" if self._has_secrets else _shown(value)
         return self.rebuild(plain)
 
     def _unknown(self, value: Any) -> Any:
-        """Return what is written for an object of which msgspec knows nothing."""
+        """Return what is written for an object of a type that msgspec does not support."""
         is_known = isinstance(value, str | int | float | Collection)
         return self.rebuild(value) if is_known else _shown(value)
 

@@ -1,7 +1,7 @@
-"""Which nanoseconds of a series are taken.
+"""Remembers which nanoseconds of a series are taken.
 
-InfluxDB keeps one point for each measurement, tag set and time: a second one overwrites the
-first, without a word. This table is what lets an encoder notice.
+InfluxDB keeps one point for each measurement, tag set and time: a second point silently overwrites
+the first. These tables let an encoder notice that.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Mapping, Sequence
 
 __all__ = ["CollectedPoints", "UniquePoints"]
 
-# A dict of 16,384 slots is full with 10,922 keys, and takes 27 bytes for each. An int of 60 bits
-# takes 32, one of 64 takes 48.
+# A dict of 16,384 slots is full with 10,922 keys, and takes 27 bytes per key. An int of 60 bits
+# takes 32 bytes, one of 64 bits takes 48.
 _MAX_PAIRS = 3 * 10_922
 _PAIR_BITS = 2**60 - 1
 
 
 class _Generation(dict[int, "int | None"]):
-    """Pairs that were kept one after the other.
+    """Pairs that were stored in the same period.
 
-    The value says where to look next when the pair is taken, so that a thousand events of one
-    time cost no thousand looks.
+    The value of a taken pair says where to look next, so that the last of a thousand events of one
+    time does not take a thousand lookups.
 
     Attributes:
-        latest_ns: No pair has a later time: what is new as a rule need not be looked up.
+        latest_ns: No pair has a later time, so new pairs usually need no lookup.
     """
 
     __slots__ = ("latest_ns",)
@@ -36,18 +36,18 @@ class _Generation(dict[int, "int | None"]):
 class UniquePoints:
     """The pairs of series and time that were taken or asked for most recently.
 
-    A pair is known by its hash, in less than a third of the memory of the pair itself and without
-    an object for the garbage collector to walk. Two pairs of one hash, of 2 to the 60, cost the
-    second one what an equal pair costs: a nanosecond.
+    Only the hash of a pair is stored. It takes less than a third of the memory of the pair itself,
+    and is not an object that the garbage collector walks. There are 2 to the 60 hashes; if two
+    different pairs have the same one, the second is treated as taken, and is moved by a nanosecond.
 
-    They are in three generations: when the newest is full, the oldest is forgotten. That costs
-    nothing for each pair, where a strict order would.
+    Pairs are kept in three generations: when the newest is full, the oldest is dropped. That costs
+    nothing per pair, whereas a strict order would.
 
-    Not safe to share between threads: whoever owns it locks.
+    Not safe to share between threads: the owner must lock.
 
     Args:
-        max_pairs: How many pairs are remembered at most, and two thirds of them at least, less
-            a batch; one batch may be more. Full, the default ones are 2 MB.
+        max_pairs: The most pairs that are remembered, although a single batch may exceed it. At
+            least two thirds as many, less a batch, are remembered. The default number takes 2 MB.
     """
 
     def __init__(self, max_pairs: int = _MAX_PAIRS) -> None:
@@ -55,7 +55,7 @@ class UniquePoints:
         self._max_generation = max_pairs // 3
 
     def take_all(self, series: Sequence[str], times_ns: Sequence[int]) -> bool:
-        """Take pairs; False, and none of them, if one is taken or there twice."""
+        """Take all pairs; take none and return False if one is already taken or occurs twice."""
         pairs = dict.fromkeys(
             [hash(pair) & _PAIR_BITS for pair in zip(series, times_ns, strict=True)]
         )
@@ -70,7 +70,7 @@ class UniquePoints:
         return True
 
     def take_next(self, series: str, time_ns: int) -> int:
-        """Take the first free nanosecond of a series at or after a time, and return it."""
+        """Take and return the first free nanosecond of a series at or after a time."""
         passed: list[int] = []
         free_ns = time_ns
         pair = hash((series, free_ns)) & _PAIR_BITS
@@ -78,19 +78,20 @@ class UniquePoints:
             passed.append(pair)
             free_ns = known[pair] or free_ns + 1
             pair = hash((series, free_ns)) & _PAIR_BITS
-        # A pair that is asked for is kept anew, with a hint to what is free behind it: so events of
-        # one time find their places also where there are more of them than pairs are remembered.
+        # Every pair that was looked up is stored again, with a hint to where the next free one may
+        # be. So events of one time find free places even if there are more of them than pairs
+        # are remembered.
         self._keep({**dict.fromkeys(passed, free_ns + 1), pair: None}, free_ns)
         return free_ns
 
     def take_next_all(self, series: Sequence[str], times_ns: list[int]) -> list[int]:
-        """Take for each series the next free nanosecond; returns `times_ns` if none was moved."""
+        """Take the next free nanosecond of each series; return `times_ns` itself if none moved."""
         if self.take_all(series, times_ns):
             return times_ns
         return [self.take_next(*pair) for pair in zip(series, times_ns, strict=True)]
 
     def _known(self, pair: int, time_ns: int) -> _Generation | None:
-        """Return the newest generation that has a pair of a time."""
+        """Return the newest generation that contains a pair, whose time is `time_ns`."""
         for generation in self._generations:
             if time_ns <= generation.latest_ns and pair in generation:
                 return generation
@@ -106,14 +107,15 @@ class UniquePoints:
 
 
 class CollectedPoints:
-    """The pairs of series and time of metrics' points, which are refused and never moved.
+    """The pairs of series and time of metric points, which are refused if taken, and never moved.
 
-    All points of a collection have one time, so a set of series for each time says the same as
-    `UniquePoints` in half of the time. Bounded, forgetful and unlocked as that is.
+    All points of a collection have the same time, so a set of series for each time does the work
+    of `UniquePoints` in half the time. Like that class it is bounded, drops its oldest pairs, and
+    has no lock.
 
     Args:
-        max_pairs: How many pairs are remembered at most, but for those of one batch, and half of
-            them at least; full, they are about 6 MB.
+        max_pairs: The most pairs that are remembered, apart from those of one batch. At least half
+            as many are remembered. The default number takes about 6 MB.
     """
 
     def __init__(self, max_pairs: int = 65_536) -> None:
@@ -123,7 +125,7 @@ class CollectedPoints:
         self._max_half = max_pairs // 2
 
     def take_all(self, series: Sequence[bytes], time_ns: int) -> bool:
-        """Take pairs of one time; False, and none of them, if one is taken or there twice."""
+        """Take pairs of one time; take none and return False if one is taken or occurs twice."""
         wanted = set(series)
         if len(wanted) < len(series):
             return False

@@ -1,7 +1,7 @@
-"""Attributes and tags: what all three signals share.
+"""Attributes and tags: the code that all three signals share.
 
 Belongs here: which resource attributes become tags, the text of a tag, ids as hex, redaction,
-and the caches that make repeated tag sets cost nothing.
+and the caches that make repeated tag sets free.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ __all__ = [
 
 REDACTED = "[redacted]"
 
-# Tag sets that a mapper keeps before it forgets all of them: about 50 MB at the worst, and no
-# process with sane tags comes near.
+# How many tag sets a mapper keeps before it drops all of them: about 50 MB at worst. No process
+# with sane tags comes near it.
 MAX_CACHED_TAG_SETS = 65_536
 _MAX_SCOPES = 1_024
 
 _INSTANCE_ID = "service.instance.id"
 
 Loss = Callable[[str, str, Tally], None]
-"""Called with a reason, what it concerns and the number of events lost (0: a field only)."""
+"""Called with a reason, the name of the metric, and the events lost; none if only a field is."""
 
 _K = TypeVar("_K")
 _S = TypeVar("_S")
@@ -59,17 +59,17 @@ _V = TypeVar("_V")
 
 
 def hex_trace_id(trace_id: int | None) -> str | None:
-    """Return 32 lower-case hex digits, as W3C Trace Context has it; None for 0, which is no id."""
+    """Return 32 lower-case hex digits, as in W3C Trace Context; None for 0, which is not an id."""
     return trace_id.to_bytes(16, "big").hex() if trace_id else None
 
 
 def hex_span_id(span_id: int) -> str:
-    """Return 16 lower-case hex digits, as W3C Trace Context has it."""
+    """Return 16 lower-case hex digits, as in W3C Trace Context."""
     return span_id.to_bytes(8, "big").hex()
 
 
 def plain_time(time_ns: Any) -> Any:
-    """Return a time as an `int`, also a foreign integer such as numpy's; else what it is."""
+    """Convert a time of any integer type, such as numpy's, to `int`; return others unchanged."""
     try:
         return index(time_ns)
     except TypeError:
@@ -77,7 +77,7 @@ def plain_time(time_ns: Any) -> Any:
 
 
 def present(fields: Mapping[str, FieldValue | None]) -> dict[str, FieldValue]:
-    """Return the fields that an event has."""
+    """Return the fields whose value is not None."""
     return {key: value for key, value in fields.items() if value is not None}
 
 
@@ -87,7 +87,7 @@ def is_finite(value: float) -> bool:
 
 
 def finite_number(value: Any) -> float | None:
-    """Return a finite int or float, or None; foreign number types become float."""
+    """Return a value as a finite int or float, or None; foreign number types become float."""
     kind = type(value)
     if kind is float:
         return value if value - value == 0.0 else None
@@ -100,9 +100,9 @@ def finite_number(value: Any) -> float | None:
 
 
 def tag_text(value: Any) -> str:
-    """Return an attribute value as the text of a tag; "" if it is to be left out."""
+    """Return an attribute value as the text of a tag; "" if the tag is to be left out."""
     if isinstance(value, str):
-        return str.__str__(value)  # not what a subclass, such as an Enum, calls itself
+        return str.__str__(value)  # not `str()`, which a subclass such as an Enum may override
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -110,7 +110,7 @@ def tag_text(value: Any) -> str:
     if isinstance(value, int):
         return str(integer(value))
     if isinstance(value, float):
-        return repr(float(value) + 0.0)  # -0.0 equals 0.0, so the two are one tag
+        return repr(float(value) + 0.0)  # -0.0 equals 0.0, so both give the same tag
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     text = encode_value(value).decode()
@@ -121,7 +121,7 @@ class Redaction:
     """Replaces the values of attributes whose keys match a glob pattern.
 
     Args:
-        patterns: Case-sensitive globs; none means that nothing is looked at.
+        patterns: Case-sensitive globs; with none of them, no attribute is looked at.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -130,13 +130,13 @@ class Redaction:
         self.active = bool(patterns)
 
     def apply(self, attributes: Mapping[str, Any], *, apart: bool = False) -> Mapping[str, Any]:
-        """Return the attributes with matching values replaced, also inside of their values.
+        """Return the attributes with matching values replaced, also inside nested values.
 
         Args:
-            attributes: Any.
-            apart: Keep apart what tells one series from another: what stands for a value has
-                digits that are the same for the same value, and mean nothing outside of this
-                process.
+            attributes: Any attributes.
+            apart: Keep series distinct whose redacted values differ. The replacement then
+                contains digits that are the same for equal values, and mean nothing outside
+                this process.
         """
         if not self.active:
             return attributes
@@ -148,14 +148,14 @@ class Redaction:
         }
 
     def value(self, key: str, value: Any) -> Any:
-        """Return the one value of a key as `apply` would; None stays None."""
+        """Return the value of a single key as `apply` would; None stays None."""
         return REDACTED if value is not None and self._matches(key) else self.inside(value)
 
     def inside(self, value: Any) -> Any:
-        """Return a value with what matches replaced in every object of its JSON."""
+        """Return a value with the values of matching keys replaced in every object of its JSON."""
         if value is None or isinstance(value, str | int | float):
             return value
-        # What has no keys now may have some in JSON, as a dataclass does.
+        # A value without keys in Python may have some in JSON: a dataclass does.
         return self._replaced(portable(value, has_secrets=True))
 
     def _replaced(self, value: Any) -> Any:
@@ -175,7 +175,7 @@ class Redaction:
         return verdict
 
 
-# Python's hash of a text depends on it, so nobody can try out which value it was.
+# Salts the hash that stands for a redacted value, so that nobody can find the value by trying.
 _SALT = os.urandom(16).hex()
 
 
@@ -184,13 +184,13 @@ def _stand_in(value: Any) -> str:
 
 
 class CacheBudget:
-    """How many tag sets a mapper may keep, in all of its caches together.
+    """How many tag sets a mapper may keep in all of its caches together.
 
     Args:
-        limit: How many.
+        limit: The number it may keep.
 
     Attributes:
-        used: How many it has.
+        used: The number it keeps.
     """
 
     __slots__ = ("limit", "used")
@@ -201,10 +201,10 @@ class CacheBudget:
 
 
 class TagCache(dict[_K, _V]):
-    """Tag sets by what they were made of; counted, so that `ScopeCache` can forget all of them.
+    """Tag sets by what they were made from; counted, so that `ScopeCache` can drop all of them.
 
     Args:
-        budget: Of the mapper.
+        budget: The mapper's budget, in which they are counted.
     """
 
     def __init__(self, budget: CacheBudget) -> None:
@@ -212,20 +212,21 @@ class TagCache(dict[_K, _V]):
         self._budget = budget
 
     def keep(self, key: _K, value: _V) -> _V:
-        """Remember and return a tag set, or what has one."""
+        """Store and return a tag set, or a value that contains one."""
         self[key] = value
         self._budget.used += 1
         return value
 
 
 class ScopeCache(Generic[_S]):
-    """What a mapper keeps for each resource and scope.
+    """Caches what a mapper keeps for each resource and scope.
 
     Args:
         resource_tags: Globs of the resource attributes that become tags.
         redaction: Applied to resource and scope attributes before they become tags.
-        make: Called with the tags that an attribute of the data may replace (the resource's),
-            with those that win over it (the scope's), and with what its caches count in.
+        make: Makes the cached object for one resource and scope. Called with the resource's
+            tags, which attributes of the data override, with the scope's tags, which override
+            those attributes, and with the budget that the object's caches count in.
     """
 
     def __init__(
@@ -243,11 +244,11 @@ class ScopeCache(Generic[_S]):
         ] = {}
 
     def of(self, resource: Resource, scope: InstrumentationScope | None) -> _S:
-        """Return what belongs to a resource and scope, made at first sight."""
-        # A forked child has an instance id of its own.
+        """Return the object of a resource and scope; make it on first use."""
+        # With the process id, because a forked child has its own instance id.
         key = (id(resource), id(scope), os.getpid())
         known = self._known.get(key)
-        # The entry holds both objects, so that an id cannot come to mean another one.
+        # The entry references both objects, so that their ids cannot be reused by others.
         if self._budget.used >= self._budget.limit or len(self._known) >= _MAX_SCOPES:
             self._known.clear()
             self._budget = CacheBudget(self._budget.limit)
@@ -258,19 +259,19 @@ class ScopeCache(Generic[_S]):
         return made
 
     def make_room(self, items: int) -> None:
-        """Let the caches hold twice what a batch has.
+        """Let the caches hold twice as many tag sets as a batch has items.
 
-        Every series of metrics comes again in the next collection, and a cache that is too small
-        for all of them would have forgotten each one by then.
+        Every metric series comes again in the next collection. A cache too small for all of them
+        would have dropped each one by then.
         """
         self._budget.limit = max(MAX_CACHED_TAG_SETS, 2 * items)
 
     def _resource_tags(self, resource: Resource) -> dict[str, str]:
         """Return the resource's tags.
 
-        `service.instance.id` is one of them whatever the globs say, and a random one for this
-        process where the resource has none or it is redacted, so that two processes never share a
-        series.
+        They always include `service.instance.id`, whatever the globs say. If the resource has none,
+        or it is redacted, it is a random one for this process, so that two processes never share
+        a series.
         """
         attributes = self._redaction.apply(resource.attributes)
         tags = {key: tag_text(value) for key, value in attributes.items() if self._match(key)}
@@ -282,7 +283,7 @@ class ScopeCache(Generic[_S]):
     def _scope_tags(self, scope: InstrumentationScope | None) -> dict[str, str]:
         if scope is None:
             return {}
-        # As OpenTelemetry's Prometheus mapping has it: scopes that differ in an attribute are
+        # As in OpenTelemetry's Prometheus mapping: scopes that differ in an attribute are
         # different streams, and must not share series.
         attributes = self._redaction.apply(scope.attributes or {}, apart=True)
         tags = {f"otel.scope.{key}": tag_text(value) for key, value in attributes.items()}

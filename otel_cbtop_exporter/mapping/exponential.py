@@ -8,15 +8,15 @@ from otel_cbtop_exporter.mapping.metric_series import bound_text
 
 __all__ = ["exponential_fields"]
 
-# Scale at which exponential buckets become fields: 4 buckets to a power of two. Scales nest
-# exactly, so points of finer scales add up in it.
+# The scale at which exponential buckets become fields: 4 buckets per power of two. Scales nest
+# exactly, so the buckets of a finer scale add up to those of this one.
 _FIELD_SCALE = 2
 
 
 def exponential_fields(point: ExponentialHistogramDataPoint) -> dict[str, int]:
-    """Return `in_<upper bound>` counts, sparse and not cumulative, from low bounds to high.
+    """Return counts as `in_<upper bound>`, sparse and not cumulative, from low bounds to high.
 
-    Bucket i of scale s holds (b**i, b**(i+1)] with b = 2 ** 2**-s.
+    Bucket i of scale s holds the values in (b**i, b**(i+1)] with b = 2 ** 2**-s.
     """
     scale = min(point.scale, _FIELD_SCALE)
     shift = point.scale - scale

@@ -28,11 +28,11 @@ from otel_cbtop_exporter.tag_set import TagSet
 
 __all__ = ["LogMapper"]
 
-# In key order, which is the order of line protocol.
+# Sorted by key, as line protocol is.
 _UNTRACED = ("body", "observed_timestamp_ns", "severity_number")
 _TRACED = (*_UNTRACED, "span_id")
 
-# Types of a body, two times and a severity.
+# The types of a plain record's body, its two times and its severity number.
 _PLAIN = (str, int, int, int)
 
 
@@ -58,7 +58,7 @@ class LogMapper:
         add: Callable[[tuple[Any, ...]], None] | None = None
         keys: tuple[str, ...] = ()
         scope: _Scope
-        known_resource: object = self  # no record's, so that the first one sets the scope
+        known_resource: object = self  # differs from every resource: the first record sets scope
         known_scope = known_name = known_type = None
         known_text: Any = None
         tags: TagSet
@@ -66,7 +66,7 @@ class LogMapper:
             if resource is not known_resource or sdk_scope is not known_scope:
                 scope = self._scopes.of(resource, sdk_scope)
                 known_resource, known_scope = resource, sdk_scope
-                known_text = self  # no record's
+                known_text = self  # differs from every text, so that the tags are looked up
             attributes, body = own_attributes, record.body
             if redaction is not None:
                 attributes = redaction.apply(own_attributes)
@@ -75,11 +75,11 @@ class LogMapper:
             time_ns = record.timestamp or observed or 0
             severity = record.severity_number
             try:
-                number = severity._value_ if severity is not None else 0  # `value` is Python's
+                number = severity._value_ if severity is not None else 0  # `value` runs Python code
             except AttributeError:  # a bare number
                 number = severity if type(severity) is int else 0
             trace_id, span_id = record.trace_id, record.span_id
-            # `hex_trace_id` without the call.
+            # `hex_trace_id`, inlined to save the call.
             correlation_id = trace_id.to_bytes(16, "big").hex() if trace_id else None
             exception_type = None
             if "exception.type" in attributes and (given := attributes["exception.type"]):
@@ -87,7 +87,7 @@ class LogMapper:
             severity_text, event_name = record.severity_text, record.event_name
             if not severity_text and number:
                 severity_text = SEVERITY_NAMES.get(number)
-            if (  # mostly as the record before
+            if (  # mostly the same as in the previous record
                 severity_text is not known_text
                 or event_name is not known_name
                 or exception_type is not known_type
@@ -130,7 +130,7 @@ class LogMapper:
                 Event(
                     "logs",
                     tags,
-                    # A record may say nothing but that it happened; 0 is UNSPECIFIED.
+                    # A record may be empty, but an event needs a field; 0 is UNSPECIFIED.
                     present(fields) or {"severity_number": 0},
                     plain_time(time_ns),
                     SCHEMA_VERSION,
@@ -143,7 +143,7 @@ class LogMapper:
 
 
 def _redacted_body(redaction: Redaction, body: Any) -> str | None:
-    """Return a body's text without what must not be seen, of the same form as otherwise."""
+    """Return a body's redacted text, in the same form as without redaction."""
     shown: str | None = redaction.value("body", body)
     if shown is None or shown is REDACTED or isinstance(body, str):
         return shown
@@ -160,7 +160,7 @@ class _Scope:
         self._known: TagCache[_Key, TagSet] = TagCache(budget)
 
     def tags(self, key: _Key) -> TagSet:
-        """Return the tags of a severity, an event's name and an exception's type."""
+        """Return the tags for a severity text, an event name and an exception type."""
         known = self._known.get(key)
         if known is not None:
             return known

@@ -1,4 +1,4 @@
-"""The fields of data points column by column, and whether they are what tables promise."""
+"""The fields of data points as columns, and whether they keep the promises of `EventTable`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ __all__ = ["are_integers", "are_numbers", "histogram_columns"]
 def histogram_columns(
     series: MetricSeries, points: Sequence[HistogramDataPoint]
 ) -> dict[str, Sequence[Any]] | None:
-    """Return the fields of histograms, if all have the same and they are what tables promise."""
+    """Return the fields of histograms as columns.
+
+    Returns:
+        None if the points do not all have the same fields, or a value breaks a table's promises.
+    """
     if not points:
         return {}
     bounds = points[0].explicit_bounds
@@ -40,7 +44,7 @@ def histogram_columns(
     starts_ns = [point.start_time_unix_nano for point in points]
     ranges = {"min": [point.min for point in points], "max": [point.max for point in points]}
     for name, column in list(ranges.items()):
-        # A view can leave them unrecorded.
+        # A view can turn off min and max.
         if _is_unrecorded(column[0]) and all(map(_is_unrecorded, column)):
             del ranges[name]
     added_up = [point.sum for point in points]
@@ -53,10 +57,10 @@ def histogram_columns(
 def _sums_below_256(
     totals: Sequence[int], counts: Sequence[Sequence[int]]
 ) -> list[Sequence[int]] | None:
-    """Return what `_sums` does, in half of the time; None if there is a sum of 256 or more.
+    """Return the same as `_sums` in half the time; None if any sum is 256 or more.
 
-    The counts of a bucket, one byte for each point, are one long integer, and adding two of them
-    adds up all points at once.
+    The counts of one bucket, a byte for each point, form one long integer. Adding two of these
+    integers adds the counts of all points at once.
     """
     try:
         expected = bytes(totals)
@@ -66,23 +70,23 @@ def _sums_below_256(
         sums = [total.to_bytes(len(totals), "little") for total in added]
     except (TypeError, ValueError, OverflowError):
         return None
-    # No byte ran over into the next one if the last sums are what the points themselves say.
+    # If the last sums equal the points' own counts, no byte has overflowed into the next one.
     return [expected, *sums] if sums[-1] == expected else None
 
 
 def _sums(totals: Sequence[int], counts: Sequence[Sequence[int]]) -> list[Sequence[int]] | None:
-    """Return the count of each point, and for each bucket the values in it and those before it.
+    """Return each point's count, then for each bucket the cumulative counts of all points.
 
     Args:
         totals: The count of each point.
-        counts: The counts of the buckets of each point.
+        counts: The bucket counts of each point.
 
     Returns:
-        None if they are not what tables promise.
+        None if the numbers break a table's promises.
     """
     first, *others = accumulate(zip(*counts, strict=True), _added)
     sums = [first, *others]
-    # All but the first are sums.
+    # Every later row adds a column to the row before it, so the first and the last tell for all.
     if are_integers(totals) and are_integers(sums[-1]) and set(map(type, first)) == {int}:
         return [totals, *sums]
     return None
@@ -93,28 +97,29 @@ def _is_unrecorded(value: Any) -> bool:
 
 
 def _added(totals: Sequence[int], column: Sequence[int]) -> Sequence[int]:
-    # No bucket at the far ends has anything in it, as a rule.
+    # The buckets at both ends are usually empty.
     return list(map(add, totals, column)) if any(column) else totals
 
 
 def are_integers(numbers: Sequence[Any]) -> bool:
-    """Whether there are some, and all are integers of 63 bits."""
+    """Say whether there are any, and all are integers of at most 63 bits and not negative."""
     if not numbers:
         return False
     first = numbers[0]
-    if all(map(is_, numbers, repeat(first))):  # as the times of a collection are
+    if all(map(is_, numbers, repeat(first))):  # one object, like the time of a collection
         return type(first) is int and 0 <= first <= INT64_MAX
     return set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) <= INT64_MAX
 
 
 def are_numbers(values: Sequence[Any]) -> bool:
-    """Whether there are some, and all are finite numbers of Python's own types.
+    """Say whether there are any, and all are finite numbers of Python's own types.
 
-    Integers are of a size that a float holds.
+    Integers must be small enough for a float to hold exactly.
     """
     kinds = set(map(type, values))
     if not kinds or not kinds <= {int, float}:
         return False
     if int in kinds and not (min(values) >= MIN_NUMBER and max(values) <= MAX_NUMBER):
         return False
-    return float not in kinds or is_finite(sum(values))  # one that is not makes the sum such a one
+    # A NaN or an infinity among the values makes their sum non-finite, too.
+    return float not in kinds or is_finite(sum(values))

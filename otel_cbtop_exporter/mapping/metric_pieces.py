@@ -1,4 +1,4 @@
-"""Smaller pieces of a batch of metrics, for when something in it cannot be mapped."""
+"""Splits a batch of metrics into smaller pieces, for when something in it cannot be mapped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["first_name", "pieces_of"]
 
 
 def pieces_of(batch: Sequence[ResourceMetrics]) -> list[list[ResourceMetrics]]:
-    """Return each metric by itself; of a single one each data point; of a single point nothing."""
+    """Split a batch into its metrics, one metric into its points, and one point into nothing."""
     metrics = [
         replace(one, scope_metrics=[replace(scope, metrics=[metric])])
         for one in batch
@@ -22,7 +22,7 @@ def pieces_of(batch: Sequence[ResourceMetrics]) -> list[list[ResourceMetrics]]:
     if len(metrics) != 1:
         return [[metric] for metric in metrics]
     ((scope,), (alone,)) = metrics[0].scope_metrics, metrics[0].scope_metrics[0].metrics
-    data: Any = alone.data  # of a kind that a later SDK invents, too
+    data: Any = alone.data  # may be of a kind that only a later SDK has
     points = getattr(data, "data_points", ())
     if len(points) < 2:
         return []
@@ -31,7 +31,7 @@ def pieces_of(batch: Sequence[ResourceMetrics]) -> list[list[ResourceMetrics]]:
 
 
 def first_name(batch: Sequence[ResourceMetrics]) -> str:
-    """Return the name of the first metric, as a message has it; "" if there is none."""
+    """Return the `repr` of the first metric's name, for a message; "" if there is no metric."""
     names = (
         repr(metric.name)
         for one in batch

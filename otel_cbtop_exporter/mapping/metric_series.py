@@ -1,6 +1,7 @@
-"""What a mapper of metrics keeps: the metrics of a scope, and the series of a metric.
+"""What the metric mapper caches: the metrics of a scope, and the series of a metric.
 
-Here is what is the same in every collection, so that a warm data point costs almost nothing.
+These stay the same from one collection to the next, so a data point of a known series costs almost
+nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from otel_cbtop_exporter.tag_set import TagColumn, TagKeys, TagSet
 
 __all__ = ["MetricScope", "MetricSeries", "bound_text"]
 
-# A metric named like one of these would mix with spans or logs.
+# A metric with one of these names would be mixed up with spans or logs.
 _OUR_MEASUREMENTS = frozenset({"spans", "span_events", "span_links", "logs", "exemplars"})
 
 _TEMPORALITY: dict[Any, Literal["delta", "cumulative"]] = {
@@ -49,12 +50,13 @@ _TYPES: dict[type, Literal["sum", "gauge", "histogram", "exponential_histogram"]
 
 
 class _TagShape(NamedTuple):
-    """The tags of attributes that have the same keys.
+    """How attributes with the same keys become tags.
 
     Attributes:
-        keys: Of the tags, but for empty ones.
-        texts: In their order; those of the resource and the scope.
-        own: Positions of the attributes' own texts, and their keys.
+        keys: The keys of the tags, without empty ones.
+        texts: The texts of the tags, in the order of the keys. Those of the resource and the scope
+            are filled in.
+        own: The positions that the attributes' own texts go to, and their keys.
     """
 
     keys: TagKeys
@@ -63,7 +65,7 @@ class _TagShape(NamedTuple):
 
 
 class _TagShapes:
-    """The tag shapes of one resource and scope."""
+    """The tag shapes for one resource and scope."""
 
     def __init__(self, resource_tags: Mapping[str, str], scope_tags: Mapping[str, str]) -> None:
         self._resource_tags = resource_tags
@@ -71,12 +73,12 @@ class _TagShapes:
         self._shapes: dict[tuple[str, ...], _TagShape] = {}
 
     def of(self, keys: tuple[str, ...]) -> _TagShape:
-        """Return what the tags of attributes with these keys have in common."""
+        """Return the tag shape of attributes with these keys."""
         shape = self._shapes.get(keys)
         if shape is None:
             if len(self._shapes) >= MAX_CACHED_TAG_SETS // 64:
                 self._shapes.clear()
-            # Keys may be members of an Enum, which are equal to their texts.
+            # Keys may be members of a str Enum, which equal their texts.
             named = {str.__str__(key): "" for key in keys if isinstance(key, str) and key}
             known = {**self._resource_tags, **named, **self._scope_tags}
             ordered = tuple(sorted(known))
@@ -101,7 +103,7 @@ class MetricScope:
         self._metrics: dict[tuple[Any, ...], MetricSeries] = {}
 
     def series_of(self, metric: Metric) -> MetricSeries:
-        """Return what is kept of a metric, made at first sight."""
+        """Return the series of a metric; make them on first use."""
         data = metric.data
         temporality = getattr(data, "aggregation_temporality", None)
         monotonic = getattr(data, "is_monotonic", None)
@@ -143,10 +145,13 @@ class MetricSeries:
         self._bounds: tuple[Sequence[float], tuple[str, ...]] = ((), ("count", "le_inf"))
 
     def tag_sets(self, points: Sequence[Any], redaction: Redaction) -> tuple[TagColumn, bool]:
-        """Return the tags of each point, and whether some are equal of what can be added up."""
+        """Return the tags of each point, and whether points must be added up.
+
+        They must if some have equal tags, except those of a gauge, which cannot be added up.
+        """
         attributes = [point.attributes for point in points]
         known, tag_sets, have_twins = self._last
-        # A collection often has the series of the one before.
+        # A collection often has the same series as the previous one.
         if len(known) != len(attributes) or not all(map(is_, known, attributes)):
             tag_sets = TagColumn(self._tags_of(one, redaction) for one in attributes)
             have_twins = self.info.type != "gauge" and len(set(tag_sets)) < len(tag_sets)
@@ -154,12 +159,12 @@ class MetricSeries:
         return tag_sets, have_twins
 
     def _tags_of(self, attributes: Any, redaction: Redaction) -> TagSet:
-        # The SDK keeps one attributes object per series over collections. The entry holds it,
-        # so that its id cannot come to mean another one.
+        # The SDK keeps one attributes object per series across collections. The entry references
+        # it, so that its id cannot be reused by another one.
         known = self._tags.get(id(attributes))
         if known is not None and known[0] is attributes:
             return known[1]
-        # Apart, or points of several series were one.
+        # `apart`, or points of different series would become the same point.
         shown = redaction.apply(attribute_map(attributes), apart=True)
         shape = self._tag_shapes.of(tuple(shown))
         texts = shape.texts.copy()
@@ -179,7 +184,7 @@ class MetricSeries:
         return made
 
     def bound_names(self, bounds: Sequence[float]) -> tuple[str, ...]:
-        """Return `count`, then the field of each bucket: `le_<upper bound>`, and `le_inf`."""
+        """Return the field names: `count`, `le_<upper bound>` for each bucket, and `le_inf`."""
         known, names = self._bounds
         if bounds is not known and bounds != known:
             names = ("count", *(f"le_{bound_text(bound)}" for bound in bounds), "le_inf")
@@ -193,7 +198,7 @@ class MetricSeries:
         times_ns: list[int],
         trace_ids: Sequence[str | None] | None,
     ) -> EventTable:
-        """Return points that have the same fields as a table."""
+        """Return a table of points that all have the same fields."""
         return EventTable(
             self._measurement,
             "metric",
@@ -213,7 +218,7 @@ class MetricSeries:
         trace_id: str | None,
         info: MetricInfo,
     ) -> Event:
-        """Return a data point as an event; `info` is the series' own, or the point's."""
+        """Return a data point as an event; `info` is that of the series, or the point's own."""
         return Event(
             self._measurement,
             tags,
@@ -228,5 +233,5 @@ class MetricSeries:
 
 
 def bound_text(bound: float) -> str:
-    """Return a bucket's bound as field names spell it."""
+    """Return a bucket's bound as it is spelled in field names."""
     return repr(float(bound)).removesuffix(".0")

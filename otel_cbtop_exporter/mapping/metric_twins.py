@@ -1,9 +1,10 @@
-"""Data points of one metric that tags cannot tell apart, added up to one.
+"""Adds up data points of one metric that have the same tags.
 
-To the SDK `200`, `"200"` and `HTTPStatus.OK` are three series, and an empty text is not an absent
-one. Tags are texts, so to InfluxDB they are one series, which has one value at a time; the second
-point would be lost. Sums and histograms are added up as where a view leaves out the attribute. Of
-gauges there is no sum, and a point does not say when its value was set: they are left as they are.
+To the SDK, `200`, `"200"` and `HTTPStatus.OK` are three series, and an empty text differs from an
+absent one. Tags are texts, so to InfluxDB they are one series, which has one value at a time; the
+second point would be lost. Sums and histograms are therefore added up, as when a view drops the
+attribute. Gauges have no sum, and a point does not say when its value was set, so they are left
+as they are.
 
 Semantics: https://opentelemetry.io/docs/specs/otel/metrics/data-model/, "Spatial reaggregation".
 """
@@ -22,22 +23,23 @@ from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 
 __all__ = ["add_up"]
 
-# The most that one side of an exponential histogram gets by being added up: the SDK's own default.
+# The most buckets that adding up gives one side of an exponential histogram: the SDK's own default.
 _MOST_BUCKETS = 160
 
 _Side = tuple[int, Any]
-"""A scale, and the buckets that have it."""
+"""A scale, and buckets at that scale."""
 
 
 def add_up(points: Sequence[Any], tag_sets: TagColumn) -> tuple[Sequence[Any], TagColumn]:
     """Return one point for each tag set and time, and the tags of each.
 
-    What cannot be added up stays a point of its own, for whoever refuses the second one of a
-    series: histograms of other bounds, and numbers that are not finite or have no finite sum.
+    Points that cannot be added up stay separate: histograms with different bounds, and numbers
+    that are not finite or have no finite sum. Refusing the second point of a series is left to
+    later code.
 
     Args:
-        points: Of one metric, no gauge.
-        tag_sets: Of each point.
+        points: The points of one metric, which is not a gauge.
+        tag_sets: The tags of each point.
     """
     made: dict[tuple[TagSet, int], Any] = {}
     for number, (point, tags) in enumerate(zip(points, tag_sets, strict=True)):
@@ -45,7 +47,7 @@ def add_up(points: Sequence[Any], tag_sets: TagColumn) -> tuple[Sequence[Any], T
         twin = made.get(key)
         both = point if twin is None else _added(twin, point)
         if both is None or not _has_value(point):
-            made[tags, -1 - number] = point  # no point has such a time
+            made[tags, -1 - number] = point  # a negative time, so that no other point has this key
         else:
             made[key] = both
     return list(made.values()), TagColumn(tags for tags, _ in made)
@@ -56,7 +58,7 @@ def _has_value(point: Any) -> bool:
 
 
 def _added(one: Any, other: Any) -> Any:
-    """Return the sum of two points, or None if there is none."""
+    """Return the sum of two points, or None if they cannot be added up."""
     starts_ns = [one.start_time_unix_nano, other.start_time_unix_nano]
     common: dict[str, Any] = {
         "start_time_unix_nano": None if None in starts_ns else min(starts_ns),
@@ -67,7 +69,7 @@ def _added(one: Any, other: Any) -> Any:
         return None if value is None else replace(one, value=value, **common)
     common["count"] = one.count + other.count
     common["sum"] = _sum(one.sum, other.sum)
-    # A view can leave them unrecorded.
+    # A view can turn off min and max.
     common["min"] = min(_numbers(one.min, other.min), default=None)
     common["max"] = max(_numbers(one.max, other.max), default=None)
     if isinstance(one, HistogramDataPoint):
@@ -96,18 +98,18 @@ def _numbers(*values: Any) -> list[float]:
 
 
 def _sum(*values: Any) -> float | None:
-    """Return the sum of two finite numbers; None if one is not, or there is no finite sum."""
+    """Return the sum of numbers; None if one of them, or the sum, is not finite."""
     numbers = _numbers(*values)
     try:
         return finite_number(sum(numbers)) if len(numbers) == len(values) else None
-    except OverflowError:  # an integer beyond every float, and a float
+    except OverflowError:  # a float, and an integer too large for one
         return None
 
 
 def _common_scale(sides: Sequence[_Side]) -> int:
-    """Return the finest scale that both can be brought to, and at which they are few buckets.
+    """Return the finest scale that both sides can be brought to and that needs few enough buckets.
 
-    The SDK keeps a single value at scale 20, where two of them are millions of buckets apart.
+    The SDK keeps a single value at scale 20, where two values are millions of buckets apart.
     """
     scale = min(finer for finer, _ in sides)
     most = max(_MOST_BUCKETS, *(len(buckets.bucket_counts) for _, buckets in sides))
@@ -126,9 +128,9 @@ def _common_scale(sides: Sequence[_Side]) -> int:
 
 
 def _buckets_at(scale: int, sides: Sequence[_Side]) -> Any:
-    """Add up buckets of exponential histograms at a scale that is no finer than theirs.
+    """Add up buckets of exponential histograms, at a scale no finer than theirs.
 
-    One step down halves an index, rounded down: two neighbours become one bucket.
+    One step down in scale halves the index, rounded down: two neighbours become one bucket.
     """
     counts = Counter[int]()
     for finer, buckets in sides:

@@ -48,10 +48,10 @@ _by_time = attrgetter("time_unix_nano")
 
 
 class _Made(NamedTuple):
-    """What becomes of a batch: data points, and behind them their exemplars.
+    """What a batch is mapped to: data points, their exemplars, and losses.
 
-    Losses are told only once the whole batch is mapped: one in which something raises is mapped
-    again in pieces, and would tell them twice.
+    Losses are reported only once the whole batch is mapped. A batch in which something raises is
+    mapped again in pieces, and would otherwise report them twice.
     """
 
     points: Tables
@@ -64,9 +64,9 @@ class MetricMapper:
 
     Args:
         resource_tags: Globs of the resource attributes that become tags.
-        exemplars: Whose exemplars become events.
+        exemplars: The metrics whose exemplars become events.
         redact: Globs of attribute keys whose values are replaced.
-        on_loss: Told of what no event can carry.
+        on_loss: Called for everything that no event can carry.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class MetricMapper:
         self._on_loss = on_loss
 
     def map(self, batch: Sequence[ResourceMetrics]) -> Events:
-        """Return the events of data points, and of their exemplars."""
+        """Return the events of all data points, then those of their exemplars."""
         made = _Made(Tables(), Tables(), [])
         self._scopes.make_room(_count_points(batch))
         for resource_metrics in batch:
@@ -98,7 +98,7 @@ class MetricMapper:
     def _map_metric(self, scope: MetricScope, metric: Metric, made: _Made) -> None:
         data = metric.data
         if not isinstance(data, _KINDS):
-            # A kind that a later SDK invents: say so, and lose nothing else.
+            # A kind from a later SDK: report its points as lost, and keep all others.
             count = len(getattr(data, "data_points", ())) or 1
             lost = Tally(count, data_points=count)
             made.losses.append(("unknown_metric_type", metric.name, lost))
@@ -138,7 +138,7 @@ class MetricMapper:
             starts_ns = [point.start_time_unix_nano for point in points]
             columns = {"start_time_ns": starts_ns, "value": values}
             plain = plain and are_integers(starts_ns)
-        # The newest one says where a sum or a gauge got its value from.
+        # The newest exemplar shows where the value of a sum or a gauge comes from.
         newest: Sequence[Sequence[Any]] = ()
         if self._of_numbers:
             newest = [[max(of, key=_by_time)] if (of := one.exemplars) else [] for one in points]
@@ -180,7 +180,11 @@ class MetricMapper:
         exemplars: Sequence[Sequence[Any]],
         made: _Made,
     ) -> list[str | None] | None:
-        """Map the exemplars of each point; returns their trace ids, None if there are none."""
+        """Map the exemplars of all points.
+
+        Returns:
+            A trace id or None for each point; None if no point has an exemplar.
+        """
         if not any(exemplars):
             return None
         return [
@@ -217,7 +221,7 @@ class MetricMapper:
                 Buckets(point.positive.offset, list(point.positive.bucket_counts)),
                 Buckets(point.negative.offset, list(point.negative.bucket_counts)),
             )
-            # Its buckets, and so its fields, are hardly those of another point.
+            # Hardly any other point has the same buckets, and so the same fields.
             made.points.add_loose(series.event(tags, fields, point.time_unix_nano, trace_id, info))
 
     def _finish(
@@ -227,8 +231,8 @@ class MetricMapper:
         fields: dict[str, FieldValue],
         made: _Made,
     ) -> None:
-        """Add what both kinds of histograms have, as far as it can be carried."""
-        # An unrecorded min or max is None or an infinity, and its absence is no loss.
+        """Add the fields that both kinds of histograms have, where their values are finite."""
+        # An unrecorded min or max is None or infinite, and leaving it out is no loss.
         if (least := finite_number(point.min)) is not None:
             fields["min"] = least
         if (most := finite_number(point.max)) is not None:
@@ -243,7 +247,7 @@ class MetricMapper:
     def _map_exemplars(
         self, series: MetricSeries, tags: TagSet, exemplars: Sequence[Any], made: _Made
     ) -> str | None:
-        """Map exemplars; returns the trace id of the largest that has one."""
+        """Map exemplars; return the trace id of the largest one that has a trace id."""
         largest: float | None = None
         found: str | None = None
         for exemplar in exemplars:

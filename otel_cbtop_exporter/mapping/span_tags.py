@@ -1,7 +1,7 @@
-"""The tags of spans, of their events and links: made once for each set of values.
+"""The tags of spans, span events and links: made once for each set of values.
 
 Belongs here: which attributes of a span become tags, and how a span's tag set is found again.
-Not here: which attributes of the resource do, and the text of a tag (`attributes.py`).
+Not here: which resource attributes become tags, and the text of a tag (`attributes.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Shape", "SpanScope", "without_path"]
 
 
 class SpanScope:
-    """The tag sets of one resource and scope."""
+    """The tag sets for one resource and scope."""
 
     def __init__(
         self,
@@ -42,7 +42,13 @@ class SpanScope:
         self._others: TagCache[tuple[tuple[str, str], ...], TagSet] = TagCache(budget)
 
     def shape(self, keys: tuple[str, ...], numbers: frozenset[int] = frozenset()) -> Shape:
-        """Return what is known of attributes with these keys; it knows at least these numbers."""
+        """Return the shape of attributes with these keys; make it on first use.
+
+        Args:
+            keys: The keys of the attributes.
+            numbers: Positions that `Shape.numbers` must include; if it lacks one, the shape is
+                replaced.
+        """
         shape = self._shapes.get(keys)
         if shape is None or not shape.numbers >= numbers:
             if len(self._shapes) >= MAX_CACHED_TAG_SETS // 64:
@@ -53,7 +59,7 @@ class SpanScope:
                 tag_keys,
                 numbers,
                 pick=itemgetter(*tag_keys) if tag_keys else _nothing,
-                # As a rule it is the status code alone, for which a call would take twice the time.
+                # Usually the status code is the only number, and a call would take twice the time.
                 number_at=min(numbers) if len(numbers) == 1 < len(tag_keys) else None,
                 types_of=_type_picker(sorted(numbers), len(tag_keys)),
                 has_path="http.route" not in keys and not _PATHS.isdisjoint(keys),
@@ -69,7 +75,10 @@ class SpanScope:
         status: StatusCode,
         attributes: Mapping[str, Any],
     ) -> TagSet:
-        """Return the tags of a span, and keep them for its shape."""
+        """Return the tags of a span and cache them in its shape.
+
+        Picked values that hold a number where the shape knows of none replace the shape instead.
+        """
         tags = self._span_tag_set(key[0], kind, status, attributes)
         picked = [attributes[key] for key in shape.tag_keys]
         if all(isinstance(value, (str, int, float)) for value in picked):
@@ -107,11 +116,11 @@ _PATHS = frozenset({"url.path", "http.target"})
 
 
 def without_path(name: str, attributes: Mapping[str, Any]) -> str:
-    """Return a span's name without a path in it that is no route.
+    """Return a span's name without its path, if the path is not a route.
 
-    https://opentelemetry.io/docs/specs/semconv/http/http-spans/#name forbids such names, which some
-    instrumentations give to what does not exist: a scan for holes would be a series for each path.
-    The path is an attribute.
+    https://opentelemetry.io/docs/specs/semconv/http/http-spans/#name forbids names with such paths,
+    but some instrumentations give them to requests for pages that do not exist: a scan for
+    vulnerabilities would create a series for each path. The path is still in an attribute.
     """
     target = attributes.get("url.path") or attributes.get("http.target")
     if not target or "http.route" in attributes:
@@ -121,19 +130,19 @@ def without_path(name: str, attributes: Mapping[str, Any]) -> str:
 
 
 class Shape(NamedTuple):
-    """Attributes that have the same keys, and how to pick what becomes tags out of them.
+    """How to pick the values that become tags from attributes that have the same keys.
 
-    Equal numbers of different types (1, 1.0, True) have different texts, so a key of tags has
-    the types of the numbers in it.
+    Equal numbers of different types (1, 1.0, True) have different texts, so the key of a cached
+    tag set includes the types of its numbers.
 
     Attributes:
-        keys: Of the attributes.
-        tag_keys: Those of them that become tags.
-        numbers: Positions among these that ever held a number.
+        keys: The keys of the attributes.
+        tag_keys: Those of the keys that become tags.
+        numbers: Positions in `tag_keys` that have ever held a number.
         pick: Returns the values that become tags.
-        number_at: The position of the only number among them, or None.
-        types_of: Returns the types of the numbers among them, where there is not just one.
-        has_path: Whether the name of a server's span may have a path in it; see `without_path`.
+        number_at: The position of the number, if it is the only one among several values; or None.
+        types_of: Returns the types of the numbers among the values; used if `number_at` is None.
+        has_path: Whether the name of a server span may contain a path; see `without_path`.
         tags: Tag sets by name, kind, status, picked values, and the types of the numbers.
     """
 

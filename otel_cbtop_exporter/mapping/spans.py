@@ -1,4 +1,4 @@
-"""Spans, their events and their links as events.
+"""Spans, span events and links as events.
 
 Semantics: https://opentelemetry.io/docs/specs/otel/trace/sdk/ and, for dropped counts, the
 mapping to non-OTLP formats.
@@ -34,7 +34,7 @@ __all__ = ["SpanMapper"]
 
 _ERROR = StatusCode.ERROR
 _SERVER = SpanKind.SERVER
-# In key order, which is the order of line protocol.
+# Sorted by key, as line protocol is.
 _KEYS = ("duration_ns", "error", "parent_span_id", "span_id")
 _FAILED_KEYS = (*_KEYS, "status_message")
 _DROPPED = (
@@ -49,7 +49,7 @@ class SpanMapper:
 
     Args:
         resource_tags: Globs of the resource attributes that become tags.
-        span_tags: Span attributes that become tags.
+        span_tags: Keys of the span attributes that become tags.
         redact: Globs of attribute keys whose values are replaced.
     """
 
@@ -62,15 +62,15 @@ class SpanMapper:
         )
 
     def map(self, spans: Sequence[ReadableSpan]) -> Events:
-        """Return the events of spans, of their span events, and of their links."""
-        # In one piece, because a call for each span is 4 % of what mapping it costs.
+        """Return the events of spans, their span events and their links."""
+        # One long function, because a call for each span is 4 % of what mapping it costs.
         tables = Tables()
         redaction = self._redaction if self._redaction.active else None
         add = tables.cells("spans", "span", _KEYS).extend
         add_failed = tables.cells("spans", "span", _FAILED_KEYS).extend
         scope: SpanScope
         shape: Shape
-        known_resource: object = self  # no span's, so that the first one sets the scope
+        known_resource: object = self  # differs from every resource: the first span sets the scope
         known_scope = known_keys = known_trace_id = correlation_id = None
         for (
             name,
@@ -99,13 +99,13 @@ class SpanMapper:
                 trace_state = correlation_id = known_trace_id = None
                 span_id = 0
             parent_id = parent[1] if parent else 0
-            keys = [*attributes]  # compared sooner than a tuple is made
+            keys = [*attributes]  # comparing lists is faster than making a tuple
             if keys != known_keys:
                 shape, known_keys = scope.shape(tuple(keys)), keys
-                # What each span needs; asking the shape each time is 3 % of JSON.
+                # Unpacked once: reading it from the shape for each span is 3 % of JSON's time.
                 _, _, _, pick, number_at, types_of, has_path, tag_sets = shape
             values = pick(attributes)
-            # Members of an Enum hash in Python, their values in C.
+            # The key has the values of Enum members: these hash in C, the members in Python.
             types = types_of(values) if number_at is None else type(values[number_at])
             key = (
                 without_path(name, attributes)
@@ -118,9 +118,9 @@ class SpanMapper:
             )
             try:
                 tags = tag_sets[key]
-            except (KeyError, TypeError):  # a nested map cannot be hashed
+            except (KeyError, TypeError):  # TypeError: a nested map cannot be hashed
                 tags = scope.span_tags(shape, key, kind, status_code, attributes)
-                known_keys = None  # their shape may be another one now
+                known_keys = None  # that may have replaced their shape
             start_ns = start if start is not None else end or 0
             duration_ns = None if end is None else end - start_ns
             is_error = 1 if status_code is _ERROR else 0
@@ -178,14 +178,14 @@ class SpanMapper:
 
 
 def _read_redacted(spans: Sequence[ReadableSpan], redaction: Redaction) -> Iterator[SpanParts]:
-    """Yield what `read_spans` does, without what must not be seen of a span itself."""
+    """Yield the same as `read_spans`, with each span's own attributes and message redacted."""
     for parts in map(SpanParts._make, read_spans(spans)):
         is_server = parts.kind is _SERVER
         yield parts._replace(
-            # Now, because the path may be redacted.
+            # Before redaction, which may replace the path that is searched for.
             name=without_path(parts.name, parts.attributes) if is_server else parts.name,
             attributes=redaction.apply(parts.attributes),
-            # The SDK copies an exception's message into it.
+            # Redacted too, because the SDK copies an exception's message into it.
             status_message=redaction.value("status_message", parts.status_message or None),
         )
 
