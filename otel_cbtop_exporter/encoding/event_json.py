@@ -124,8 +124,10 @@ def _encode_carefully(event: Event) -> bytes:
     for key, value in event.fields.items():
         is_finite = not isinstance(value, float) or math.isfinite(value)
         if not (is_finite and isinstance(portable(value), FieldValue)):
+            # What else it holds is data, which no log may show.
+            shown = value if isinstance(value, float | None) else f"a {type(value).__name__}"
             raise EventError(
-                f"field {key!r} of measurement {event.measurement!r} is {value!r}, "
+                f"field {key!r} of measurement {event.measurement!r} is {shown}, "
                 "allowed are finite numbers, texts and booleans"
             )
     if type(event.timestamp_ns) is not int:

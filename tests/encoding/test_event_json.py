@@ -122,3 +122,15 @@ def test_surrogates_anywhere_in_an_event_are_replaced():
         "description": "d\ufffd",
     }
     assert text.count("\ufffd") == 10
+
+
+@pytest.mark.parametrize("value", [["s3cret"], {"a": "s3cret"}, None])
+def test_a_field_that_is_no_value_is_refused_without_being_shown(value):
+    """A field with a list or an object in it would not be an event of this schema."""
+    made = encode_events([Event("m", {}, {"x": value}, 1), Event("m", {}, {"x": 1}, 1)])
+    assert made.bodies[0] == b""
+    assert decode_event(made.bodies[1]).fields == {"x": 1}
+    (reason, detail) = made.refused[0]
+    assert reason == "invalid"
+    assert "field 'x' of measurement 'm' is" in detail
+    assert "s3cret" not in detail
