@@ -7,8 +7,8 @@ import types
 
 import pytest
 
-from otel_cbtop_exporter import Event, EventError, MetricInfo
-from otel_cbtop_exporter.encoding.event_json import encode_event
+from otel_cbtop_exporter import Event, EventError, MetricInfo, decode_event
+from otel_cbtop_exporter.encoding.event_json import encode_event, encode_events
 from otel_cbtop_exporter.encoding.json_values import encode_value
 
 
