@@ -173,8 +173,8 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
         linger_ms: How long librdkafka waits to fill a record batch within a write; the last batch
             of a write is sent at once.
         headers: Headers of every message.
-        event_headers: Add the headers `schema_version`, `content-type` and, where there is a span,
-            W3C `traceparent`.
+        event_headers: Add the headers `schema_version`, `content-type` and, for spans, their
+            events and links, W3C `traceparent`.
         config: Any librdkafka property; wins over ours.
         config_file: A file of librdkafka properties, one `key=value` per line; wins over `config`.
             It is read again when the broker refuses the login.

@@ -76,7 +76,7 @@ class Outcomes:
             why: One sentence without data; by default the sink's last error.
         """
         self.counters.dropped(reason, tally)
-        why = why or self.counters.last_error or "the sink has taken nothing yet"
+        why = why or self.counters.last_error or "the sink has not answered yet"
         what = f"{were(tally.events)} dropped ({reason}): {why}"
         self.notice(f"dropped {reason}", what, events=tally.events)
 

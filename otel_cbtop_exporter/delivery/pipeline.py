@@ -176,10 +176,14 @@ class Pipeline:
                 self._condition.notify_all()
         if self._backlog:
             _away_budget.spend(self._backlog.drain(deadline, self._share).stalled_seconds)
-        if last and (not self._backlog or self._backlog.close(deadline)):
+        if not last:
+            return
+        began = self._clock.monotonic()
+        if not self._backlog or self._backlog.close(deadline):
             self._sink.close(max(0.0, deadline - self._clock.monotonic()))
-        if last:
-            self._outcomes.log.tell_held_back()
+        else:  # its thread hangs in a write, and was waited for in vain
+            _away_budget.spend(self._clock.monotonic() - began)
+        self._outcomes.log.tell_held_back()
 
     def health(self) -> SinkHealth:
         """Return the counters of this process, and what waits; once closed, what it left."""

@@ -149,6 +149,8 @@ class Database:
             for pragma in _PRAGMAS:
                 connection.execute(pragma)
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            if self._synchronous == "full":  # macOS keeps in its cache what is synced otherwise
+                connection.execute("PRAGMA fullfsync = 1")
             migrate(connection)
             self._on_open(connection)
         except BaseException:

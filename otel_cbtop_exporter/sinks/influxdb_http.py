@@ -205,10 +205,12 @@ class InfluxDBConnections:
         import urllib.request  # noqa: PLC0415
 
         parts = urlsplit(self._address)
-        proxy = urllib.request.getproxies().get(parts.scheme)
+        # Of the environment alone: on macOS asking the system crashes a forked process.
+        proxy = urllib.request.getproxies_environment().get(parts.scheme)
         # NO_PROXY may name a host, or a host and its port.
         names = (parts.hostname or "", parts.netloc)
-        if not proxy or any(map(urllib.request.proxy_bypass, names)):
+        bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]
+        if not proxy or any(map(bypass, names)):
             return None
         return proxy if "://" in proxy else f"http://{proxy}"
 

@@ -25,6 +25,7 @@ _MISSING = "unknown"
 # An id of zeros means that there is none.
 _TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 _SPAN_ID = re.compile(r"(?!0{16})[0-9a-f]{16}")
+_SAMPLED = frozenset({"span", "span_event", "span_link"})
 
 
 class RecordMaker:
@@ -75,11 +76,14 @@ class RecordMaker:
             ("schema_version", b"%d" % event.schema_version),
             *self._content_type,
         )
+        # Logs and exemplars may be of a trace that was not sampled; spans would not be exported.
+        if event.signal not in _SAMPLED:
+            return headers
         span_id = str(event.fields.get("span_id", ""))
         trace_id = event.correlation_id or ""
         if not (_TRACE_ID.fullmatch(trace_id) and _SPAN_ID.fullmatch(span_id)):
             return headers
-        # https://www.w3.org/TR/trace-context/#traceparent-header; what is exported was sampled.
+        # https://www.w3.org/TR/trace-context/#traceparent-header
         return (*headers, ("traceparent", f"00-{trace_id}-{span_id}-01".encode()))
 
 

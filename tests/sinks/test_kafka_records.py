@@ -116,7 +116,7 @@ def test_a_tag_that_is_empty_in_a_topic_is_unknown(tags):
 )
 def test_ids_that_w3c_does_not_know_make_no_traceparent(trace_id, span_id):
     """A hand-made event may hold anything."""
-    hand_made = Event("m", {}, {"span_id": span_id}, 1, correlation_id=trace_id)
+    hand_made = Event("m", {}, {"span_id": span_id}, 1, correlation_id=trace_id, signal="span")
     assert "traceparent" not in dict(record(hand_made, event_headers=True).headers)
 
 
@@ -205,6 +205,15 @@ def test_event_headers():
     )
 
 
+@pytest.mark.parametrize("signal", ["log", "exemplar"])
+def test_only_what_was_sampled_has_a_traceparent(signal):
+    """A log of a trace that was not sampled would make its consumer record one."""
+    made = record(
+        event(signal, correlation_id=trace_id(1), span_id=f"{7:016x}"), event_headers=True
+    )
+    assert [name for name, _ in made.headers] == ["schema_version", "content-type"]
+
+
 def test_what_a_registry_frames_is_no_json():
     """Five bytes come before it."""
     made = record(span(), event_headers=True, schema_registry_url="http://registry:8081")
@@ -214,7 +223,7 @@ def test_what_a_registry_frames_is_no_json():
 @pytest.mark.parametrize("correlation_id", [None, "cbtop-1-1", "AB" * 16])
 def test_no_traceparent_without_a_trace(correlation_id):
     """A correlation id that is no trace id makes no trace context."""
-    made = record(event("log", correlation_id=correlation_id, span_id="1"), event_headers=True)
+    made = record(event("span", correlation_id=correlation_id, span_id="1"), event_headers=True)
     assert [name for name, _ in made.headers] == ["schema_version", "content-type"]
 
 
