@@ -1,4 +1,4 @@
-"""A clean exit where SIGTERM would end the process at once, with its queues."""
+"""A clean exit where SIGTERM would otherwise end the process at once and lose its queues."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["exit_on_sigterm"]
 
-# What exporters have for their shutdown.
+# How long exporters may take to shut down.
 _QUIET_SECONDS = 30.0
 
 
@@ -18,7 +18,7 @@ class _Exit:
     """A handler that exits cleanly.
 
     Args:
-        quiet_seconds: How long more of the signal does nothing.
+        quiet_seconds: How long further signals are ignored.
     """
 
     def __init__(self, quiet_seconds: float) -> None:
@@ -27,15 +27,15 @@ class _Exit:
 
     def __call__(self, *_: Any) -> None:
         now = time.monotonic()
-        # A second signal, as of a supervisor that signals a whole group, would end the clean exit
-        # in its middle. Not for ever: somebody may have swallowed the first one.
+        # A second signal, for example of a supervisor that signals a whole group, would interrupt
+        # the clean exit. Not ignored for ever: somebody may have swallowed the first exit.
         if self._since is None or now - self._since > self._quiet_seconds:
             self._since = now
             sys.exit(128 + signal.SIGTERM)
 
 
 def exit_on_sigterm() -> None:
-    """Install a handler, where the default action stands; on the main thread only."""
+    """Install the handler if SIGTERM has its default action; only on the main thread."""
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _Exit(_QUIET_SECONDS))

@@ -35,8 +35,8 @@ _DELTA_INSTRUMENTS: dict[str, tuple[type, ...]] = {
 }
 
 
-# The SDK hands over in one batch what all of the application measures, so one that cannot be mapped
-# must not cost the others.
+# The SDK hands over all measurements of the application in one batch, so a data point that cannot
+# be mapped must not cost the others.
 _METRIC_PIECES = Pieces(pieces_of, lambda batch: f"a data point of {first_name(batch)}")
 
 
@@ -46,19 +46,20 @@ class _Exporter:
     _delivery: SignalDelivery
 
     def force_flush(self, timeout_millis: float = 30_000) -> bool:
-        """Push out what was accepted; False if that did not end within the time."""
+        """Deliver what was accepted; False if that did not finish within the timeout."""
         return self._delivery.force_flush(timeout_millis)
 
-    # timeout_millis has to be positional: BatchProcessor looks for its name before it hands
-    # on what is left of its own time. PeriodicExportingMetricReader says timeout=.
+    # timeout_millis must not be keyword-only: BatchProcessor looks for it among the positional
+    # parameters, to pass on what is left of its own timeout. PeriodicExportingMetricReader passes
+    # timeout=.
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Deliver what is left and close, within the time; further exports fail."""
+        """Deliver what is left and close, within the timeout; further exports fail."""
         self._delivery.shutdown(kwargs.get("timeout", timeout_millis))
 
     def health(self) -> SinkHealth:
         """Return what has become of everything exported so far in this process.
 
-        Exporters that write to one sink with the same options share it, and what it counts.
+        Exporters that write to one sink with the same options share the sink and its counters.
         """
         return self._delivery.health()
 
@@ -72,12 +73,12 @@ class CbtopSpanExporter(_Exporter, SpanExporter):
     Args:
         sink: `jsonlines` (the default), `influxdb`, `kafka`, `console`, several of them, or a
             ready `Sink`.
-        **options: Options of `ExporterConfig`, groups as mappings, for example
-            `kafka={"bootstrap_servers": "localhost:9092"}`. They win over environment
+        **options: Options of `ExporterConfig`, with groups as mappings, for example
+            `kafka={"bootstrap_servers": "localhost:9092"}`. They override environment
             variables.
 
     Raises:
-        ConfigError: An argument is not allowed, or the sink named here lacks something.
+        ConfigError: An argument is not allowed, or a sink named here lacks something it needs.
     """
 
     def __init__(self, *, sink: Sink | str | Sequence[str] | None = None, **options: Any) -> None:
@@ -122,13 +123,13 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
     """Exports metrics and exemplars; everything else is as with `CbtopSpanExporter`.
 
     Register it with a `PeriodicExportingMetricReader`, or set `OTEL_METRICS_EXPORTER=cbtop`.
-    Prefers delta temporality: delta points add up to the truth over restarts and processes,
-    and one that is sent twice overwrites itself.
+    Prefers delta temporality: delta points add up correctly across restarts and processes, and
+    one that is sent twice overwrites itself.
 
     Args:
         sink: As with `CbtopSpanExporter`.
-        preferred_temporality: By class of instrument, over what `temporality_preference` says.
-        preferred_aggregation: The same, over `default_histogram_aggregation`.
+        preferred_temporality: By instrument class; overrides `temporality_preference`.
+        preferred_aggregation: By instrument class; overrides `default_histogram_aggregation`.
         **options: As with `CbtopSpanExporter`.
 
     Raises:

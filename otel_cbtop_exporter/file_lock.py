@@ -12,7 +12,7 @@ except ImportError:  # Windows
 
 __all__ = ["lock", "unlock"]
 
-# What a file system answers that has no locks at all, such as some FUSE and network ones, and
+# Errors of file systems that have no locks at all, such as some FUSE and network ones, and of
 # macOS for a pipe (EBADF; a descriptor that is really bad fails at the next call).
 _NO_LOCKS = {
     errno.ENOLCK,
@@ -31,16 +31,16 @@ def lock(descriptor: int, deadline: float, *, by_process: bool = False) -> bool:
     """Lock a file against other processes.
 
     Args:
-        descriptor: Opened by this process alone, unless `by_process`.
-        deadline: On the monotonic clock.
-        by_process: Use a POSIX lock, which belongs to the process and not to the open file,
-            so that it also tells processes apart that inherited one descriptor.
+        descriptor: Opened by this process itself and not inherited, unless `by_process`.
+        deadline: When to give up, on the monotonic clock.
+        by_process: Use a POSIX lock, which belongs to the process and not to the open file, so
+            that it also excludes processes that have inherited the same descriptor.
 
     Returns:
-        Whether there is a lock; False where the platform or the file system has none.
+        Whether the file is locked; False if the platform or the file system has no locks.
 
     Raises:
-        TimeoutError: Another process held it until the deadline.
+        TimeoutError: Another process held the lock until the deadline.
         OSError: The descriptor is not usable.
     """
     if fcntl is None:
@@ -51,8 +51,8 @@ def lock(descriptor: int, deadline: float, *, by_process: bool = False) -> bool:
         try:
             take(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # noqa: PERF203  as good as never the first time
-            # Asked again and again, because a blocking flock has no timeout: a neighbour that
-            # was stopped while it held the lock would stop this process for good.
+            # Poll, because a blocking flock has no timeout: a process that was stopped while it
+            # held the lock would block this one for good.
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise TimeoutError(errno.ETIMEDOUT, "another process holds its lock") from None
@@ -67,9 +67,9 @@ def lock(descriptor: int, deadline: float, *, by_process: bool = False) -> bool:
 
 
 def unlock(descriptor: int, *, by_process: bool = False) -> None:
-    """Let the next process write; harmless where there was no lock.
+    """Unlock a file, so that the next process can write; harmless if it was not locked.
 
-    Closing would do as well, if no forked child held a copy of the descriptor.
+    Closing the descriptor would do as well, but only if no forked child held a copy of it.
     """
     if fcntl is None:
         return

@@ -1,4 +1,4 @@
-"""Locks of the process that a fork waits for, so that no child inherits one held."""
+"""Process-wide locks that a fork waits for, so that no child inherits one that is held."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def _nothing() -> None:
 
 
 class ForkLock:
-    """Holds a reentrant lock that a fork takes first, and that is a new one in the child.
+    """Holds a reentrant lock that a fork acquires first, and that is replaced in the child.
 
-    Use it as `with fork_lock.lock:`. Entering is C's then: in a context manager of Python's a
-    signal handler could raise after the lock was taken and before the block had begun, and nobody
-    would ever release it.
+    Use it as `with fork_lock.lock:`, which enters the lock in C. In a context manager written in
+    Python a signal handler could raise after the lock was acquired and before the block began, and
+    nobody would ever release it.
 
     Attributes:
-        lock: The lock itself; never kept by anybody, because a fork replaces it.
+        lock: The lock itself. Never keep a reference to it, because a fork replaces it.
         before: Called before a fork, with the lock held; set by the module that uses the lock.
-        in_child: Called in the child, with the new lock; likewise.
+        in_child: Called in the child, once its locks are new; set likewise.
     """
 
     def __init__(self) -> None:
@@ -35,32 +35,33 @@ class ForkLock:
 
 PIPELINES, IMPORTS, SPOOLS = ForkLock(), ForkLock(), ForkLock()
 
-# The order in which a fork takes them, and whoever takes one while having another. In the child
-# their hooks are called in the opposite order.
+# The order in which a fork acquires them, and any code that holds several at once. In the child
+# their hooks are called in reverse order.
 _locks = (PIPELINES, IMPORTS, SPOOLS)
-_held: list[ForkLock] = []  # by the fork that is under way
+_held: list[ForkLock] = []  # what the fork under way holds
 
 
 def _before_fork() -> None:
     raised: BaseException | None = None
     taken: list[ForkLock] = []
     for one in _locks:
-        # Python forks whatever is raised here, so every lock is taken.
+        # Python forks even if this hook raises, so acquire every lock in any case.
         while one not in taken:
             raised = _take(one, taken) or raised
-    _held[:] = taken  # now nobody else is in a fork
+    _held[:] = taken  # with all locks held, no other thread is in a fork
     if raised is not None:
         raise raised
 
 
 def _take(one: ForkLock, taken: list[ForkLock]) -> BaseException | None:
-    """Take a lock and call its hook; returns what that, or a signal handler meanwhile, raised."""
+    """Acquire a lock and call its hook; returns what the hook or a signal handler raised."""
     try:
         one.lock.acquire()
         taken.append(one)
         one.before()
-    # Python forks all the same, and what is not taken would be released, or held for ever. The
-    # caller raises it once all locks are taken, so that Python reports it.
+    # Python forks even if the hook raises; the parent would then release locks that it has not
+    # acquired, or hold others for ever. So the caller raises only once all locks are acquired, and
+    # Python reports the error then.
     except BaseException as error:  # noqa: BLE001
         return error
     return None
@@ -72,11 +73,11 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    # New locks, no release: a server that forks in C (uWSGI) runs this hook alone, and an old
-    # lock may then be held by a thread that the child does not have.
+    # Replace the locks instead of releasing them: a server that forks in C (uWSGI) runs only this
+    # hook, and then a thread that the child does not have may hold an old lock.
     for one in _locks:
         one.lock = threading.RLock()
-    with ExitStack() as hooks:  # all of them, whatever one raises, the last one first
+    with ExitStack() as hooks:  # runs all of them, even if one raises, the last one first
         for one in _locks:
             hooks.callback(one.in_child)
 
@@ -90,10 +91,10 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def forks_wait() -> AbstractContextManager[bool]:
-    """Have forks wait for what is done inside: imports, and a client library's first steps.
+    """Make forks wait while the block runs: for imports, and for starting a client library.
 
-    Python locks a module while it is being imported. A child that was forked then has the lock
-    and not the thread that would give it back, so it could never import the library: it would
-    wait for ever with its first batch. Never for what waits for the outside, or logs.
+    Python locks a module while it is being imported. A child forked meanwhile has the lock but not
+    the thread that would release it, so it could never import the library: it would wait for ever
+    with its first batch. Never use this around code that waits for the outside, or logs.
     """
     return IMPORTS.lock

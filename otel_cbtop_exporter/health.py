@@ -1,6 +1,6 @@
-"""What happened to the records, as numbers: counters, and `SinkHealth`.
+"""What became of the records, in numbers: counters, and `SinkHealth`.
 
-Everything here is safe to use from several threads and never blocks for long.
+Everything here is thread-safe and never blocks for long.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ _ERROR_LENGTH = 300
 
 
 class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """How a sink is doing, at one moment, in this process.
+    """How a sink is doing at one moment, in this process.
 
     Attributes:
-        connected: Whether the destination took or judged records in the last write; False before
-            the first, and while it refuses the login or answers with an error for all of them.
-        last_write_ns: When it last took something, nanoseconds since the Unix epoch.
+        connected: Whether the destination accepted or judged records in the last write. False
+            before the first write, and while it refuses the login or answers with an error for all
+            records.
+        last_write_ns: When it last accepted something, nanoseconds since the Unix epoch.
         events_written: Events that the destination has acknowledged.
         write_errors: Writes that did not deliver everything.
-        events_rejected: Events refused for good; what a sink or its destination refused is in the
-            dead letters where a spool path is set.
+        events_rejected: Events that were refused for good. Those that a sink or its destination
+            refused are in the dead letters, if a spool path is set.
         events_dropped: Events that were lost, by reason, for example `spool_full`, `shutdown`.
-        values_lost: Values that events had to go without, by reason: `non_finite` (a field of a
+        values_lost: Values missing or shortened in events, by reason: `non_finite` (a field of a
             metric), `field_left_out` (line protocol cannot carry it), `tag_cut` and `field_cut`
             (too long).
-        events_spooled: Events that wait.
-        spool_bytes: Bytes that they take, compressed but for the first few MiB in memory.
-        oldest_spooled_ns: When the oldest of them was accepted, nanoseconds since the epoch.
-        last_error: The last error, without secrets and data; "" if there was none.
-        client_statistics: What the sink's client library counts itself, by name; Kafka's only.
+        events_spooled: Events that wait in the spool.
+        spool_bytes: Bytes that they take: compressed, except for the first few MiB in memory.
+        oldest_spooled_ns: When the oldest of them was accepted, nanoseconds since the Unix epoch.
+        last_error: The last error, without secrets or data; "" if there was none.
+        client_statistics: What the sink's client library counts itself, by name; only for Kafka.
     """
 
     connected: bool = False
@@ -56,7 +57,7 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
-    """Return the health of several sinks together: sums, and the worst of the rest."""
+    """Return the health of several sinks together: counts are summed, of the rest the worst."""
     if len(healths) == 1:
         return healths[0]
     dropped: Counter[str] = Counter()
@@ -90,7 +91,7 @@ class HealthCounters:
     """Counts events by outcome, exactly, from any thread.
 
     Args:
-        metrics: Told of every fate too, if there are to be OpenTelemetry metrics.
+        metrics: Counts every outcome as well, for OpenTelemetry metrics; None without them.
     """
 
     def __init__(self, metrics: SdkMetrics | None = None) -> None:
@@ -106,7 +107,7 @@ class HealthCounters:
         self._values_lost: dict[str, int] = {}
         self._last_error = ""
         self.write_seconds = 0.0
-        """What the last write took that delivered everything."""
+        """How long the last write took that delivered everything."""
 
     @property
     def last_error(self) -> str:
@@ -133,8 +134,8 @@ class HealthCounters:
         """Count a write that did not deliver everything.
 
         Args:
-            error: One sentence without secrets and data; it is cut at 300 characters.
-            connected: Whether the destination took or judged records all the same.
+            error: One sentence without secrets or data; it is cut at 300 characters.
+            connected: Whether the destination accepted or judged records all the same.
         """
         with self._lock:
             self._connected = connected
@@ -156,12 +157,12 @@ class HealthCounters:
             self._metrics.exported(tally, reason)
 
     def values_lost(self, reason: str, values: int) -> None:
-        """Count values that are missing or shortened in events that are not lost themselves."""
+        """Count values that are missing or shortened in events that themselves are not lost."""
         with self._lock:
             self._values_lost[reason] = self._values_lost.get(reason, 0) + values
 
     def snapshot(self) -> SinkHealth:
-        """Return all counters of one moment."""
+        """Return all counters as of one moment."""
         with self._lock:
             return SinkHealth(
                 connected=self._connected,

@@ -1,8 +1,8 @@
-"""What this package logs itself: seldom, without a lock, and where somebody sees it.
+"""How this package itself logs: rarely, without holding a lock, and where somebody sees it.
 
-Three things go wrong with the log of a telemetry exporter: an outage is a flood of lines; a
-handler exports the line through the very exporter that is busy with it; and an instrumented
-application whose only handler is OpenTelemetry's shows it to nobody.
+Three things go wrong with the log of a telemetry exporter: an outage becomes a flood of lines; a
+handler exports the line through the very exporter that is logging it; and in an instrumented
+application whose only handler is OpenTelemetry's, nobody sees it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST_HELD_LINES = 100
 
 
 class _HeldBack(NamedTuple):
-    """Messages of one cause that were not logged: the last of them, and how many."""
+    """Messages with one cause that were not logged: the last of them, and how many."""
 
     level: int
     message: str
@@ -39,7 +39,7 @@ class RateLimitedLog:
     """Logs each cause at most once a minute, so that an outage is a line and not a flood.
 
     Args:
-        logger: Where to.
+        logger: Where to log.
         monotonic: Seconds that never go back.
     """
 
@@ -54,7 +54,7 @@ class RateLimitedLog:
         self._held_back: dict[str, _HeldBack] = {}
 
     def is_due(self, cause: str) -> bool:
-        """Whether the next message of a cause will be logged."""
+        """Return whether the next message with this cause will be logged."""
         now = self._monotonic()
         return now >= self._next.get(cause, now)
 
@@ -62,11 +62,11 @@ class RateLimitedLog:
         """Log a message unless its cause was logged within the last minute.
 
         Args:
-            level: Of `logging`.
-            cause: A short stable word; the limit is for each of them.
-            message: Whole, never with attribute values, event data or a secret.
-            events: How many events it tells of, so that those of messages that were not logged
-                can be told as a sum.
+            level: A level of `logging`.
+            cause: A short stable word; the limit applies to each cause separately.
+            message: The complete message; never with attribute values, event data or secrets.
+            events: How many events the message is about. For messages that are not logged, these
+                are summed and logged later.
         """
         now = self._monotonic()
         with self._lock:
@@ -80,9 +80,9 @@ class RateLimitedLog:
         self._logger.log(level, "%s%s", message, f" ({held})" if held else "")
 
     def tell_due(self) -> None:
-        """Log how many events were held back of causes whose minute is over.
+        """Log the held-back events of every cause whose minute is over.
 
-        For whoever comes by often: a loss that stops would not be told to its end otherwise.
+        Call this often: otherwise the rest of a loss that has stopped would not be logged.
         """
         if not self._held_back:
             return
@@ -100,7 +100,7 @@ class RateLimitedLog:
             self._tell(held)
 
     def tell_held_back(self) -> None:
-        """Log how many events were held back, each cause once: nobody will come again."""
+        """Log the held-back events of every cause now, at the end: no later call will do it."""
         with self._lock:
             held_back, self._held_back = self._held_back, {}
         for held in held_back.values():
@@ -112,12 +112,12 @@ class RateLimitedLog:
 
 
 class HeldLog:
-    """Log lines that wait until no lock is held; safe between threads.
+    """Log lines that wait until no lock is held; thread-safe.
 
-    A handler may export them at once, through the sink whose lock it is.
+    A handler may export a line at once, through the very sink whose lock is held.
 
     Args:
-        logger: Where to.
+        logger: Where to log.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -125,24 +125,24 @@ class HeldLog:
         self._lines: deque[tuple[int, str, tuple[object, ...]]] = deque(maxlen=_MOST_HELD_LINES)
 
     def log(self, level: int, template: str, *arguments: object) -> None:
-        """Take a line, as `logging.Logger.log` would."""
+        """Collect a line; takes what `logging.Logger.log` takes."""
         self._lines.append((level, template, arguments))
 
     def tell(self) -> None:
-        """Log what was taken."""
+        """Log the collected lines."""
         while self._lines:
             try:
                 level, template, arguments = self._lines.popleft()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread was faster
                 return
             self._logger.log(level, template, *arguments)
 
 
 class _LastResort(logging.Handler):
-    """Writes warnings to standard error where all other handlers are OpenTelemetry's.
+    """Writes warnings to standard error if all other handlers are OpenTelemetry's.
 
-    Python does so itself where there is no handler at all. Auto-instrumentation adds one, which
-    sends the line that says why nothing arrives to where nothing arrives.
+    Python itself does so if there is no handler at all. Auto-instrumentation adds one, which
+    sends the line that says why nothing arrives to the place where nothing arrives.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -150,23 +150,23 @@ class _LastResort(logging.Handler):
         if fallback is None or record.levelno < fallback.level:
             return
         if not any(map(_is_seen, _handlers_of(record.name))):
-            named = copy.copy(record)  # among others' lines nobody would know whose it is
+            named = copy.copy(record)  # with our name: standard error has other programs' lines too
             named.msg, named.args = f"{record.name}: {record.getMessage()}", None
             fallback.handle(named)
 
 
 def counted(number: int, what: str = "event") -> str:
-    """Return a number of things, as a message has it."""
+    """Return a number with its noun, for a message."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def were(number: int, what: str = "event") -> str:
-    """Return a number of things, and the verb of what became of them."""
+    """Return a number with its noun and "was" or "were", for a message."""
     return f"{counted(number, what)} {'was' if number == 1 else 'were'}"
 
 
 def _is_seen(handler: logging.Handler) -> bool:
-    # A NullHandler is somebody's wish that nothing is seen.
+    # A NullHandler counts as seen: somebody wants these lines to go nowhere.
     is_telemetry = type(handler).__module__.startswith("opentelemetry.")
     return not is_telemetry and not isinstance(handler, _LastResort)
 

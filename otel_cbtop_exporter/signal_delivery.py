@@ -33,13 +33,13 @@ _logger = logging.getLogger("otel_cbtop_exporter")
 
 _T = TypeVar("_T")
 
-# `otel.component.type` of what is lost before any sink; sinks have components of their own.
+# `otel.component.type` for what is lost before any sink; sinks have component types of their own.
 _COMPONENTS: dict[SignalName, str] = {
     "traces": "cbtop_span_exporter",
     "metrics": "cbtop_metric_exporter",
     "logs": "cbtop_log_exporter",
 }
-# The options that exporters of one pipeline have in common, beside those of the sink.
+# The options, besides the sink's own, in which exporters that share a pipeline must agree.
 _SHARED = (
     "delivery",
     "retry",
@@ -48,7 +48,7 @@ _SHARED = (
     "max_batch_events",
     "max_batch_bytes",
 )
-# An item of each signal that could not be mapped.
+# How one item of each signal counts that could not be mapped.
 _ONE: dict[SignalName, Tally] = {
     "traces": Tally(1, spans=1),
     "metrics": Tally(1, data_points=1),
@@ -58,11 +58,11 @@ _ONE: dict[SignalName, Tally] = {
 
 @dataclass(frozen=True)
 class Pieces(Generic[_T]):
-    """How a batch falls apart of which something cannot be mapped.
+    """How to split a batch in which something cannot be mapped.
 
     Attributes:
-        of: Returns smaller batches; none where nothing smaller is left to lose.
-        name_of: Says what such a last piece is.
+        of: Returns smaller batches; empty if the batch cannot be split further.
+        name_of: Names a batch that cannot be split further.
     """
 
     of: Callable[[Sequence[_T]], Sequence[Sequence[_T]]]
@@ -78,19 +78,21 @@ class SignalDelivery:
     """What the three exporters have in common: a configuration, and a pipeline for each sink.
 
     Args:
-        signal: Whose environment variables are read.
-        sink: A ready sink, or names that win over the environment's.
-        options: Given in code or in a declarative file; they win over the environment's.
+        signal: The signal whose environment variables are read.
+        sink: A ready sink, or names that override the environment's.
+        options: Given in code or in a declarative file; they override the environment's.
 
     Attributes:
-        config: What was asked for; of a ready sink's delivery the first exporter's holds.
+        config: What was asked for. If exporters share a ready sink, the first one's delivery
+            options hold.
         unusable: Sinks that get nothing, and why.
     """
 
     def __init__(
         self, signal: SignalName, sink: Sink | str | Sequence[str] | None, options: dict[str, Any]
     ) -> None:
-        # Whatever has no `write` is taken for a name or names; `build` blames what is neither.
+        # Whatever has no `write` is taken for a name or names; if it is neither, `configuration`
+        # rejects it.
         is_name = sink is None or isinstance(sink, str | Sequence) or not hasattr(sink, "write")
         ready = None if is_name else cast("Sink", sink)
         given = options if ready is not None else {**options, "sink": sink}
@@ -117,8 +119,8 @@ class SignalDelivery:
             try:
                 factory = sink_factory(name, self.config)
                 pipelines.append(acquire(_sharing_key(name, self.config), factory, self.config))
-            # From the environment an exception would switch off other exporters and all
-            # instrumentation with it, whatever it is.
+            # Never raise for a sink from the environment: any exception would switch off the other
+            # exporters and all instrumentation.
             except Exception as error:
                 is_ours = isinstance(error, CbtopError)
                 why = str(error) if is_ours else f"sink {name}: {type(error).__name__}: {error}"
@@ -140,11 +142,11 @@ class SignalDelivery:
         """Map a batch and submit it to every sink; never raises.
 
         Args:
-            map_batch: Makes events.
+            map_batch: Makes events of a batch.
             batch: What the SDK gave.
-            seconds: The longest that it may take.
-            pieces: How a batch of which something cannot be mapped falls apart; into its items
-                by default.
+            seconds: The longest that the export may take.
+            pieces: How to split a batch in which something cannot be mapped; into its items by
+                default.
         """
         deadline = time.monotonic() + seconds
         self._own_losses().log.tell_due()
@@ -168,8 +170,8 @@ class SignalDelivery:
     ) -> tuple[Events, bool]:
         try:
             return map_batch(batch), True
-        # Mapping has a rule for everything that the SDK makes. What a foreign object does when
-        # it is read is not ours to know, and must not cost its neighbours or the application.
+        # Mapping has a rule for everything that the SDK makes. Third-party objects may raise
+        # anything when they are read, which must cost neither their neighbours nor the application.
         except Exception as error:  # noqa: BLE001
             smaller, what = _smaller(batch, pieces)
             if not smaller:
@@ -180,7 +182,7 @@ class SignalDelivery:
             return Events(part for events in mapped for part in events.parts), False
 
     def on_mapping_loss(self, reason: str, what: str, lost: Tally) -> None:
-        """Count and log what mapping had to leave out: a field (no event lost) or events."""
+        """Count and log what mapping had to leave out: events, or a field if no event is lost."""
         if lost.events:
             self._reject(reason, lost, f"{counted(lost.events)} of {what!r} left out: {reason}")
             return
@@ -201,17 +203,17 @@ class SignalDelivery:
         losses.log.log(logging.WARNING, reason, message, events=tally.events)
 
     def _own_losses(self) -> _Losses:
-        # Anew in a forked child, where another thread of the parent may have held the locks.
+        # New ones in a forked child: another thread of the parent may have held the locks.
         if self._losses.pid != os.getpid():
             self._losses = _Losses(self._metrics)
         return self._losses
 
     def force_flush(self, timeout_millis: float) -> bool:
-        """Push out what was accepted, within the time; False if something still waits."""
+        """Deliver what was accepted, within the timeout; False if something still waits."""
         return flush_all(self._pipelines, timeout_millis / 1000)
 
     def shutdown(self, timeout_millis: float) -> None:
-        """Release the pipelines, within the time; quiet the second time."""
+        """Release the pipelines, within the timeout; a second call does nothing."""
         if not self._shut_down.acquire(blocking=False):
             return
         _live.pop(id(self), None)
@@ -234,13 +236,13 @@ class SignalDelivery:
 
 
 def flush_all(pipelines: Iterable[Pipeline], timeout_seconds: float) -> bool:
-    """Flush one pipeline after the other, within the time; False if something still waits."""
+    """Flush one pipeline after the other, within the timeout; False if something still waits."""
     deadline = time.monotonic() + min(timeout_seconds, LONGEST_WAIT_SECONDS)
     flushed = [one.force_flush(max(0.0, deadline - time.monotonic())) for one in pipelines]
     return all(flushed)
 
 
-# By id: a list of a dict's values is made at once, whatever other threads do meanwhile.
+# A dict by id: a list of its values is made atomically, whatever other threads do meanwhile.
 _live: dict[int, weakref.ref[SignalDelivery]] = {}
 
 
@@ -251,11 +253,11 @@ def unusable_sinks() -> dict[str, str]:
 
 
 def _smaller(batch: Sequence[_T], pieces: Pieces[_T]) -> tuple[Sequence[Sequence[_T]], str]:
-    """Return smaller batches, or none and what the batch is."""
+    """Return smaller batches; if there are none, also the name of the batch."""
     try:
         smaller = pieces.of(batch)
         return smaller, "" if smaller else pieces.name_of(batch)
-    # What could not be mapped may not let itself be taken apart either.
+    # What cannot be mapped may be impossible to split as well.
     except Exception:  # noqa: BLE001
         return _ITEMS.of(batch), _ITEMS.name_of(batch)
 
@@ -270,15 +272,15 @@ class _Losses:
 
 
 def _pipeline_of(sink: Sink, config: ExporterConfig, given: Mapping[str, Any]) -> Pipeline:
-    """Acquire the pipeline of a ready sink, of which there is one.
+    """Acquire the one pipeline of a ready sink.
 
     Args:
-        sink: Ready.
-        config: What holds for this exporter.
-        given: What of it was given in code.
+        sink: The ready sink.
+        config: This exporter's configuration.
+        given: The options of it that were given in code.
 
     Raises:
-        ConfigError: Another exporter has it with other options than were given.
+        ConfigError: Another exporter uses the sink with options other than those given.
     """
     pipeline = acquire(id(sink), lambda: sink, config)
     others = pipeline.config
@@ -286,7 +288,7 @@ def _pipeline_of(sink: Sink, config: ExporterConfig, given: Mapping[str, Any]) -
     if not differ:
         return pipeline
     what = f"sink {sink.name} is in use by another exporter with other options: {', '.join(differ)}"
-    # The environment stops no application.
+    # Environment variables must not stop an application.
     if all(given.get(name) in (None, {}) for name in differ):
         _logger.warning("%s; those of the first one hold", what)
         return pipeline
@@ -295,6 +297,6 @@ def _pipeline_of(sink: Sink, config: ExporterConfig, given: Mapping[str, Any]) -
 
 
 def _sharing_key(name: str, config: ExporterConfig) -> bytes:
-    """Return what is equal for exporters that can share a pipeline; stays in memory."""
+    """Return a key that is equal for exporters that can share a pipeline; kept in memory only."""
     shared = [getattr(config, option) for option in _SHARED]
     return msgspec.msgpack.encode((name, getattr(config, name), shared))

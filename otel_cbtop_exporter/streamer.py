@@ -39,15 +39,15 @@ _correlation_ids = itertools.count(1)
 
 
 class EventBatch:
-    """Events on their way together; not safe between threads.
+    """Events that are sent together; not thread-safe.
 
     Args:
-        events: To begin with.
+        events: The first events of the batch.
 
     Attributes:
         batch_id: A number that no other batch of this process has.
-        created_ns: Nanoseconds since the Unix epoch.
-        events: In the order in which they were added.
+        created_ns: When the batch was made, nanoseconds since the Unix epoch.
+        events: The events in the order in which they were added.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -63,11 +63,11 @@ class EventBatch:
         self.events.append(event)
 
     def to_influx_batch(self) -> str:
-        """Return the events as line protocol, one point a line, without a newline at the end.
+        """Return the events as line protocol, one point per line, without a final newline.
 
         Raises:
-            EventError: An event cannot be a point: by its time, its tag keys, or because no field
-                of it can be carried.
+            EventError: An event cannot be a point: because of its time or its tag keys, or because
+                line protocol can carry none of its fields.
         """
         lines = LineProtocolEncoder().encode(self.events)
         for refusal in lines.refused.values():
@@ -75,32 +75,32 @@ class EventBatch:
         return b"\n".join(lines.bodies).decode()
 
     def to_json_lines(self) -> str:
-        """Return the events as JSON, one object a line, without a newline at the end.
+        """Return the events as JSON, one object per line, without a final newline.
 
         Raises:
-            EventError: An event has no field, or one that JSON cannot carry, or a time that is no
-                integer.
+            EventError: An event has no field, a field that JSON cannot carry, or a time that is
+                not an integer.
         """
         return b"\n".join(map(encode_event, Events.of(self.events))).decode()
 
 
 class EventStreamer:
-    """Sends events in batches; safe between threads, and in forked children.
+    """Sends events in batches; safe to use from several threads and in forked children.
 
         with EventStreamer("jsonlines") as streamer:
             streamer.send(event_from_sample("gpu.load", 0.93, {"host": "a"}))
 
-    An event is accepted for good when its batch is complete, or at `flush`: what waits for its
-    batch is lost with a killed process.
+    An event is accepted for good once its batch is complete or flushed: events that still wait for
+    their batch are lost if the process is killed.
 
     Args:
         sink: `jsonlines`, `influxdb`, `kafka` or `console`, or a ready sink, which is closed
             at shutdown.
-        batch_size: Events that are handed over together.
+        batch_size: How many events are handed over together.
         retry: A `RetryConfig` or its options.
         spool: A `SpoolConfig` or its options.
-        options: Everything else in `ExporterConfig`, for example
-            `influxdb={"url": ..., "bucket": ...}`; the environment is below them.
+        options: All other options of `ExporterConfig`, for example
+            `influxdb={"url": ..., "bucket": ...}`; they override the environment.
 
     Raises:
         ConfigError: An option is unknown, or its value is not allowed.
@@ -143,32 +143,32 @@ class EventStreamer:
 
     def after_fork_in_child(self) -> None:
         """Begin with an empty batch: the parent sends its own."""
-        # What it does is atomic, so it needs no lock that a signal handler, which may send or
-        # shut down, could wait for in vain.
+        # A deque's operations are atomic. It needs no lock, for which a signal handler that sends
+        # or shuts down could wait in vain.
         self._waiting: deque[Event] = deque()
-        # One batch is handed over after the other; reentrant, for the same handlers.
+        # Batches are handed over one after the other. Reentrant, for the same signal handlers.
         self._ordering = threading.RLock()
 
     def send(self, event: Event) -> bool:
-        """Take one event; the one that completes a batch hands it over.
+        """Take one event; if it completes a batch, hand the batch over.
 
         Never raises.
 
         Returns:
-            False if the streamer was shut down, or the batch could not be taken; what is lost
-            is counted.
+            False if the streamer was shut down or the batch could not be taken; what is lost is
+            counted.
         """
         if self._shut_down.locked():
             return self._pipeline.submit([event], 0.0)
         self._waiting.append(event)
-        # Looked at again: with a shutdown in between nobody else would come for the event.
+        # Check again: after a shutdown in between, nobody else would hand the event over.
         if len(self._waiting) < self._batch_size and not self._shut_down.locked():
             return True
         with self._ordering:
             return self._hand_over(self._timeout_seconds)
 
     def flush(self, timeout_seconds: float = 10.0) -> bool:
-        """Deliver everything sent so far; False if some of it still waits after that time."""
+        """Deliver everything sent so far; False if some of it still waits after the timeout."""
         timeout_seconds = min(timeout_seconds, LONGEST_WAIT_SECONDS)
         deadline = time.monotonic() + timeout_seconds
         if not self._ordering.acquire(timeout=max(0.0, timeout_seconds)):
@@ -180,7 +180,7 @@ class EventStreamer:
         return self._pipeline.force_flush(max(0.0, deadline - time.monotonic())) and taken
 
     def shutdown(self, timeout_seconds: float = 10.0) -> None:
-        """Deliver what the sink takes within the time, and close it; quiet the second time."""
+        """Deliver what the sink takes within the timeout, and close; later calls do nothing."""
         timeout_seconds = min(timeout_seconds, LONGEST_WAIT_SECONDS)
         deadline = time.monotonic() + timeout_seconds
         if not self._shut_down.acquire(blocking=False):
@@ -191,10 +191,10 @@ class EventStreamer:
             finally:
                 self._ordering.release()
         self._pipeline.release(max(0.0, deadline - time.monotonic()))
-        self._hand_over(0.0)  # counts a batch that had no turn, because another one hangs
+        self._hand_over(0.0)  # counts events that got no turn because another batch hangs
 
     def health(self) -> SinkHealth:
-        """Return the counters of this process, and what waits for the sink."""
+        """Return the counters of this process and what waits for the sink."""
         return self._pipeline.health()
 
     def is_healthy(self) -> bool:
@@ -204,20 +204,20 @@ class EventStreamer:
 
     @property
     def pending_count(self) -> int:
-        """Events that were sent and are not delivered yet."""
+        """How many events were sent and are not yet delivered."""
         return len(self._waiting) + self.health().events_spooled
 
     @property
     def events_written(self) -> int:
-        """Events that the destination has acknowledged."""
+        """How many events the destination has acknowledged."""
         return self.health().events_written
 
     @staticmethod
     def generate_correlation_id() -> str:
         """Return `cbtop-<pid>-<n>`, which no other thread or running process here returns.
 
-        Containers number their processes each for itself, often from 1: what runs in several of
-        them takes an id of its own, such as `uuid.uuid4().hex`.
+        Each container numbers its processes separately, often from 1. An application that runs in
+        several containers should make its own ids, for example with `uuid.uuid4().hex`.
         """
         return f"cbtop-{os.getpid()}-{next(_correlation_ids)}"
 
@@ -225,10 +225,10 @@ class EventStreamer:
         events: list[Event] = []
         try:
             for _ in range(len(self._waiting)):
-                with suppress(IndexError):  # another thread, or a signal handler, was faster
+                with suppress(IndexError):  # another thread or a signal handler was faster
                     events.append(self._waiting.popleft())
             return self._pipeline.submit(events, timeout_seconds)
-        except BaseException:  # of a signal handler: what was accepted must not be lost by it
+        except BaseException:  # a signal handler raised; what was accepted must not be lost by it
             self._waiting.extendleft(reversed(events))
             raise
 

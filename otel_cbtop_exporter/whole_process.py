@@ -1,4 +1,4 @@
-"""Everything of a process at once, for whoever has no exporter at hand."""
+"""All exporters and streamers of a process at once, for code that has none of them at hand."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["force_flush", "process_health"]
 def force_flush(timeout_seconds: float = 10.0) -> bool:
     """Try to deliver what every exporter and streamer of this process has accepted.
 
-    For whoever has no exporter at hand: a provider's own `force_flush` empties the SDK's queues
-    into the exporters, and goes no further.
+    For code that has no exporter at hand: a provider's own `force_flush` only empties the SDK's
+    queues into the exporters and goes no further.
 
     Args:
-        timeout_seconds: For all of them together.
+        timeout_seconds: The timeout for all of them together.
 
     Returns:
         False if some of it still waits.
@@ -25,11 +25,11 @@ def force_flush(timeout_seconds: float = 10.0) -> bool:
 
 
 def process_health() -> dict[str, SinkHealth]:
-    """Return how each sink of this process is doing, by its kind and its destination.
+    """Return how each sink of this process is doing, by its kind and destination.
 
-    For whoever has no exporter at hand. A sink that cannot be used is there by its kind alone, with
-    why as its last error; how much it cost, and what was lost before any sink, such as an item
-    that could not be mapped, is in the exporters' own `health()`.
+    For code that has no exporter at hand. A sink that cannot be used is listed by its kind alone,
+    with the reason as its last error. What was lost because of it, or before any sink (such as an
+    item that could not be mapped), is in the exporters' own `health()`.
     """
     found: dict[str, list[SinkHealth]] = {}
     for pipeline in open_pipelines():

@@ -1,4 +1,4 @@
-"""What is left of the time that this process waits at shutdown for backends that are away."""
+"""The time that this process may still spend at shutdown waiting for unreachable backends."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import threading
 
 __all__ = ["AwayBudget"]
 
-# What all pipelines of a process together wait at shutdown for backends that are away, with
-# some of the promised 3 s left for closing.
+# How long all pipelines of a process together wait at shutdown for unreachable backends. It
+# leaves some of the promised 3 s for closing.
 _AWAY_BUDGET_SECONDS = 2.5
-# What each of the others has for certain, who may have a backend that is well.
+# Reserved for each of the others that wait: their backends may be healthy.
 _RESERVE_SECONDS = 0.3
 
 
@@ -21,12 +21,12 @@ class AwayBudget:
         self._left_seconds = _AWAY_BUDGET_SECONDS
 
     def share(self, waiting: int, write_seconds: float) -> float:
-        """Return the seconds that one of those who wait may wait without any progress.
+        """Return how many seconds the caller may wait without any progress.
 
         Args:
-            waiting: How many wait, or will.
-            write_seconds: What the last write took that delivered everything: a slow backend is not
-                taken for one that is away.
+            waiting: How many wait or will wait, the caller included.
+            write_seconds: How long the last write took that delivered everything, so that a slow
+                backend is not mistaken for one that is away.
         """
         with self._lock:
             left = self._left_seconds
@@ -35,11 +35,11 @@ class AwayBudget:
             return max(share, min(mine, 2 * write_seconds))
 
     def spend(self, seconds: float) -> None:
-        """Take away time that was waited in vain."""
+        """Subtract time that was spent waiting in vain."""
         with self._lock:
             self._left_seconds = max(0.0, self._left_seconds - seconds)
 
     def renew(self) -> None:
-        """Begin anew: in a forked child, or with a pipeline made after others were closed."""
+        """Start afresh: in a forked child, or when a pipeline is made after others were closed."""
         self._lock = threading.RLock()
         self._left_seconds = _AWAY_BUDGET_SECONDS

@@ -1,7 +1,7 @@
 """What waits for a sink: the spool that holds it, and the thread that empties it.
 
-Belongs here: how the two are put together, and the end of both. Not here: where records wait
-(`spool.py`, `spool_folder.py`), what is sent next (`lanes.py`), when (`drain.py`).
+Belongs here: how the two are wired together and shut down. Not here: where records wait
+(`spool.py`, `spool_folder.py`), what is sent next (`lanes.py`), and when (`drain.py`).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = ["Backlog"]
 
 
 class Backlog:
-    """The records of one pipeline that wait; safe between threads.
+    """The waiting records of one pipeline; thread-safe.
 
-    Touches neither disk nor network, and starts no thread, before the first record.
+    Before the first record it touches neither disk nor network and starts no thread.
 
     Args:
         sink: Where the records go.
         config: `spool`, `retry` and `timeout_ms` are read.
         sender: Writes them.
-        outcomes: Told of everything that does not arrive.
+        outcomes: Counts and logs everything that does not arrive.
         clock: Time.
         jitter: Returns a number in [0, 1).
     """
@@ -64,7 +64,7 @@ class Backlog:
             retry=config.retry,
             clock=clock,
             jitter=jitter,
-            # Not in the Sink protocol: a sink may have a longer time for one request.
+            # Optional, not in the Sink protocol: a sink may allow one request more time.
             write_timeout_seconds=max(
                 config.timeout_ms / 1_000, getattr(sink, "request_seconds", 0.0)
             ),
@@ -78,40 +78,41 @@ class Backlog:
         )
 
     def append(self, records: Sequence[Record]) -> bool:
-        """Take records; False if they could not be kept and were dropped, which is counted."""
+        """Take records; False if they could not be kept, so that they were dropped and counted."""
         try:
             self._store.append(records)
         except SpoolError as error:
             self._outcomes.drop("spool_error", Tally.of(records), str(error))
             return False
-        # Whatever a file system comes up with: it must not reach the application uncounted.
+        # No error of a file system may reach the application, or lose records uncounted.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__
             self._outcomes.drop(word, Tally.of(records), f"the spool raised {word}")
             return False
         if not self._drain.wake():
-            self._store.close()  # again, or memory would lose it uncounted, and a file be held
+            # Close again: otherwise memory would lose them uncounted, and a file would stay held.
+            self._store.close()
             return False
         return True
 
     def drain(self, deadline: float, stall_seconds: Callable[[], float]) -> Drained:
-        """Wait until what was taken up to now has left; see `Drain.drain`."""
+        """Wait until everything taken so far has left the spool; see `Drain.drain`."""
         return self._drain.drain(deadline, stall_seconds)
 
     def has_refused(self) -> bool:
-        """Whether something that waits was refused when it was tried last."""
+        """Whether something that waits was refused at its last try."""
         return self._lanes.has_refused()
 
     def stats(self) -> SpoolStats:
-        """Return what waits; once closed, what was left on disk."""
+        """Return what waits; after `close`, what was left on disk."""
         return self._left or self._store.stats()
 
     def inflight(self) -> Tally:
-        """Return what waits for this process; what it left on disk is another's."""
+        """Return what waits in this process; what it left on disk belongs to the next one."""
         return self._store.stats().waiting
 
     def close(self, deadline: float) -> bool:
-        """End the thread and close the spool; False if the thread hangs in a write."""
+        """Stop the thread and close the spool; False if the thread hangs in a write."""
         ended = self._drain.stop(deadline)
         self._left = self._store.close()
         if waiting := self._left.events_spooled:

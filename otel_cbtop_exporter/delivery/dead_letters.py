@@ -1,7 +1,7 @@
-"""Records that no sink will ever take, kept in a file with the reason, for people to look at.
+"""Records that were refused for good, kept in a file with the reason, for people to inspect.
 
-Belongs here: the file, its form and its bounds. Not here: why a record was refused (`sinks/`),
-and what is counted and logged of it (`outcomes.py`).
+Belongs here: the file, its format and its limits. Not here: why a record was refused (`sinks/`),
+and how that is counted and logged (`outcomes.py`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ FILE_NAME = "dead-letters.jsonl"
 
 _MAX_BYTES = 16 * 1024 * 1024
 
-# A neighbour appends within milliseconds; one that was stopped in the middle never lets go, and
-# blocking here would stop delivery, or the thread of the application that calls `export()`.
+# Another process appends within milliseconds. One that was stopped while appending never unlocks,
+# and waiting for it would block delivery, or the application's thread that calls `export()`.
 _LOCK_SECONDS = 0.5
 
 
@@ -33,17 +33,17 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of the file.
 
     Attributes:
-        time_ns: When it was refused, nanoseconds since the Unix epoch.
+        time_ns: When the record was refused, nanoseconds since the Unix epoch.
         sink: Which sink refused it.
         reason: A short stable word, for example `invalid`.
         detail: The destination's own words; may quote the data.
         lane: The record's lane.
         timestamp_ns: The event's time.
-        body: What would have been sent, where that is UTF-8.
-        body_base64: What would have been sent, where it is not.
-        key: The record's key, where it has one and that is UTF-8.
-        key_base64: The record's key, where it is not.
-        headers: The record's headers, where it has some; the values in base64.
+        body: What would have been sent, if it is UTF-8.
+        body_base64: What would have been sent, if it is not UTF-8.
+        key: The record's key, if it has one that is UTF-8.
+        key_base64: The record's key, if it has one that is not UTF-8.
+        headers: The record's headers, if it has any; their values in base64.
     """
 
     time_ns: int
@@ -60,16 +60,17 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DeadLetters:
-    """The file of what one sink's destination has refused for good.
+    """The file of records that one sink has refused for good.
 
-    Private (0600, never a link), of whole lines however many processes write it, and bounded:
-    a file that would pass its limit becomes `<name>.1`, in place of the one before.
+    The file is private (0600, never a link), holds whole lines however many processes write to it,
+    and is bounded: one that would exceed its limit is renamed to `<name>.1`, replacing the
+    previous one.
 
-    Nothing is held open, so threads and forks may share one.
+    Nothing is held open, so threads and forked processes may share an instance.
 
     Args:
-        path: The file; its folder is made, 0700, if it is missing.
-        max_bytes: Of one file; there are at most two.
+        path: The file; a missing folder is made, with mode 0700.
+        max_bytes: Limit for one file; there are at most two.
     """
 
     def __init__(self, path: Path, *, max_bytes: int = _MAX_BYTES) -> None:
@@ -82,12 +83,12 @@ class DeadLetters:
 
         Args:
             rejections: In any order.
-            sink_name: Who refused them.
+            sink_name: The sink that refused them.
             now_ns: Nanoseconds since the Unix epoch.
 
         Raises:
-            OSError: None of them was written; the file is as it was. Also where another
-                process holds its lock for half a second.
+            OSError: None of them was written and the file is unchanged. Also raised when another
+                process holds the lock for half a second.
         """
         lines = [_encoder.encode(_letter(one, sink_name, now_ns)) + b"\n" for one in rejections]
         if not lines:
@@ -100,14 +101,14 @@ class DeadLetters:
             os.close(descriptor)  # unlocks it
 
     def _open_for(self, size: int) -> int:
-        """Open and lock the file, with room for so many bytes unless it is new."""
+        """Open and lock a file that is empty or has room for `size` more bytes."""
         flags = os.O_WRONLY | os.O_APPEND
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
         while True:
             make_private_file(self._path)
             try:
                 descriptor = os.open(self._path, flags)
-            except FileNotFoundError:  # moved by another process just now
+            except FileNotFoundError:  # another process has just moved it
                 continue
             try:
                 lock(descriptor, time.monotonic() + _LOCK_SECONDS)
@@ -116,7 +117,7 @@ class DeadLetters:
                     if opened.st_size == 0 or opened.st_size + size <= self._max_bytes:
                         return descriptor
                     self._path.replace(self._older)
-            except FileNotFoundError:  # moved before we had the lock
+            except FileNotFoundError:  # moved before we got the lock
                 pass
             except BaseException:
                 os.close(descriptor)
@@ -157,6 +158,6 @@ def _write_whole(descriptor: int, data: bytes) -> None:
     before = os.fstat(descriptor).st_size
     written = os.write(descriptor, data)
     if written < len(data):
-        # Half a line would make the next one unreadable too.
+        # Half a line would make the next line unreadable too.
         os.ftruncate(descriptor, before)
         raise OSError("the disk took only a part of the dead letters")

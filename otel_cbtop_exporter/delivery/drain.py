@@ -1,7 +1,7 @@
-"""The drain thread: it empties the spool for as long as it takes, and costs nothing while idle.
+"""The drain thread: it works until the spool is empty, and costs nothing while idle.
 
-Belongs here: when the thread starts, sleeps, and ends, and how others wait for it. What it
-sends next is decided in `lanes.py`.
+Belongs here: when the thread starts, sleeps and ends, and how others wait for it. Not here:
+what it sends next (`lanes.py`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from otel_cbtop_exporter.own_log import RateLimitedLog
 
 __all__ = ["Drain", "Drained"]
 
-# After an error that nobody foresaw, so that it cannot become a busy loop.
+# Pause after a step that failed, so that an error cannot turn the thread into a busy loop.
 _PAUSE_SECONDS = 1.0
-# A thread that is only waiting ends at once; one that hangs in a write is not waited for.
+# A thread that is only waiting ends at once; one that hangs in a write is not waited for longer.
 _JOIN_SECONDS = 0.2
 
 
@@ -32,7 +32,7 @@ class Drained(msgspec.Struct, frozen=True):
 
     Attributes:
         done: Whether everything that had been accepted has left the spool.
-        stalled_seconds: How long nothing moved before it was given up; 0.0 if done.
+        stalled_seconds: How long nothing had left when the caller gave up; 0.0 if done.
     """
 
     done: bool
@@ -40,10 +40,10 @@ class Drained(msgspec.Struct, frozen=True):
 
 
 class _Mark:
-    """Up to where a caller of `drain` waits.
+    """How far the spool must be emptied for one caller of `drain`.
 
     Args:
-        ns: When its newest record was appended; None if that is not known.
+        ns: When the newest record it waits for was appended; None if that is not known.
     """
 
     def __init__(self, ns: int | None) -> None:
@@ -52,13 +52,13 @@ class _Mark:
 
 
 class Drain:
-    """One daemon thread that sends what waits, started with the first `wake`.
+    """One daemon thread that sends what waits, started by the first `wake`.
 
     Args:
-        lanes: Decides and sends.
-        name: Of the thread.
+        lanes: Decides what to send, and sends it.
+        name: The thread's name.
         clock: Time.
-        log: Told of errors that nobody foresaw.
+        log: Where to log errors.
     """
 
     def __init__(
@@ -73,27 +73,27 @@ class Drain:
         self._name = name
         self._clock = clock
         self._log = log
-        # It guards what is below, but for `_stepping` and `_marks`, whose changes are atomic; it
-        # is never held over a write or a call of the spool.
+        # Guards everything below except `_stepping` and `_marks` (changes to it are atomic). Never
+        # held during a write or a call of the spool.
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
         self._appends = 0
-        self._drained = 0  # the appends after which the spool was last seen empty
+        self._drained = 0  # `_appends` as of the last step that found the spool empty
         self._marks: list[_Mark] = []  # one for each caller of `drain`
         self._progress_at = 0.0
-        self._next_try: float | None = None  # None while it works, and while nothing waits
+        self._next_try: float | None = None  # None during a step, and while nothing waits
         self._idle = False
         self._hurried = False
-        self._unreadable = 0  # how many steps in a row ended so
+        self._unreadable = 0  # how many steps in a row ended with a SpoolError
         self._stopping = False
-        # Steps are one thread's at a time, also where callers do the thread's work.
+        # One thread at a time may step, also where callers do the drain thread's work.
         self._stepping = threading.Lock()
 
     def wake(self) -> bool:
-        """Say that something was appended; starts the thread if it does not run.
+        """Announce that something was appended; starts the thread if it is not running.
 
         Returns:
-            False if `stop` came first, so that nobody will send it any more.
+            False if `stop` was called before, so that nobody will send it.
         """
         with self._condition:
             self._appends += 1
@@ -104,23 +104,25 @@ class Drain:
             try:
                 thread.start()
             except RuntimeError:
-                # From Python 3.12 an interpreter that is about to end starts none; then
-                # whoever waits for the drain does its work.
+                # From Python 3.12 on, an interpreter that is shutting down starts no thread.
+                # Whoever waits for the drain then does its work.
                 return True
             self._thread = thread
             return True
 
     def drain(self, deadline: float, stall_seconds: Callable[[], float]) -> Drained:
-        """Wait until what was accepted up to now has left the spool.
+        """Wait until everything accepted so far has left the spool.
 
-        Every lane is tried at once, whatever it was waiting for. Where no thread can be
-        started, the calling thread sends.
+        Every lane is tried at once, even one that is backing off. Where no thread can be started,
+        the calling thread sends.
+
+        Waiting also ends if the next try would come too late for the limits below, after two steps
+        in a row that failed with a SpoolError, and at once after `stop`.
 
         Args:
-            deadline: On the clock's `monotonic`; it is given up then.
-            stall_seconds: It is given up, too, after nothing has left for what this says then, or
-                when nothing would be tried any more within that time; when a place of the spool
-                could not be read twice; and at once with `stop`.
+            deadline: When to give up, on the clock's `monotonic`.
+            stall_seconds: Returns after how long without anything leaving the spool to give up;
+                asked again each time.
         """
         with self._condition:
             wanted = self._appends
@@ -128,8 +130,8 @@ class Drain:
                 return Drained(done=True, stalled_seconds=0.0)
         try:
             mark = _Mark(self._lanes.waiting.newest_ns())
-        # The application flushes, and must not see it; the thread meets it too, and logs it.
-        # Without a mark only an empty spool says that all has left.
+        # The application that flushes must not see this error; the thread meets it too and logs
+        # it. Without a time in the mark, only an empty spool shows that everything has left.
         except Exception:  # noqa: BLE001
             mark = _Mark(None)
         self._marks.append(mark)
@@ -169,7 +171,7 @@ class Drain:
                 if not nobody_works:
                     self._clock.wait(self._condition, end - now)
                     continue
-            # Not for ever: a signal handler may flush on the thread that is in a step.
+            # With a timeout: a signal handler may flush on the very thread that is in a step.
             if self._stepping.acquire(timeout=min(end - now, threading.TIMEOUT_MAX)):
                 try:
                     self._work(end)
@@ -177,17 +179,17 @@ class Drain:
                     self._stepping.release()
 
     def stop(self, deadline: float) -> bool:
-        """End the thread; False if it hangs in a write and was left to itself."""
+        """Stop the thread; False if it hangs in a write and was left behind."""
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
             thread = self._thread
         if thread is not None and thread.is_alive():
             thread.join(max(0.0, min(_JOIN_SECONDS, deadline - self._clock.monotonic())))
-        # Always: where no thread starts, another caller of `drain` may be doing its work.
+        # Always: where no thread can start, a caller of `drain` may be doing its work.
         try:
             self._lanes.abandon(deadline)
-        except SpoolError as error:  # what was delivered stays there, and may be sent again
+        except SpoolError as error:  # delivered records stay in the spool and may be sent again
             self._log.log(logging.WARNING, "abandon", f"{self._name}: {error}")
         return thread is None or not thread.is_alive()
 
@@ -204,7 +206,7 @@ class Drain:
                     self._clock.wait(self._condition, self._next_try - self._clock.monotonic())
 
     def _work(self, deadline: float) -> int:
-        """Do one step and note what came of it; returns the appends that it began with."""
+        """Do one step and note its result; returns the count of appends at its beginning."""
         with self._condition:
             seen = self._appends
             self._next_try = None
@@ -217,15 +219,15 @@ class Drain:
             with suppress_instrumentation():
                 step = self._lanes.step(deadline)
             settled, wait_seconds = step.settled, step.wait_seconds
-            # Where others append all the time the spool is hardly ever empty.
+            # Check the marks too: the spool is hardly ever empty while others keep appending.
             waiting = self._lanes.waiting
             for mark in [*self._marks] if settled else ():
                 mark.has_passed = mark.ns is not None and not waiting.has_up_to(mark.ns)
-        # The edge of the thread: whatever happens, what waits must be tried again.
+        # The thread's outermost handler: whatever happens, what waits must be tried again.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__
             unreadable = isinstance(error, SpoolError)
-            why = f" ({error})" if unreadable else ""  # others may quote data
+            why = f" ({error})" if unreadable else ""  # other errors may quote data
             self._log.log(
                 logging.ERROR,
                 f"drain {word}",

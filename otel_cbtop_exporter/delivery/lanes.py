@@ -1,7 +1,7 @@
-"""What to send next: lanes wait each for itself, and a batch that breaks its server is found.
+"""What to send next: each lane backs off on its own, and batches that break a server are searched.
 
-Pure decisions on one thread: no threads, no waiting. `drain.py` calls `step` again and again
-and waits in between.
+It only decides and sends: it starts no thread and never waits. `drain.py` calls `step` again and
+again and waits in between.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from otel_cbtop_exporter.sinks.base import Record, Rejection
 
 __all__ = ["Lanes", "Step"]
 
-# A batch that broke its server so often in a row is searched for the records that do it.
+# After so many server errors in a row a batch is searched for the records that cause them.
 _SUSPICIOUS_TRIES = 3
-# A search claims more than the largest row of the spool holds, so two rows or more where there are
-# some: a record is blamed only if others of the claim pass.
+# A search claims more than the spool's largest row holds, so at least two rows if there are two:
+# a record is blamed only if other records of the claim pass.
 _SEARCH_EVENTS = 4_000
 _SEARCH_BYTES = 2 * 1024 * 1024
-# How often dead neighbours are looked for, while there is work anyway.
+# How often to look for spools of dead processes while there is work.
 _ADOPT_SECONDS = 2.0
-# What a use of the spools takes at the most, as a rule.
+# How long one use of the spools takes at most, as a rule.
 _SPOOL_USE_SECONDS = 0.1
-# When to look again where something waits that could not be claimed just now.
+# When to look again if something waits that could not be claimed just now.
 _LOOK_AGAIN_SECONDS = 0.1
 
 
@@ -47,7 +47,7 @@ class Step(msgspec.Struct, frozen=True):
 
     Attributes:
         settled: Whether records left the spool.
-        wait_seconds: Until the next lane may be tried, 0.0 for at once; None if nothing waits.
+        wait_seconds: Time until the next lane may be tried, 0.0 for at once; None if nothing waits.
     """
 
     settled: bool
@@ -55,11 +55,11 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class _Lane(msgspec.Struct):
-    """How a lane that is refused stands.
+    """The retry state of a lane.
 
     Attributes:
-        failures: Tries in a row that delivered nothing.
-        server_errors: Those of them that say that a record broke the server.
+        failures: Refused tries in a row; one that settled something restarts the count.
+        server_errors: How many of the latest in a row look as if a record broke the server.
         not_before: When it may be tried again, on the monotonic clock.
         suspects: See `search`.
     """
@@ -71,18 +71,18 @@ class _Lane(msgspec.Struct):
 
 
 class Lanes:
-    """Sends what waits in spools, oldest first within a lane; for one thread at a time.
+    """Sends what waits in spools, oldest first within a lane; one thread at a time may use it.
 
     Args:
         spools: Returns where records wait, in the order to empty them.
         adopt: Takes over what dead processes left, a few at a time; returns how many spools.
         sender: Writes them.
-        retry: Bounds of the backoff; the number of tries has none.
+        retry: Bounds of the backoff; the number of tries is unlimited.
         clock: Time.
         jitter: Returns a number in [0, 1).
-        write_timeout_seconds: The longest that a write may take; and after so long no other one
-            of a step begins, if something is settled by then.
-        reject: Told of what is refused for good, and why, before it leaves the spool.
+        write_timeout_seconds: The longest that one write may take. Once something is settled, a
+            step also begins no further write after this time.
+        reject: Called with what is refused for good, and why, before it leaves the spool.
 
     Attributes:
         waiting: What is in the spools.
@@ -110,26 +110,28 @@ class Lanes:
         self._write_timeout_seconds = write_timeout_seconds
         self._reject = reject
         self._lanes: dict[str, _Lane] = {}
-        # What refused lanes have had beyond the others; while it is above 0 the others go first.
+        # Seconds of sending that refused lanes have used beyond healthy ones. While it is above 0,
+        # healthy lanes go first.
         self._refused_seconds = 0.0
-        self._is_hurried = False  # whether `hurry` came since a refused lane was last tried
+        self._is_hurried = False  # whether `hurry` was called since a refused lane was last tried
         self._adopt_at = clock.monotonic()
-        # Held over every use of the spools, and never over a write. Reentrant: a signal handler
+        # Held during every use of the spools and never during a write. Reentrant: a signal handler
         # may shut everything down on the thread that holds it.
         self._using_spools = threading.RLock()
         self._abandoned = False
-        self._under_way: tuple[Claim, list[Sent]] | None = None  # of a step's claim
+        # The claim that a step is sending, and what has come of it so far.
+        self._under_way: tuple[Claim, list[Sent]] | None = None
         self._more_to_adopt = False
         self._unreadable: SpoolError | None = None  # why a spool could not be read in this step
 
     def abandon(self, deadline: float) -> None:
-        """Leave the spools alone from now on, whatever a write that hangs may still answer.
+        """Leave the spools alone from now on, whatever a hanging write may still answer.
 
-        For whoever is about to close them: this waits for a use of them to end, not for a write,
-        which is the last one. What the destination has answered for before is settled.
+        Call this before closing the spools. It waits for a use of them to end, but not for a write;
+        no other write follows that one. What the destination has answered for so far is settled.
 
         Args:
-            deadline: On the clock's `monotonic`; a use that lasts longer is left to itself.
+            deadline: On the clock's `monotonic`; a use that lasts longer is not waited for.
 
         Raises:
             SpoolError: It cannot be settled.
@@ -146,19 +148,19 @@ class Lanes:
                 self._using_spools.release()
 
     def hurry(self) -> None:
-        """Let every lane be tried at once, with its backoff from the beginning."""
-        # A copy: at the end of the interpreter another thread may be in a step, and add a lane.
+        """Let every lane be tried at once, and restart its backoff."""
+        # Iterate over a copy: while the interpreter ends, another thread may add a lane in a step.
         for lane in list(self._lanes.values()):
             lane.not_before = 0.0
-            lane.failures = min(lane.failures, 1)  # one is kept: it still begins with a probe
-        # First what is taken as a rule: there may be no time for more. Once for each try of what is
-        # refused, which would never come where somebody flushes all the time.
+            lane.failures = min(lane.failures, 1)  # keep one: a refused lane begins with a probe
+        # A flush may have little time, so healthy lanes go first. Do this only once per try of a
+        # refused lane: otherwise constant flushing would starve refused lanes.
         if not self._is_hurried:
             self._is_hurried = True
             self._refused_seconds = max(self._refused_seconds, self._write_timeout_seconds)
 
     def has_refused(self) -> bool:
-        """Whether a lane that waits was refused when it was tried last."""
+        """Whether a lane with waiting records was refused at its last try."""
         return any(lane.failures for lane in list(self._lanes.values()))
 
     def step(self, deadline: float = math.inf) -> Step:
@@ -168,8 +170,8 @@ class Lanes:
             deadline: On the clock's `monotonic`, for all writes of the step together.
 
         Raises:
-            SpoolError: A spool's place does not give records now, and no other has some that may
-                be sent; or it cannot settle them.
+            SpoolError: A spool cannot be read now and no other one has records that may be sent,
+                or records cannot be settled.
         """
         now = self._clock.monotonic()
         with self._using_spools:
@@ -180,12 +182,12 @@ class Lanes:
             self._adopt_at = now
             return Step(settled=False, wait_seconds=0.0)
         if soonest is None and not self._abandoned and not self.waiting.is_empty():
-            # It came back to disk meanwhile.
+            # Records have moved back to disk meanwhile.
             return Step(settled=False, wait_seconds=_LOOK_AGAIN_SECONDS)
         return Step(settled=False, wait_seconds=None if soonest is None else soonest - now)
 
     def _next_claim(self, now: float) -> tuple[Claim | None, float | None]:
-        """Return what is to be sent, or when the next lane may be tried."""
+        """Return what to send now, or when the next lane may be tried."""
         if now >= self._adopt_at:
             self._adopt_at = now + _ADOPT_SECONDS
             self._more_to_adopt = self._adopt() > 0
@@ -206,7 +208,7 @@ class Lanes:
         return None, soonest
 
     def _asked(self, question: Callable[[], _T]) -> _T | None:
-        """Ask a spool; None if it cannot be read: a file on a bad disk must not hold up others."""
+        """Ask a spool; None if it cannot be read, as a file on a bad disk must not delay others."""
         try:
             return question()
         except SpoolError as error:
@@ -214,21 +216,22 @@ class Lanes:
             return None
 
     def _places(self) -> dict[str, list[Spool]]:
-        """Return for each lane the spools that have some of it, in order."""
+        """Return for each lane the spools that hold records of it, in order."""
         places: dict[str, list[Spool]] = {}
         for spool in self._spools():
             for name in self._asked(spool.lanes) or ():
                 places.setdefault(name, []).append(spool)
-        # Lanes of which nothing waits are forgotten: there may be one for each value of a tag.
-        others = self._lanes if self._unreadable else {}  # what is in that one is not known
+        # Forget lanes without waiting records: there may be a lane for each value of a tag. If a
+        # spool is unreadable, keep all: it may hold records of any.
+        others = self._lanes if self._unreadable else {}
         known = {name: self._lanes.get(name) or _Lane() for name in places}
         self._lanes = {**others, **known}
         return places
 
     def _turn(self, name: str) -> tuple[bool, float]:
-        # What was refused has half of the time, whatever a try takes, and no more while there is
-        # something else; of it what was tried longest ago comes first. Of the others the oldest:
-        # the sort is stable.
+        # Refused lanes get half of the time, however long a try takes, and no more while other
+        # lanes have records. Among refused lanes the one that has been due longest goes first;
+        # among the others the one with the oldest records, because the sort is stable.
         lane = self._lanes[name]
         is_refused = lane.failures > 0
         is_behind = is_refused == (self._refused_seconds > 0)
@@ -239,7 +242,7 @@ class Lanes:
         if _is_suspicious(lane):
             events, size = max(events, _SEARCH_EVENTS), max(size, _SEARCH_BYTES)
         elif lane.failures > 0:
-            # After a refusal one small batch asks whether it is over: the oldest row alone.
+            # After a refusal, probe with a small batch first: the oldest row alone.
             events = 1
         return spool.claim(name, events, size)
 
@@ -251,7 +254,7 @@ class Lanes:
 
         def attempt(records: Sequence[Record]) -> Sent:
             so_far.append(Sent())
-            # Each write has its time, or a slow server's refusals would never be searched through.
+            # Each attempt gets the full time, or a search would never get through on a slow server.
             return self._sender.attempt(
                 records,
                 deadline,

@@ -1,6 +1,6 @@
-"""What did not arrive: every such record is counted, logged once a minute, and kept if it can be.
+"""What did not arrive: it is counted, logged at most once a minute, and kept if possible.
 
-Every part of a pipeline tells its losses here, so that there is one place where an event can
+Every part of a pipeline reports its losses here, so there is only one place where an event can
 leave without having been delivered.
 """
 
@@ -24,13 +24,13 @@ _logger = logging.getLogger("otel_cbtop_exporter")
 
 
 class Outcomes:
-    """Counts and tells what became of one sink's events; safe between threads.
+    """Counts and logs what became of one sink's events; thread-safe.
 
     Args:
         sink_name: Named in every log line.
-        spool_path: The folder of the dead letters; None keeps none.
-        clock: For the rate of the log, and for the dead letters' time.
-        metrics: Told of every fate too, if there are to be OpenTelemetry metrics.
+        spool_path: The folder for the dead letters; with None there are none.
+        clock: For the rate limit of the log and the time of dead letters.
+        metrics: Counts every outcome as well, for OpenTelemetry metrics; None without them.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Outcomes:
 
         Args:
             rejections: In any order.
-            why: One sentence without data, for the log; the reasons alone by default.
+            why: One sentence without data, for the log; by default only the reasons are logged.
         """
         by_reason: dict[str, list[Record]] = {}
         for rejection in rejections:
@@ -72,7 +72,7 @@ class Outcomes:
 
         Args:
             reason: A short stable word.
-            tally: Of them.
+            tally: How many events, by kind.
             why: One sentence without data; by default the sink's last error.
         """
         self.counters.dropped(reason, tally)
@@ -81,7 +81,7 @@ class Outcomes:
         self.notice(f"dropped {reason}", what, events=tally.events)
 
     def lose_values(self, lost: Mapping[str, int]) -> None:
-        """Count values that events had to go without, by reason."""
+        """Count values that are missing or shortened in events, by reason."""
         for reason, values in lost.items():
             self.counters.values_lost(reason, values)
             self.notice(

@@ -1,7 +1,7 @@
 """The pipeline: one sink with its delivery, shared by the exporters that write to it.
 
-Belongs here: what accepting a batch means, sharing, shutdown and the fork. Not here: how
-records are tried (`sender.py`), where they wait and who sends them then (`backlog.py`).
+Belongs here: what accepting a batch means, sharing, shutdown and forks. Not here: how records
+are tried (`sender.py`), where they wait and who sends them from there (`backlog.py`).
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ __all__ = ["LONGEST_WAIT_SECONDS", "Pipeline", "acquire", "open_pipelines"]
 
 
 LONGEST_WAIT_SECONDS = 86_400.0
-"""Whoever asks for more, or for ever, gets a day: no clock of the system takes any number."""
+"""Longer or infinite timeouts are cut to a day: the system does not accept every number."""
 
 
 class Pipeline:
-    """One sink with its delivery; safe between threads, starts nothing when it is made.
+    """One sink with its delivery; thread-safe. Making one starts nothing.
 
     Args:
-        sink: Where records go; closed with the pipeline.
+        sink: Where records go; it is closed with the pipeline.
         config: `delivery`, `spool`, `retry`, `timeout_ms` and the batch limits are read.
         clock: Time; tests bring their own.
         jitter: Returns a number in [0, 1).
@@ -52,9 +52,10 @@ class Pipeline:
     Attributes:
         config: As given.
         label: The sink and its destination, for people.
-        is_spooled: Whether shutdown may have to wait for its backend.
-        holders: How many have acquired it and not released it.
-        closed: Whether the last of them has released it.
+        is_spooled: Whether records wait in a spool, so that shutdown may have to wait for the
+            backend.
+        holders: How many callers have acquired it and not yet released it.
+        closed: Whether the last holder has released it.
     """
 
     def __init__(
@@ -80,15 +81,15 @@ class Pipeline:
         self._begin()
         with PIPELINES.lock:
             _live.add(self)
-        _away_budget.renew()  # this is not the end of the process yet
+        _away_budget.renew()  # the process is not ending yet
 
     def _begin(self) -> None:
-        """Make everything that a forked child must have of its own."""
+        """Make everything that a forked child needs afresh."""
         config, clock = self.config, self._clock
         self._condition = threading.Condition()
         self._outcomes = Outcomes(self._sink.name, config.spool.path, clock, self._metrics)
         self._patience = Patience()
-        self._being_sent: dict[int, Sequence[Record]] = {}  # without a spool, by identity
+        self._being_sent: dict[int, Sequence[Record]] = {}  # by id(); only of direct sends
         self._sender = Sender(
             self._sink,
             counters=self._outcomes.counters,
@@ -104,7 +105,7 @@ class Pipeline:
         self._backlog = self._make_backlog() if self.is_spooled else None
 
     def _make_backlog(self) -> Backlog:
-        # SQLite, zstd and hashes take 13 ms to import, a third of what the package takes.
+        # Importing SQLite, zstd and hashes takes 13 ms, a third of the import of the package.
         with forks_wait():
             from otel_cbtop_exporter.delivery.backlog import Backlog  # noqa: PLC0415
 
@@ -118,7 +119,7 @@ class Pipeline:
         )
 
     def submit(self, events: Sequence[Event], timeout_seconds: float) -> bool:
-        """Take a batch: encode it once, and deliver it or commit it to the spool.
+        """Accept a batch: encode it once, then deliver it or commit it to the spool.
 
         Never raises. Whatever does not arrive is counted.
 
@@ -127,8 +128,8 @@ class Pipeline:
             timeout_seconds: The longest that a direct delivery may take.
 
         Returns:
-            True if the records were delivered or are in the spool; False if some were
-            dropped, or every one of them was rejected.
+            True if the records were delivered or are in the spool; False if some were dropped or
+            all of them were rejected.
         """
         if not events:
             return True
@@ -146,9 +147,9 @@ class Pipeline:
         return taken and ok
 
     def force_flush(self, timeout_seconds: float) -> bool:
-        """Try to deliver everything accepted up to now; False if some of it still waits.
+        """Try to deliver everything accepted so far; False if some of it still waits.
 
-        Waits for as long as the time allows, but not for a retry that would come later.
+        Waits until the timeout at most, and not at all for a retry that would come after it.
         """
         deadline = self._clock.monotonic() + timeout_seconds
         is_drained = True
@@ -158,10 +159,10 @@ class Pipeline:
         return is_drained and self._sink.flush(left)
 
     def release(self, timeout_seconds: float) -> None:
-        """Give up one holder's share: deliver what the sink takes; the last one closes.
+        """Release one holder: deliver what the sink accepts; the last holder closes the pipeline.
 
-        Never takes longer than the time given, and with the backend away never longer than
-        what is left of the process's budget of 3 s. What is in a spool on disk stays there.
+        Never takes longer than the timeout, and while the backend is away never longer than what
+        is left of the process's budget of 3 s. What is in a spool on disk stays there.
         """
         deadline = self._clock.monotonic() + timeout_seconds
         with PIPELINES.lock:
@@ -186,28 +187,29 @@ class Pipeline:
         self._outcomes.log.tell_held_back()
 
     def health(self) -> SinkHealth:
-        """Return the counters of this process, and what waits; once closed, what it left."""
-        waiting = self._backlog.stats() if self._backlog else None  # first: it only gets less
+        """Return the counters of this process and what waits; once closed, what it left."""
+        # Before the counters, so that what is delivered in between is not missing from both.
+        waiting = self._backlog.stats() if self._backlog else None
         return msgspec.structs.replace(
             self._outcomes.counters.snapshot(),
             events_spooled=waiting.events_spooled if waiting else 0,
             spool_bytes=waiting.spool_bytes if waiting else 0,
             oldest_spooled_ns=waiting.oldest_ns if waiting else None,
-            # Not in the Sink protocol: a sink whose client keeps none has nothing to say.
+            # Optional, not in the Sink protocol: most sinks' clients keep no statistics.
             client_statistics=getattr(self._sink, "statistics", dict)(),
         )
 
     def after_fork_in_child(self) -> None:
-        """Begin anew, with nothing of the parent's."""
+        """Start afresh, without anything of the parent's."""
         self._begin()
         self._sink.after_fork_in_child()
 
     def _encode(self, events: Sequence[Event]) -> tuple[Sequence[Record], bool]:
-        """Return the records, and whether no event was dropped; what is rejected is neither."""
+        """Return the records, and whether no event was dropped; a rejection is not a drop."""
         try:
             encoded = self._sink.encode(events)
-        # An encoder must not raise, but an event that was made by hand may hold anything: it must
-        # not cost its neighbours or the application.
+        # An encoder must not raise, but a hand-made event may hold anything. It must cost neither
+        # its neighbours nor the application.
         except Exception as error:  # noqa: BLE001
             singles = _singles(events)
             if len(singles) > 1:
@@ -227,7 +229,7 @@ class Pipeline:
         try:
             sent = self._sender.send(records, self._patience.deadline(deadline, began))
         finally:
-            self._being_sent.pop(id(records), None)  # gone in a child that was forked meanwhile
+            self._being_sent.pop(id(records), None)  # missing in a child that was forked meanwhile
         if sent.rejected:
             self._outcomes.reject(sent.rejected, sent.why_rejected)
         if sent.kept:
@@ -241,17 +243,17 @@ class Pipeline:
         spooled = [pipeline for pipeline in open_pipelines() if pipeline.is_spooled]
         waiting = sum(pipeline is not self for pipeline in spooled)
         if self._backlog and self._backlog.has_refused():
-            # A topic of this holder alone may be missing, which the others need no time for.
+            # Perhaps only a topic of this holder is missing: leave each of the others its share.
             waiting = sum(pipeline.holders for pipeline in spooled)
         return _away_budget.share(1 + waiting, self._outcomes.counters.write_seconds)
 
     def _inflight(self) -> Tally:
-        """Say what was accepted and has no fate yet, what dead processes left included."""
+        """Return what was accepted and has no outcome yet, including what dead processes left."""
         direct = (Tally.of(records) for records in list(self._being_sent.values()))
         return sum(direct, self._backlog.inflight() if self._backlog else Tally())
 
     def _wait_unless_closed(self, seconds: float) -> bool:
-        """Wait; True as soon as the pipeline is closed."""
+        """Wait so many seconds; True as soon as the pipeline is closed."""
         end = self._clock.monotonic() + seconds
         with self._condition:
             while not self.closed and (left := end - self._clock.monotonic()) > 0:
@@ -260,7 +262,7 @@ class Pipeline:
 
 
 def _singles(events: Sequence[Event]) -> Sequence[Event]:
-    """Return the events one by one; none if what is in a table cannot be made into them."""
+    """Return the events as a list; empty if they cannot be made from their table."""
     try:
         return list(events)
     except Exception:  # noqa: BLE001  the caller counts them, and this must not reach the application
@@ -279,15 +281,15 @@ def open_pipelines() -> list[Pipeline]:
 
 
 def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig) -> Pipeline:
-    """Return the pipeline of a key, shared with whoever asked for that key before.
+    """Return the pipeline for a key, shared with everyone who asked for that key before.
 
-    Each caller is one holder and calls `Pipeline.release` once. After the last one has, the
+    Each caller is one holder and must call `Pipeline.release` once. After the last release, the
     next `acquire` makes a new pipeline.
 
     Args:
         key: Equal for equal destinations and options.
-        make_sink: Called only where there is no pipeline yet.
-        config: Of a new pipeline.
+        make_sink: Called only if there is no pipeline yet.
+        config: For a new pipeline.
     """
     with PIPELINES.lock:
         pipeline = _shared.get(key)
@@ -300,12 +302,12 @@ def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig
 
 def _in_child() -> None:
     _away_budget.renew()
-    # What a foreign sink raises must not keep the others the parent's.
+    # All of them, even if a third-party sink raises: no other may remain as the parent left it.
     with ExitStack() as each:
         for pipeline in list(_live):
             each.callback(pipeline.after_fork_in_child)
 
 
-# It guards what is above and the holders of every pipeline, so that a child finds none half
-# counted; never held over anything slow. Reentrant: `acquire` makes a pipeline under it.
+# Its lock guards the globals above and every pipeline's `holders`, so that a child never finds them
+# half updated. Never held during anything slow. Reentrant: `acquire` makes a pipeline under it.
 PIPELINES.in_child = _in_child

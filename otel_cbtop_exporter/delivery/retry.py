@@ -1,6 +1,6 @@
-"""How long to wait before records are tried again, and the clock that waiting goes by.
+"""How long to wait before records are tried again, and the clock that measures it.
 
-Not here: who waits. A direct send waits in `sender.py`, the drain thread in `drain.py`.
+Not here: the waiting itself. A direct send waits in `sender.py`, the drain thread in `drain.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["SYSTEM_CLOCK", "Clock", "SystemClock", "next_delay_seconds"]
 
 
 class Clock(Protocol):
-    """Time, as delivery needs it; `testing.FakeClock` is another one."""
+    """Time as delivery needs it; `testing.FakeClock` is another implementation."""
 
     def monotonic(self) -> float:
         """Return seconds that never go back, for deadlines."""
@@ -26,7 +26,7 @@ class Clock(Protocol):
         ...
 
     def wait(self, condition: threading.Condition, timeout_seconds: float | None) -> None:
-        """Wait on a condition that the caller holds; None waits without an end."""
+        """Wait on a condition that the caller holds; None waits without a timeout."""
         ...
 
 
@@ -52,16 +52,16 @@ SYSTEM_CLOCK = SystemClock()
 def next_delay_seconds(
     attempt: int, retry: RetryConfig, *, asked_seconds: float | None, jitter: float
 ) -> float:
-    """Say how long to wait before records are tried again: exponential, with full jitter.
+    """Return how long to wait before the next try: exponential backoff with full jitter.
 
-    The sink's own wish wins only when it is longer than ours, so a sink cannot talk us into
-    hammering it.
+    The sink's Retry-After wins only if it is longer than our own delay, so a sink cannot make us
+    hammer it.
 
     Args:
         attempt: Retries already made, from 0.
         retry: Bounds of the backoff.
         asked_seconds: The sink's Retry-After, or None if it gave none.
-        jitter: A number in [0, 1) from the caller, so tests choose it.
+        jitter: A number in [0, 1); the caller draws it, so that tests can choose it.
 
     Returns:
         Seconds; above `retry.max_delay_ms` only if the sink asked for it.

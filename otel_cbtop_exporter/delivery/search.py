@@ -1,4 +1,4 @@
-"""The search for records that break their server, in a batch of which others would pass."""
+"""The search for records that break their server, in a batch whose other records would pass."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from otel_cbtop_exporter.sinks.base import Record, Rejection
 
 __all__ = ["broke_server", "search"]
 
-# After so many pieces that failed, and none that passed, it is the server and not a record.
-_PIECES_BEFORE_GIVING_UP = 16  # from 4,000 records to one are 12
-# A record left alone is tried so often in one search.
+# If so many pieces have failed and none has passed, it is the server and not a record.
+_PIECES_BEFORE_GIVING_UP = 16  # halving 4,000 records down to one takes 12
+# How often one search tries a record that is left alone.
 _TRIES_ALONE = 2
-# A record is blamed that broke the server alone in so many searches. Between two of them other
-# batches were tried and waited for: a server that is short of something takes one and refuses the
-# next, for seconds.
+# A record is blamed after it has broken the server, sent alone, in so many searches. Between two
+# searches other batches are tried and waited for: a server that is short of something takes one
+# batch and refuses the next, for seconds.
 _SEARCHES_BEFORE_BLAME = 3
-# A proxy or a restart answers 502, 503 or 504, whatever it is sent; these are about the data.
+# A proxy, or a server that restarts, answers 502, 503 or 504 to anything. Other 5xx are about the
+# data.
 _AWAY_STATUSES = ("502", "503", "504")
 
 
@@ -28,22 +29,22 @@ def search(
     is_over: Callable[[], bool],
     suspects: Counter[Record],
 ) -> Sent:
-    """Halve records until those that break the server are alone, if others pass.
+    """Halve records until those that break the server are alone, provided that others pass.
 
-    Where none passes, it is the server that is broken, and all are kept. So is what has not been
-    tried when something is settled and the time is over.
+    If none passes, the server itself is broken, and all records are kept. Records that are still
+    untried once something is settled and the time is over are kept too.
 
     Args:
         records: Of one lane.
         attempt: Tries some of them once.
-        is_over: Whether the time is.
-        suspects: In how many searches a record has broken the server alone; it is counted on, and
-            what has done so often enough is rejected.
+        is_over: Returns whether the time is over.
+        suspects: By record, in how many searches it broke the server when it was sent alone.
+            Updated here; a record that has done so often enough is rejected.
     """
     total = Sent()
     alone = [record for record in records if record in suspects]
     pieces = deque(_halves([record for record in records if record not in suspects]))
-    # What is left may be nothing but such as broke it while others passed.
+    # If all records are suspects, nothing else can pass: others did in the searches before.
     is_known = not pieces
     broken = 0
     while pieces and not ((total.delivered or total.rejected) and is_over()):
@@ -58,8 +59,8 @@ def search(
         if len(sent.kept) == 1:
             alone += sent.kept
         else:
-            # The front half at once and the other one last: of pieces of one size a few bad
-            # records here and there would be in each, and of neighbours all might be bad.
+            # Try the front half next and the back half last. With pieces of one size, a few
+            # scattered bad records could be in every one; of neighbours, all could be bad.
             front, *back = _halves(sent.kept)
             pieces.appendleft(front)
             pieces.extend(back)
@@ -82,7 +83,7 @@ def _breaks_alone(total: Sent, record: Record, attempt: Callable[[Sequence[Recor
 
 
 def broke_server(sent: Sent) -> bool:
-    """Whether the server failed over what it was sent, and not as a whole."""
+    """Whether the server failed because of what it was sent, and not as a whole."""
     status = sent.error_type
     return len(status) == 3 and status.startswith("5") and status not in _AWAY_STATUSES
 

@@ -1,8 +1,8 @@
 """The sender: the only retry loop, and the only caller of `sink.write`.
 
-It cuts records into batches that the sink wants, halves what is refused as a whole until the
-records at fault are alone, and gives up in time. It keeps nothing: what it returns as kept is
-the caller's again.
+It cuts records into batches of the size that the sink wants, halves a batch that is refused as a
+whole until the records at fault are alone, and gives up in time. It keeps nothing: records that it
+returns as kept belong to the caller again.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Sent(msgspec.Struct):
 
     Attributes:
         delivered: Records that the destination acknowledged.
-        rejected: Refused for good.
-        kept: Not delivered, oldest first.
-        retry_after_seconds: The longest wish of the destination, or None.
-        error: Why records were kept or rejected, the last one; "" if none was.
-        error_type: Its short stable word.
+        rejected: Records that were refused for good.
+        kept: Records that were not delivered and may be tried again, oldest first.
+        retry_after_seconds: The longest time that the destination asked for, or None.
+        error: Why records were kept or rejected, the last reason; "" if there was none.
+        error_type: A short stable word for `error`.
     """
 
     delivered: Records = _NOTHING
@@ -47,11 +47,11 @@ class Sent(msgspec.Struct):
 
     @property
     def why_rejected(self) -> str:
-        """The error, if it is known to be about what was rejected."""
+        """The error, if it is known to be about the rejected records."""
         return "" if self.kept else self.error
 
     def add(self, other: Sent) -> None:
-        """Add what came of another attempt, but for what was kept."""
+        """Add the result of another attempt, except for the records it kept."""
         self.delivered = Records.joined([self.delivered, other.delivered])
         self.rejected += other.rejected
         self.retry_after_seconds = other.retry_after_seconds
@@ -60,7 +60,7 @@ class Sent(msgspec.Struct):
 
     def left_of(self, records: Sequence[Record]) -> Records:
         """Return the records that were neither delivered nor rejected, in order."""
-        # By value: of equal records one is as good as the other.
+        # Compared by value: equal records are interchangeable.
         gone = Counter([*self.delivered, *(rejection.record for rejection in self.rejected)])
         left: list[Record] = []
         for record in records:
@@ -72,20 +72,20 @@ class Sent(msgspec.Struct):
 
 
 class Sender:
-    """Writes records to one sink and counts what becomes of them; safe between threads.
+    """Writes records to one sink and counts what becomes of them; thread-safe.
 
     Args:
-        sink: Where to.
-        counters: Told of what was delivered and of errors; rejections and what is dropped are
-            counted by the caller, who knows what becomes of them.
-        log: Told why records were kept.
+        sink: Where to write.
+        counters: Counts deliveries and errors; rejections and drops are counted by the caller, who
+            knows what becomes of the records.
+        log: Where to say why records were kept.
         retry: Bounds of the backoff between the tries of `send`.
-        max_batch_events: Over the sink's own limit if set.
-        max_batch_bytes: Over the sink's own limit if set.
+        max_batch_events: Overrides the sink's own limit if set.
+        max_batch_bytes: Overrides the sink's own limit if set.
         clock: For deadlines and for the time of the last write.
         jitter: Returns a number in [0, 1).
-        wait: Waits some seconds; True if it was woken because of a shutdown.
-        spooled: Whether what is kept waits in a spool.
+        wait: Waits so many seconds; returns True if a shutdown woke it.
+        spooled: Whether kept records wait in a spool.
     """
 
     def __init__(
@@ -112,21 +112,21 @@ class Sender:
         self._jitter = jitter
         self._wait = wait
         self._prospect = " (kept, to be tried again)" if spooled else ""
-        self._refused: set[str] = set()  # lanes of which something was kept when tried last
+        self._refused: set[str] = set()  # lanes that were refused and whose recovery is not logged
         # Held while an answer is counted. Reentrant: a signal handler may shut down meanwhile.
         self._counting = threading.RLock()
         self._abandoned = False
 
     def abandon(self) -> None:
-        """Count no answer from now on: nobody waits any more for a write that hangs."""
+        """Stop counting answers: nobody waits any longer for a write that hangs."""
         with self._counting:
             self._abandoned = True
 
     def send(self, records: Sequence[Record], deadline: float) -> Sent:
-        """Try, wait and try again, until all is settled, retries are used up, or time is.
+        """Try, wait and try again until all is settled, or retries or time are used up.
 
-        Never sleeps past the deadline: it gives up before a wait that would. A lane that is
-        refused does not hold up the others.
+        Never sleeps past the deadline: it gives up before a wait that would. A refused lane does
+        not delay the others.
 
         Args:
             records: Of one or several lanes.
@@ -160,16 +160,17 @@ class Sender:
     ) -> Sent:
         """Try every record once, without waiting.
 
-        After a batch of a lane is kept, the rest of that lane is not tried, so that records
-        of one series stay in order.
+        Once a batch of a lane is kept, the rest of that lane is not tried, so that records of one
+        series stay in order.
 
         Args:
             records: Of one or several lanes.
-            deadline: On the clock's `monotonic`; what has not begun by then is kept.
-            write_seconds: The longest that one write may take. A large batch of which the server
-                refuses a record takes many: when they have taken so long and something is
-                settled, the rest is kept, so that other lanes have their turn.
-            sent: Filled with what came of it, while it happens; a new one by default.
+            deadline: On the clock's `monotonic`; a write that has not begun by then is not made,
+                and its records are kept.
+            write_seconds: The longest that one write may take. A large batch with a record that the
+                server refuses takes several writes: once they have taken so long together and
+                something is settled, the rest is kept, so that other lanes get their turn.
+            sent: Updated with the result as it comes in; a new one by default.
         """
         sent = Sent() if sent is None else sent
         turn_ends = self._clock.monotonic() + write_seconds
@@ -196,7 +197,7 @@ class Sender:
             result = self._write(batch, deadline, write_seconds)
             with self._counting:
                 if self._abandoned:
-                    # What waits in memory has been counted as dropped by now; once is enough.
+                    # By now these may have been counted as dropped: do not count them twice.
                     sent.kept = Records.joined([sent.kept, batch, *reversed(waiting)])
                     return
                 if result.delivered:
@@ -223,7 +224,8 @@ class Sender:
                         sent.rejected.append(Rejection(kept[0], result.split_reason, detail))
                 continue
             if result.rejected and result.retry_after_seconds is None:
-                # The rest was kept because of those alone. It is less each time, so this ends.
+                # The rest was kept only because of the rejected records. It shrinks each time, so
+                # this ends.
                 waiting.append(Records.of(result.kept))
                 continue
             self._refused.add(records.lane)
@@ -240,9 +242,9 @@ class Sender:
     def _tell_of_recovery(self, lane: str) -> None:
         cause, what = f"taken again {lane}", f" for {lane!r}" if lane else ""
         if not self._log.is_due(cause):
-            return  # the first batch after the minute tells it
+            return  # the first batch after that minute will log it
         self._refused.discard(lane)
-        # As loud as what it takes back, or an outage would end for nobody to see.
+        # At the level of the message that it revokes, or nobody would see the outage end.
         message = f"{self._sink.destination} takes events{what} again"
         self._log.log(logging.WARNING, cause, f"sink {self._sink.name}: {message}")
 
@@ -261,13 +263,13 @@ class Sender:
         try:
             result = self._sink.write(batch, timeout_seconds)
             answered = len(result.delivered) + len(result.rejected) + len(result.kept)
-        # A sink must not raise, but one that does must cost no record and no application.
+        # A sink must not raise, but one that does must cost neither records nor the application.
         except Exception as error:  # noqa: BLE001
             word = type(error).__name__
             return WriteResult(kept=batch, error=f"the sink raised {word}", error_type=word)
         if answered == len(batch):
             return result
-        # Nor may one that forgets a record make it disappear uncounted.
+        # Nor may a sink that forgets a record make it disappear uncounted.
         why = f"the sink answered for {answered} of {len(batch)} records"
         return WriteResult(kept=batch, error=why, error_type="incomplete_answer")
 

@@ -1,8 +1,8 @@
 """Records waiting for one sink, in one SQLite database: in memory, or in one file.
 
-Belongs here: append, claim, settle, and what leaves when there are too many or they are too
-old. Not here: how rows are kept (`spool_store.py`), which file is whose, how many there are,
-and what happens when the disk says no (`spool_folder.py`).
+Belongs here: append, claim, settle, and eviction of records that are too many or too old. Not
+here: how rows are stored (`spool_store.py`), which process owns which file (`spool_files.py`),
+and what happens while the disk cannot be used (`spool_folder.py`).
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ class Spool:
 
     Promises, each with a test of that name in tests/delivery/test_spool*.py: an appended
     record survives a killed process (in a file); a record leaves only by settle or counted,
-    as `spool_full`, `expired` or `damaged`; records of a lane are claimed in the order in
-    which they were appended; what a claim kept stays where it was; a failed settle sends
-    records twice at worst, never not at all; a fork neither hangs nor loses a record.
+    as `spool_full`, `expired`, `damaged` or `shutdown`; records of a lane are claimed in the
+    order in which they were appended; what a claim kept stays where it was; a failed settle
+    sends records twice at worst, never not at all; a fork neither hangs nor loses a record.
 
-    Nothing is opened before the first use. Safe to share between threads, all calls run under
-    the lock of the process; only one thread may claim. In a forked child a file stays the
-    parent's and every call raises; a spool in memory starts empty.
+    Nothing is opened before the first use. Thread-safe, because all calls hold the process's spool
+    lock, but only one thread may claim. In a forked child a file still belongs to the parent and
+    every call raises; a spool in memory starts empty.
 
     Args:
-        path: A file in a folder that is ours; it is made if it is missing. None: in memory.
-        max_bytes: What may wait, compressed; the oldest leave first.
-        max_age_ms: Older rows leave, by the clock of who appends; 0 keeps them.
-        synchronous: `normal` survives a killed process, `full` a power cut too.
-        on_dropped: Told the reason, and what left without being settled; called without the
-            lock, on the thread that made it leave.
-        on_notice: Told a short stable cause and a sentence for the log, likewise.
+        path: A file in a folder of ours, made if it is missing; None for memory.
+        max_bytes: How much may wait, compressed; the oldest rows leave first.
+        max_age_ms: Rows older than this leave; 0 keeps them. Age goes by the appender's clock.
+        synchronous: `normal` survives a killed process, `full` also a power cut.
+        on_dropped: Called with a reason and what left without being settled; without the lock,
+            on the thread that made it leave.
+        on_notice: Called likewise, with a short stable cause and a sentence for the log.
     """
 
     def __init__(
@@ -75,54 +75,54 @@ class Spool:
             records: Of any lanes; their order within a lane is kept.
 
         Raises:
-            SpoolError: The place cannot take them, and none of them was taken.
+            SpoolError: They cannot be stored now, and none of them was taken.
         """
         rows = rows_of(records, self._time_ns())
         if self.path is not None or not self._leave_soon(rows):
-            rows = [row.packed() for row in rows]  # without the lock: it takes half a millisecond
+            rows = [row.packed() for row in rows]  # without the lock: this takes half a millisecond
         self.append_rows(rows)
 
     @reporting
     def append_rows(self, rows: Sequence[Row]) -> None:
-        """Take rows of records, as `append` does."""
+        """Take records that are already in rows, as `append` does."""
         if rows:
             self._store.insert(rows, self.max_bytes, self._too_old())
 
     def spools(self) -> Sequence[Spool]:
-        """Return the spools to empty, in order: this one, where it is alone."""
+        """Return the spools to empty, in order: here only this one."""
         return (self,)
 
     def adopt(self) -> int:
-        """Take over what dead processes left: nothing, where it is alone."""
+        """Take over what dead processes left: here nothing."""
         return 0
 
     @reporting
     def lanes(self) -> list[str]:
-        """Return the lanes that have records, the one with the oldest first.
+        """Return the lanes that have records, the one with the oldest record first.
 
         Raises:
-            SpoolError: The place cannot be read.
+            SpoolError: The spool cannot be read.
         """
         return [] if self._store.is_known_empty() else self._store.run(queries.lanes)
 
     def claim(self, lane: str, max_events: int, max_bytes: int) -> Claim | None:
         """Hand out the oldest records of a lane; they stay in the spool until they are settled.
 
-        Whoever claims a lane again gives up the claim before it.
+        A new claim of a lane replaces the previous one.
 
         Args:
-            lane: Which.
-            max_events: The most records; whole rows are taken, so the first row may have more.
+            lane: Which lane.
+            max_events: The most records. Whole rows are claimed, so the first row may hold more.
             max_bytes: The most bytes of bodies, likewise.
 
         Returns:
             A claim with at least one record, or None if the lane has none.
 
         Raises:
-            SpoolError: The place cannot be read.
+            SpoolError: The spool cannot be read.
         """
         if self._max_age_ns:
-            with suppress(SpoolError):  # what is too old may still be sent
+            with suppress(SpoolError):  # then too old records are sent after all
                 self.evict()
         while rows := self._claim_rows(lane, max_events, max_bytes):
             unpacked = {row_id: row.records or unpack(row.body) for row_id, row in rows.items()}
@@ -134,49 +134,48 @@ class Spool:
         return None
 
     def settle(self, claim: Claim, kept: Sequence[Record] = ()) -> None:
-        """Let the records of a claim go, except those to be tried again.
+        """Remove the records of a claim, except those to be tried again.
 
-        Where the disk refuses it, the records are gone for every later claim all the same, and
-        the database is told with the next transaction that succeeds; a crash before that sends
-        them twice.
+        If the disk refuses, no later claim returns the records anyway, and the database is updated
+        with the next transaction that succeeds; a crash before that sends them twice.
 
         Args:
-            claim: From this spool; settling it twice does nothing.
-            kept: Records of the claim; they stay in their rows, in their order.
+            claim: From this spool; settling it a second time does nothing.
+            kept: Records of the claim that stay in their rows, in their order.
 
         Raises:
             ValueError: `kept` holds a record that the claim does not.
         """
-        self._end_claim(claim.lane, claim.rows_left(kept))  # packs rows, so without the lock
+        self._end_claim(claim.lane, claim.rows_left(kept))  # without the lock: this packs rows
 
     @reporting
     def forget_claims(self) -> None:
-        """Let what was claimed be handed out, or moved, like all the rest."""
+        """Let claimed records be claimed, moved or evicted like all others."""
         self._store.ledger.forget_claims()
 
     @reporting
     def evict(self) -> None:
-        """Let the oldest rows go, counted, until `max_bytes` are left and none is too old.
+        """Drop and count the oldest rows until at most `max_bytes` wait and none is too old.
 
         Raises:
-            SpoolError: The place does not allow it now.
+            SpoolError: The spool cannot be changed now.
         """
         if self._store.ledger.waiting.events:
             self._store.insert((), self.max_bytes, self._too_old())
 
     @reporting
     def hand_over(self, target: Spool, max_bytes: int) -> bool:
-        """Move the oldest rows that are not claimed to another spool, behind what it holds.
+        """Move the oldest unclaimed rows to the end of another spool.
 
         Args:
-            target: Where to.
-            max_bytes: About how much, compressed.
+            target: Where to move them.
+            max_bytes: About how much to move, compressed.
 
         Returns:
-            Whether nothing is left that could be moved.
+            Whether no unclaimed row is left.
 
         Raises:
-            SpoolError: One of the two does not allow it; nothing is lost.
+            SpoolError: One of the two cannot be read or changed now; nothing is lost.
         """
         rows, whole = self._store.unclaimed(max_bytes)
         target.append_rows([row.packed() for row in rows.values()])
@@ -185,20 +184,20 @@ class Spool:
 
     @reporting
     def open(self) -> None:
-        """Open and count what is there now, and not only when it is used.
+        """Open the database and count its rows now, not only at the first use.
 
         Raises:
-            SpoolError: The place cannot be read.
+            SpoolError: The spool cannot be read.
         """
         self._store.run(queries.count)
 
     @reporting
     def stats(self) -> SpoolStats:
-        """Return what is waiting; a file that was not used yet counts as empty."""
+        """Return what is waiting; a file that has not been used yet counts as empty."""
         oldest_ns = None
         ledger = self._store.ledger
         if ledger.waiting.events:
-            with suppress(SpoolError):  # whoever claims or appends next is told
+            with suppress(SpoolError):  # the next claim or append meets the error
                 oldest_ns = self._store.run(queries.oldest_ns)
         return SpoolStats(ledger.waiting, ledger.stored_bytes, oldest_ns)
 
@@ -207,16 +206,16 @@ class Spool:
         """Return when the newest record was appended; None if nothing waits.
 
         Raises:
-            SpoolError: The place cannot be read.
+            SpoolError: The spool cannot be read.
         """
         return None if self._store.is_known_empty() else self._store.run(queries.newest_ns)
 
     @reporting
     def has_up_to(self, created_ns: int) -> bool:
-        """Say whether a record waits that was appended at a time or before it.
+        """Return whether a record waits that was appended at `created_ns` or earlier.
 
         Raises:
-            SpoolError: The place cannot be read.
+            SpoolError: The spool cannot be read.
         """
         if self._store.is_known_empty():
             return False
@@ -224,18 +223,18 @@ class Spool:
 
     @reporting
     def was_removed(self) -> bool:
-        """Whether somebody removed the open file, so that it dies with this process."""
+        """Whether somebody removed the open file, so that its content ends with this process."""
         return self._store.database.was_removed()
 
     @reporting
     def close(self) -> SpoolStats:
         """Close the database; a later call opens it again.
 
-        What nobody can open again, a spool in memory or a file that was removed, is dropped
-        and counted as `shutdown`.
+        The content of a spool that cannot be opened again (one in memory, or a file that was
+        removed) is dropped and counted as `shutdown`.
 
         Returns:
-            What is left for whoever opens it again.
+            What is left for whoever opens it next.
         """
         left = self.stats()
         if self.path is None or self._store.database.was_removed():
@@ -246,7 +245,7 @@ class Spool:
 
     @reporting
     def delete(self) -> None:
-        """Close the database and remove what it holds.
+        """Close the database and delete it, whatever it holds.
 
         Raises:
             OSError: The folder does not allow it.
@@ -269,10 +268,10 @@ class Spool:
         self._store.ledger.end_claim(lane)
 
     def _leave_soon(self, rows: Sequence[Row]) -> bool:
-        """Whether so little waits that rows need not be packed for the time being."""
+        """Return whether so little waits that these rows need not be packed yet."""
         with spool_lock():
             return self._store.is_recent(sum(row.body_bytes for row in rows), self.max_bytes)
 
     def _too_old(self) -> int:
-        """Say before which time a row is too old; the beginning of time if none ever is."""
+        """Return the time before which a row is too old; 0 if rows have no age limit."""
         return self._time_ns() - self._max_age_ns if self._max_age_ns else 0

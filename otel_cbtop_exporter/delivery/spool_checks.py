@@ -1,7 +1,7 @@
-"""Whether a place is fit to keep telemetry: private, ours, not a link, not over a network.
+"""Checks that a place is fit to keep telemetry: private, ours, not a link, not on a network.
 
-Telemetry holds what its attributes hold, so other users of the machine must neither read it
-nor be able to point us at a file of theirs.
+Attributes may hold anything, so other users of the machine must neither be able to read the
+telemetry nor to point us at a file of theirs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ __all__ = [
     "network_file_system",
 ]
 
-# WAL needs memory that every process maps; a server on the other end cannot share it, and
-# locks over a network are not what SQLite and flock take them for.
+# WAL needs memory that all processes map, which a file server cannot share, and locks over a
+# network are not what SQLite and flock take them for.
 _NETWORK_TYPES = frozenset(
     {"9p", "afs", "beegfs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs"}
     | {"nfs", "nfs4", "ocfs2", "pvfs2", "smb3", "smbfs", "vboxsf"}
@@ -30,13 +30,13 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def make_private_folder(path: Path) -> None:
-    """Make a folder of mode 0700, or check the one that is there.
+    """Make a folder with mode 0700, or check an existing one.
 
     Args:
-        path: One that nobody but us has a use for; its parent must exist.
+        path: A folder that nobody else uses; its parent must exist.
 
     Raises:
-        OSError: It cannot be made, is a link, is no folder or belongs to another user.
+        OSError: It cannot be made, is a link or no folder, or belongs to another user.
     """
     try:
         path.mkdir(mode=0o700)
@@ -47,14 +47,14 @@ def make_private_folder(path: Path) -> None:
 
 
 def make_shared_folder(path: Path) -> None:
-    """Make a folder of mode 0700, or check the one that is there, which others may use too.
+    """Make a folder with mode 0700, or check an existing one, which others may use too.
 
     Args:
-        path: Its mode is left alone where it exists: it may be `/var/spool`, and we root.
+        path: If it exists, its mode is left alone: it may be `/var/spool`, and we may be root.
 
     Raises:
-        OSError: It cannot be made, is a link, is no folder or belongs to another user who is
-            not root.
+        OSError: It cannot be made, is a link or no folder, or belongs to another user who is not
+            root.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -64,15 +64,15 @@ def make_shared_folder(path: Path) -> None:
 
 
 def make_private_file(path: Path) -> None:
-    """Make an empty file of mode 0600, or check the one that is there.
+    """Make an empty file with mode 0600, or check an existing one.
 
-    SQLite would make it 0644, would follow a link, and gives its WAL the mode of the file.
+    SQLite itself would make it 0644 and would follow a link; it gives its WAL the file's mode.
 
     Args:
-        path: In a folder that is ours.
+        path: In a folder of ours.
 
     Raises:
-        OSError: It cannot be made, is a link, is no file or belongs to another user.
+        OSError: It cannot be made, is a link or no regular file, or belongs to another user.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     while True:
@@ -81,7 +81,7 @@ def make_private_file(path: Path) -> None:
         except FileExistsError:
             try:
                 found = path.lstat()
-            except FileNotFoundError:  # a neighbour moved it just now
+            except FileNotFoundError:  # another process has just moved it
                 continue
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(f"{path} is a link, a regular file was expected") from None
@@ -90,15 +90,15 @@ def make_private_file(path: Path) -> None:
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:
-    """Name the network file system that a path is on.
+    """Return the type of the network file system that a path is on.
 
     Args:
-        path: An existing one.
-        mounts: Text in the format of `/proc/self/mounts`; by default the system's own, and
-            on systems without one nothing is ever found.
+        path: An existing path.
+        mounts: Text in the format of `/proc/self/mounts`; by default the system's own. On systems
+            without that file the answer is always None.
 
     Returns:
-        The type, for example `nfs4`, or None.
+        The type, for example `nfs4`; None if the path is not on a network.
     """
     if mounts is None:
         try:
@@ -107,9 +107,9 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
             return None
     real = path.resolve()
     best, found = -1, None
-    for line in mounts.split("\n"):  # a folder's name may hold what `splitlines` cuts at
+    for line in mounts.split("\n"):  # not splitlines(): names may hold what it also splits at
         _, point, kind, *_ = *line.split(" "), "", "", ""
-        # The kernel writes blanks and the like in octal.
+        # The kernel escapes blanks and the like in octal.
         folder = Path(_OCTAL.sub(lambda digits: chr(int(digits[1], 8)), point))
         # A later mount hides an earlier one of the same folder.
         if (folder == real or folder in real.parents) and len(folder.parts) >= best:

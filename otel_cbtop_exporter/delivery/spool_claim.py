@@ -1,4 +1,4 @@
-"""What is handed out of a spool, and what is told of it."""
+"""What a spool hands out, and the statistics it gives."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Claim(msgspec.Struct):
     """Records that were handed out for sending and are still in their spool.
 
     Attributes:
-        lane: Of every record.
-        rows: By the ids of the rows they are in, oldest first.
-        records: All of them, in that order.
-        spool: Where they are, and where they are settled.
+        lane: The lane of every record.
+        rows: The records of each row by its id, oldest row first.
+        records: All records, in that order.
+        spool: Where the records are and must be settled.
     """
 
     lane: str
@@ -34,21 +34,21 @@ class Claim(msgspec.Struct):
     spool: Spool
 
     def rows_left(self, kept: Sequence[Record]) -> dict[int, Row | None]:
-        """Say what becomes of the rows when only some records are kept.
+        """Return what becomes of the rows if only some records are kept.
 
         Args:
             kept: Records of this claim, in any order.
 
         Returns:
-            By row id None for a row that is gone, and what is left of one that is shorter;
-            rows that were kept whole are left out.
+            By row id, None for a row that is gone, or what is left of one that is shorter. Rows
+            that are kept whole are left out.
 
         Raises:
             ValueError: `kept` holds a record that the claim does not.
         """
         if not kept:
             return dict.fromkeys(self.rows)
-        if Records.of(kept).blocks == self.records.blocks:  # without making any record
+        if Records.of(kept).blocks == self.records.blocks:  # compared without making any Record
             return {}
         waiting = Counter(kept)
         left: dict[int, Row | None] = {}
@@ -69,8 +69,8 @@ class SpoolStats(msgspec.Struct, frozen=True):
     """What is waiting.
 
     Attributes:
-        waiting: Records, by what they are.
-        spool_bytes: What they take, compressed but for the first few MiB in memory.
+        waiting: How many records, in total and by signal.
+        spool_bytes: What they take: compressed, except for the first few MiB in memory.
         oldest_ns: When the oldest was appended, nanoseconds since the Unix epoch; None if
             nothing waits.
     """
@@ -81,7 +81,7 @@ class SpoolStats(msgspec.Struct, frozen=True):
 
     @property
     def events_spooled(self) -> int:
-        """How many records."""
+        """How many records wait."""
         return self.waiting.events
 
 

@@ -1,4 +1,4 @@
-"""What is done with a spool file that is not a database any more: set aside, and read."""
+"""Recovery from a damaged spool file: it is set aside, and its readable rows are salvaged."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ABOVE_ALL_IDS = 2**63 - 1
 
 
 def rebuild(database: Database, path: Path, owed: Mapping[int, Row | None]) -> Path:
-    """Set a damaged file aside and begin a new one with what can be read of it.
+    """Set a damaged file aside and begin a new one with the rows that can still be read.
 
     Args:
-        database: Closed.
+        database: The database, closed.
         path: Its file.
-        owed: Rows that have changed since, by their ids; None for those that are gone.
+        owed: By row id, changes that the file does not have yet; None for a row that is gone.
 
     Returns:
         Where the damaged file is: `<name>.damaged-<nanoseconds>`.
@@ -58,20 +58,20 @@ def _move_aside(path: Path) -> Path:
 
 
 def _remove_older(folder: Path) -> None:
-    """Keep a failing disk from filling up with what it has damaged."""
+    """Remove older damaged files, so that a failing disk does not fill up with them."""
     found = (p for p in folder.glob("*.damaged-*") if not p.name.endswith(("-wal", "-shm")))
     for one in sorted(found, key=lambda p: p.name.rpartition("-")[2])[:-_KEPT_ASIDE]:
         remove_files(one)
 
 
 def _salvage(path: Path) -> Generator[tuple[int, Row], None, None]:
-    """Read every row that can be read, each for itself; no row twice."""
+    """Read every row that can be read, one at a time; no row twice."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             for row_id in _ids(connection):
                 with suppress(sqlite3.Error):
                     row = queries.row_by_id(connection, row_id)
-                    # A damaged tree may not find what it has listed.
+                    # A damaged tree may not find a row that it has listed.
                     if row is not None and _is_row(row):
                         yield row_id, row
     except sqlite3.Error:
@@ -79,9 +79,10 @@ def _salvage(path: Path) -> Generator[tuple[int, Row], None, None]:
 
 
 def _ids(connection: sqlite3.Connection) -> Generator[int, None, None]:
-    """Find rows from the first one to the damage, and from the last one back to it."""
-    # One query for each: a cursor is a row ahead, so where it meets the damage it takes the good
-    # row in front of it along. A damaged tree may answer with a row that was not asked for.
+    """Find rows from the first one up to the damage, then from the last one back to it."""
+    # One query for each row: a cursor reads one row ahead, so where it meets the damage the good
+    # row before it would be lost too. The ids are compared because a damaged tree may return a row
+    # that was not asked for.
     low, high = -1, _ABOVE_ALL_IDS
     with suppress(sqlite3.Error):
         while (found := queries.next_id(connection, low)) is not None and found > low:

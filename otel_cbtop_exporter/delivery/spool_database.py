@@ -1,6 +1,6 @@
-"""One SQLite database of a spool: opened when it is needed, under the lock of the process.
+"""One SQLite database of a spool: opened when it is needed, under the process's spool lock.
 
-Belongs here: the connection, its pragmas, transactions, what SQLite's errors mean, forks. Not
+Belongs here: the connection, its pragmas, transactions, forks, and what SQLite's errors mean. Not
 here: what the rows mean (`spool.py`).
 """
 
@@ -27,23 +27,23 @@ _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA journal_size_limit = 4194304",
 )
-# By their words: the codes came to Python with 3.11.
+# Recognized by their text: Python has SQLite's error codes only since 3.11.
 _SIGNS_OF_DAMAGE = ("malformed", "not a database", "unsupported file format", "no such", "decode")
 
-# A connection in memory cannot be closed before a fork, and the child must not touch it: it is
-# kept from being freed.
+# A connection in memory cannot be closed before a fork, and the child must not touch it: this
+# reference keeps it from being freed.
 _abandoned: list[sqlite3.Connection] = []
 
 
 class DamagedError(SpoolError):
-    """The file is not a database any more, or only in parts."""
+    """The file is no longer a database, or only parts of it are."""
 
 
 class Database:
-    """A connection that is there when it is needed; every call needs the spool lock.
+    """A connection that is opened when it is needed; every call needs the spool lock.
 
     Args:
-        path: A file, made private if it is missing; None for memory.
+        path: A file, made (and private) if it is missing; None for memory.
         synchronous: `normal` or `full`.
         on_open: Called with every new connection.
     """
@@ -63,11 +63,11 @@ class Database:
         watch_forks(self)
 
     def run(self, operation: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Do something with the connection.
+        """Run an operation on the connection, which is opened if necessary.
 
         Raises:
             DamagedError: The file is damaged; the connection is closed.
-            SpoolError: Anything else that SQLite or the disk had to say.
+            SpoolError: Any other error of SQLite or the disk, or the file is the parent's.
         """
         if self._disowned:
             raise SpoolError("the file belongs to the process that this one was forked from")
@@ -79,28 +79,28 @@ class Database:
                 raise DamagedError(str(error)) from error
             self._close_unless_readable()
             raise SpoolError(str(error)) from error
-        except (OSError, UnicodeEncodeError) as error:  # the latter: a lane that is not Unicode
+        except (OSError, UnicodeEncodeError) as error:  # the latter for a lane that is not Unicode
             raise SpoolError(str(error)) from error
 
     def transact(
         self, connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], _T]
     ) -> _T:
-        """Commit what is done by a call, or nothing of it."""
+        """Run `work` in a transaction: all of it is committed, or nothing."""
         if connection.in_transaction:
-            # A signal handler on the thread that is in it: it commits with the interrupted one.
+            # A signal handler has interrupted this thread in a transaction: commit both together.
             return work(connection)
         try:
             connection.execute("BEGIN IMMEDIATE")
             result = work(connection)
             connection.execute("COMMIT")
-        except BaseException:  # a signal handler's too, wherever it comes
+        except BaseException:  # also what a signal handler raises, at any point
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
         return result
 
     def was_removed(self) -> bool:
-        """Whether somebody removed the open file, so that it dies with this process."""
+        """Whether somebody removed the open file, so that its content ends with this process."""
         if self._connection is None or self.path is None or self._file is None:
             return False
         try:
@@ -109,14 +109,14 @@ class Database:
             return True
 
     def close(self) -> None:
-        """Close it; the next `run` opens it again."""
+        """Close the connection; the next `run` opens it again."""
         if self._connection is not None:
             connection, self._connection = self._connection, None
             with suppress(sqlite3.Error):
                 connection.close()
 
     def delete(self) -> None:
-        """Close it and remove what it holds.
+        """Close the connection and delete the database, whatever it holds.
 
         Raises:
             OSError: The folder does not allow it.
@@ -131,7 +131,7 @@ class Database:
             self.close()
 
     def after_fork_in_child(self) -> None:
-        """Leave the database to the parent; in memory, begin with an empty one."""
+        """Leave a file to the parent; in memory, begin with an empty database."""
         if self._connection is not None:
             _abandoned.append(self._connection)
             self._connection = None
@@ -160,7 +160,7 @@ class Database:
         return connection
 
     def _close_unless_readable(self) -> None:
-        """Keep a connection that can be read: a full disk may not let us open another."""
+        """Keep a connection that can still read: a full disk may not let us open another."""
         if self._connection is not None and self.path is not None:
             try:
                 self._connection.execute("SELECT id FROM batches LIMIT 1").fetchone()
@@ -169,12 +169,12 @@ class Database:
 
 
 def remove_files(path: Path) -> None:
-    """Remove a database and what SQLite keeps beside it; nobody may have it open.
+    """Remove a database and the files that SQLite keeps beside it; nobody may have it open.
 
     Raises:
         OSError: The folder does not allow it.
     """
-    # The database last: a WAL that outlived it would be played into a later one.
+    # The database last: a WAL that outlives it would be replayed into a later one.
     for suffix in ("-wal", "-shm", ""):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 

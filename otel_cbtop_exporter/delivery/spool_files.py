@@ -1,8 +1,8 @@
-"""The spool files of one destination that this process holds: its own, and those of the dead.
+"""The spool files of one destination that this process holds: its own, and adopted ones.
 
-Belongs here: which file is whose, taking over, giving up, and how much of the folder is ours.
-Not here: what is in a file (`spool.py`), and what happens while the disk says no
-(`spool_folder.py`).
+Belongs here: which file is whose, taking files over, giving them up, and how much of the folder
+this process may use. Not here: what is in a file (`spool.py`), and what happens while the disk
+cannot be used (`spool_folder.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from otel_cbtop_exporter.delivery.spool_reports import Reports
 
 __all__ = ["SpoolFiles"]
 
-# Taken over at one time; the others wait for the next call of `adopt`.
+# The most adopted files at a time; others wait for a later call of `adopt`.
 _MOST_ADOPTED = 8
 
 
@@ -38,15 +38,15 @@ class _Held(msgspec.Struct):
 
 
 class SpoolFiles:
-    """Files that nobody else has, by `flock` on the owner file beside each.
+    """Spool files that only this process holds, by `flock` on the owner file beside each.
 
     Every call needs the spool lock.
 
     Args:
-        folder: Of the destination, inside of the spool's folder.
-        max_bytes: Over the whole of the spool's folder, compressed.
-        make_spool: Makes the spool of a file, with so many bytes at most.
-        reports: Where to say what is wrong.
+        folder: The destination's folder, inside the spool's folder.
+        max_bytes: Limit for the whole of the spool's folder, compressed.
+        make_spool: Makes the spool for a file, with at most so many bytes.
+        reports: Where to report problems.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class SpoolFiles:
         self._adopted: list[_Held] = []
 
     def own(self) -> Spool:
-        """Return the spool of this process; it is made where there is none.
+        """Return this process's own spool; it is made if there is none.
 
         Raises:
-            OSError: The folder is not fit for it.
+            OSError: The folder cannot be used.
         """
         if self._own is None:
             self._check_place()
@@ -76,17 +76,17 @@ class SpoolFiles:
         return self._own.spool
 
     def spools(self) -> list[Spool]:
-        """Return all spools, those of the dead first."""
+        """Return all spools, those of dead processes first."""
         return [held.spool for held in self._all()]
 
     def adopt(self) -> int:
-        """Take over what dead processes left, the oldest first, a few at a time.
+        """Take over the files that dead processes left, oldest first, a few at a time.
 
         Returns:
             How many were taken over.
 
         Raises:
-            OSError: The folder is not fit for it.
+            OSError: The folder cannot be used.
         """
         if not self._folder.exists():
             return 0
@@ -96,14 +96,14 @@ class SpoolFiles:
         return sum(self._adopt_or_say(name) for name in names if name not in ours)
 
     def drop_empty(self) -> None:
-        """Remove the files of the dead that have been emptied."""
+        """Remove adopted files that have been emptied."""
         for held in self._adopted[:]:
             if not held.spool.stats().events_spooled:
                 self._adopted.remove(held)
                 self._give_up(held)
 
     def share(self) -> None:
-        """Tell the others what we hold, see what they hold, and evict what is too much of ours.
+        """Publish what we hold, look at what others hold, and evict what we hold in excess.
 
         Raises:
             OSError: The folder cannot be read.
@@ -115,16 +115,16 @@ class SpoolFiles:
         for held in self._all():
             held.owner.publish(held.spool.stats().spool_bytes)
         left = self._budget()
-        for held in reversed(self._all()):  # what is left over for the oldest may be nothing
+        for held in reversed(self._all()):  # newest first: for the oldest nothing may be left
             held.spool.max_bytes = max(0, left)
             held.spool.evict()
             left -= held.spool.stats().spool_bytes
 
     def give_up(self) -> list[SpoolStats]:
-        """Close everything; what is empty is removed, the rest is for whoever takes it over.
+        """Close everything; empty files are removed, the others wait to be taken over.
 
         Returns:
-            What is left in each.
+            What is left in each file.
         """
         left = [self._give_up(held) for held in self._all()]
         self._own = None
@@ -132,7 +132,7 @@ class SpoolFiles:
         return left
 
     def leave_to_parent(self) -> None:
-        """Forget everything in a forked child; the files and the locks stay the parent's."""
+        """Forget everything in a forked child; files and locks still belong to the parent."""
         for held in self._all():
             held.owner.close_in_child()
         self._own = None
@@ -154,7 +154,7 @@ class SpoolFiles:
     def _adopt_or_say(self, name: str) -> bool:
         try:
             return self._adopt(name)
-        except OSError as error:  # what somebody put there must not be in the way of the others
+        except OSError as error:  # whatever somebody has put there must not block the other files
             self._reports.note("spool_adopt", f"spool file {name}.db is left alone: {error}")
             return False
 
@@ -180,7 +180,7 @@ class SpoolFiles:
         return True
 
     def _leave_removed_file(self) -> None:
-        """Begin a new file where somebody removed ours, and empty the old one while we have it."""
+        """If somebody removed our file, begin a new one and drain the old one while it is open."""
         if self._own is not None and self._own.spool.was_removed():
             self._reports.note(
                 "spool_removed",
@@ -191,7 +191,7 @@ class SpoolFiles:
             self._own = None
 
     def _budget(self) -> int:
-        """Say how much we may hold: what the others leave, and a fair share in any case."""
+        """Return how much we may hold: what the others leave, but at least an equal share."""
         ours = {held.owner.name for held in self._all()}
         others = [
             size

@@ -1,6 +1,6 @@
-"""The spool of one destination on disk: this process's file, those of the dead, and memory.
+"""The spool of one destination on disk: this process's file, adopted ones, and memory.
 
-Belongs here: what happens while the disk says no, and in which order the spools are emptied.
+Belongs here: what happens while the disk cannot be used, and in which order spools are emptied.
 Not here: which file is whose (`spool_files.py`), and what is in one (`spool.py`).
 """
 
@@ -33,16 +33,16 @@ __all__ = ["DEFAULT_FOLDER_BYTES", "SpoolFolder", "destination_folder", "make_sp
 
 DEFAULT_FOLDER_BYTES = 1024 * 1024 * 1024
 
-# How often the other processes' use of the folder is looked at, and ours is told to them.
+# How often to look at the other processes' use of the folder, and to publish ours.
 _SHARE_SECONDS = 2.0
-# How often a disk that said no is asked again.
+# How often to try a disk again that has failed.
 _ASK_DISK_SECONDS = 1.0
-# Moved back to the disk with one append, so that no append takes long.
+# How much one append moves back to the disk at most, so that no append takes long.
 _HAND_OVER_BYTES = 8 * 1024 * 1024
 
 
 def destination_folder(path: Path, sink_name: str, destination: str) -> Path:
-    """Return the folder of one destination inside of the spool's folder."""
+    """Return the folder of one destination inside the spool's folder."""
     digest = hashlib.sha256(destination.encode()).hexdigest()[:16]
     return path / f"{sink_name}-{digest}"
 
@@ -56,12 +56,12 @@ def make_spool(
     on_notice: Callable[[str, str], None],
     clock: Clock,
 ) -> Spool | SpoolFolder:
-    """Make the spool that a configuration asks for; touches neither disk nor memory yet.
+    """Make the spool that a configuration asks for, without opening any database yet.
 
     Args:
-        config: Where, and how much.
-        sink_name: Of the sink.
-        destination: Of the sink.
+        config: Where records wait, and how many.
+        sink_name: The sink's name.
+        destination: The sink's destination.
         on_dropped: See `Spool`.
         on_notice: See `Spool`.
         clock: Time.
@@ -91,24 +91,24 @@ def make_spool(
 class SpoolFolder:
     """Records waiting for one destination, in files of a folder that processes share.
 
-    Promises, each with a test of that name in tests/delivery/test_spool_folder*.py: what a dead
+    Promises, each with a test of that name in tests/delivery/test_spool_*.py: what a dead
     process left is claimed by one live one, in order, and its files are removed; nothing of
     another destination is ever touched; the files of a folder together stay within
     `max_bytes`; while the disk says no, records are in memory, and they go back to the disk,
     in order, when it takes them again; a place that is not private is not used.
 
-    Every process has one file and evicts its own oldest rows only. Each tells the others in its
-    owner file what it holds, and looks at theirs every two seconds, so that the folder may be
-    over the limit by what is appended in that time. However full the folder is, an equal share
-    of it is always ours, so that neither a neighbour nor a dead destination starves us.
+    Every process has a file of its own and evicts only the oldest rows of the files it holds. It
+    publishes what it holds in its owner files and looks at those of others every two seconds, so
+    the folder may exceed its limit by what is appended in that time. However full the folder is,
+    each process may use an equal share of it, so no other process or dead destination starves us.
 
-    Safe to share between threads. After a fork the child begins with a file of its own.
+    Thread-safe. After a fork the child begins with a file of its own.
 
     Args:
         path: The spool's folder; each destination has a folder in it.
-        sink_name: Of the sink.
-        destination: Of the sink; only a hash of it is written.
-        max_bytes: Over the whole of `path`, compressed.
+        sink_name: The sink's name.
+        destination: The sink's destination; only a hash of it is written.
+        max_bytes: Limit for the whole of `path`, compressed.
         max_age_ms: See `Spool`.
         synchronous: See `Spool`.
         on_dropped: See `Spool`.
@@ -155,7 +155,7 @@ class SpoolFolder:
         watch_forks(self)
 
     def append(self, records: Sequence[Record]) -> None:
-        """Take records; when this returns, they are committed, to disk if it takes them.
+        """Take records; when this returns, they are committed, to disk if possible.
 
         Args:
             records: Of any lanes; their order within a lane is kept.
@@ -163,38 +163,38 @@ class SpoolFolder:
         Raises:
             SpoolError: Neither disk nor memory can take them.
         """
-        self._append_rows(pack(records, self._time_ns()))  # packs without the lock
+        self._append_rows(pack(records, self._time_ns()))  # pack without the lock
 
     @reporting
     def spools(self) -> Sequence[Spool]:
         """Return the spools that have records, in the order to empty them.
 
-        Those of dead processes come first. One that cannot be read now is among them: reading it
+        Those of dead processes come first. A spool that cannot be read now is included: reading it
         raises, and the caller tries again later.
         """
         self._share()
         self._files.drop_empty()
         places = self._files.spools()
-        # What is in memory came after all that is on disk, until the disk is in use again:
-        # then it is only what was claimed when the rest went back.
+        # While the disk is not in use, memory holds what is newest, and comes last. Afterwards it
+        # holds only what was claimed when the rest moved back, and comes before our own file.
         places.insert(max(0, len(places) - 1) if self._on_disk else len(places), self._memory)
         return [spool for spool in places if self._has_records(spool)]
 
     def adopt(self) -> int:
         """Take over what dead processes left for this destination.
 
-        Cheap where there is nothing to do: one look into the folder and one `flock` for each
-        owner. Call it once at the start, and from time to time.
+        Cheap if there is nothing to do: one look into the folder and one `flock` for each owner.
+        Call it once at the start, and then from time to time.
 
         Returns:
-            How many spools were taken over; a few at a time, the oldest first.
+            How many spools were taken over: a few at a time, oldest first.
         """
         adopted = self._adopt()
         if adopted is None:
             return 0
         if not self._has_adopted:
             self._has_adopted = True
-            # Without the lock: it may be many files, and exports and forks wait for that.
+            # Without the lock: there may be many files, and exports and forks wait for the lock.
             if folders := ", ".join(map(str, self.foreign())):
                 self._tell(f"events of other destinations wait in {folders}")
         return adopted
@@ -221,17 +221,17 @@ class SpoolFolder:
 
     @reporting
     def stats(self) -> SpoolStats:
-        """Return what is waiting in all spools that this process has."""
+        """Return what is waiting in all spools that this process holds."""
         return sum_of([spool.stats() for spool in [*self._files.spools(), self._memory]])
 
     @reporting
     def close(self) -> SpoolStats:
-        """Leave what is on disk to the next process; what only memory holds is dropped, counted.
+        """Leave what is on disk to the next process; drop and count what only memory holds.
 
         Returns:
             What is left on disk.
         """
-        self._memory.forget_claims()  # nobody settles them any more
+        self._memory.forget_claims()  # nobody will settle them
         if self._memory.stats().events_spooled:
             self._back_to_disk(self._memory.max_bytes)
         self._memory.close()
@@ -240,10 +240,10 @@ class SpoolFolder:
         return left
 
     def before_fork(self) -> None:
-        """Nothing: the spools close themselves, and the locks stay the parent's."""
+        """Do nothing: the spools close themselves, and the parent keeps its locks."""
 
     def after_fork_in_child(self) -> None:
-        """Begin anew; the parent's files and locks stay its own."""
+        """Start afresh; files and locks still belong to the parent."""
         self._reports.forget()
         self._files.leave_to_parent()
         self._begin()
@@ -265,7 +265,7 @@ class SpoolFolder:
             return False
         try:
             self._files.own()
-            self._share()  # it may leave a file that was removed for a new one
+            self._share()  # it may replace our file, if somebody removed it
             self._files.own().append_rows(rows)
         except (OSError, SpoolError) as error:
             self._fall_back(error)
@@ -273,7 +273,7 @@ class SpoolFolder:
         return True
 
     def _back_to_disk(self, max_bytes: int) -> bool:
-        """Move what is in memory to the disk, a part at a time; True when all of it is there."""
+        """Move about `max_bytes` from memory to disk; True if nothing more can be moved."""
         try:
             if not self._memory.hand_over(self._files.own(), max_bytes):
                 return False
@@ -313,5 +313,5 @@ class SpoolFolder:
 
 
 def _is_alive(file: Path) -> bool:
-    with spool_lock():  # a child would inherit the owner file, and with it a lock
+    with spool_lock():  # or a child forked now would inherit the open owner file and its lock
         return is_alive(file.parent, file.stem)

@@ -1,4 +1,4 @@
-"""What a spool knows of its rows without asking the database: sums, claims, debts."""
+"""What a spool knows about its rows without asking the database: sums, claims, owed changes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Ledger"]
 
 
 class Recent:
-    """Records of the newest rows, so that who claims them soon has nothing to unpack.
+    """Records of the newest rows, so that claiming them soon needs no unpacking.
 
     Attributes:
-        body_bytes: Of all their bodies.
+        body_bytes: The size of all their bodies.
     """
 
     def __init__(self) -> None:
@@ -25,11 +25,11 @@ class Recent:
         self._records: dict[int, Records] = {}
 
     def get(self, row_id: int) -> Records | None:
-        """Return what is in a row; None if that is not known here."""
+        """Return the records of a row; None if they are not at hand."""
         return self._records.get(row_id)
 
     def put(self, row_id: int, records: Records | None) -> None:
-        """Note what is in a row from now on; None for a row that is gone, or not to be known."""
+        """Note the records of a row; None for a row that is gone or whose records are not kept."""
         if (before := self._records.pop(row_id, None)) is not None:
             self.body_bytes -= before.body_bytes
         if records is not None:
@@ -43,10 +43,10 @@ class Ledger:
     Attributes:
         recent: Records that are at hand, by the id of their row.
         counted: Whether the database has been counted, so that the sums mean something.
-        waiting: What waits.
-        stored_bytes: What they take.
-        owed: What settle owes to the database: rows to remove, or to replace by what was
-            kept. The sums know of it already. It is paid at once, or, where the disk refuses,
+        waiting: How many records wait.
+        stored_bytes: How many bytes they take.
+        owed: Changes that settle owes to the database: rows to remove, or to replace by what was
+            kept. The sums include them already. They are paid at once or, if the disk refuses,
             with the next transaction.
     """
 
@@ -56,7 +56,7 @@ class Ledger:
         self.waiting = Tally()
         self.stored_bytes = 0
         self.owed: dict[int, Row | None] = {}
-        # By lane the rows of the newest claim: what is in them, and their stored bytes.
+        # By lane, the rows of the newest claim: how many records, and their stored bytes.
         self._claimed: dict[str, dict[int, tuple[Tally, int]]] = {}
 
     def add(self, row: Row) -> None:
@@ -65,37 +65,38 @@ class Ledger:
         self.stored_bytes += row.stored_bytes
 
     def subtract(self, tally: Tally, stored_bytes: int) -> None:
-        """Count what is gone from the database."""
+        """Subtract what is gone from the database."""
         self.waiting -= tally
         self.stored_bytes -= stored_bytes
 
     def claim(self, lane: str, rows: Mapping[int, Row]) -> None:
-        """Remember which rows of a lane are handed out, in place of those before."""
+        """Remember which rows of a lane are claimed; they replace those of the previous claim."""
         self._claimed[lane] = {
             row_id: (row.tally, row.stored_bytes) for row_id, row in rows.items()
         }
 
     def end_claim(self, lane: str) -> None:
-        """Forget what is handed out of a lane."""
+        """Forget the claim of a lane."""
         self._claimed.pop(lane, None)
 
     def forget_claims(self) -> None:
-        """Note that no claim will be settled."""
+        """Forget the claims of all lanes."""
         self._claimed.clear()
 
     def claimed_ids(self) -> set[int]:
-        """Return the rows that are handed out, of all lanes."""
+        """Return the ids of the claimed rows of all lanes."""
         return {row_id for rows in self._claimed.values() for row_id in rows}
 
     def owe(self, lane: str, left: Mapping[int, Row | None]) -> Tally:
-        """Take claimed rows of a lane out, or put others in their place.
+        """Remove claimed rows of a lane, or replace them; the database is told later.
 
         Args:
-            lane: Of the claim.
-            left: By row id what is left of it; rows that are not claimed (any more) are ignored.
+            lane: The claim's lane.
+            left: By row id, what is left of the row, or None. Rows that are not claimed (any more)
+                are ignored.
 
         Returns:
-            What is gone by that.
+            What is gone as a result.
         """
         gone = Tally()
         claimed = self._claimed.get(lane, {})
@@ -112,12 +113,12 @@ class Ledger:
         return gone
 
     def pay(self, connection: sqlite3.Connection) -> None:
-        """Tell the database what is owed to it; clear `owed` when that is committed."""
+        """Make the owed changes in the database; the caller clears `owed` after the commit."""
         queries.delete(connection, [row_id for row_id, row in self.owed.items() if row is None])
         for row_id, row in self.owed.items():
             if row is not None:
                 queries.replace(connection, row_id, row)
 
     def adopt_claims(self, other: Ledger) -> None:
-        """Take the claims of the ledger before this one, where the rows have kept their ids."""
+        """Take over the claims of the previous ledger; the rows must have kept their ids."""
         self._claimed = other._claimed

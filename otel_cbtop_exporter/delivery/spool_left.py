@@ -1,7 +1,7 @@
-"""What waits in a spool's folder, for people to look at, and to take out by hand.
+"""What waits in a spool's folder, for people to inspect and to take out by hand.
 
-Looking changes nothing, and keeps nobody from his work. To take out what a dead process left, its
-owner file is held, so that nobody empties the file meanwhile.
+Looking changes nothing and blocks no process. While somebody takes out what a dead process left,
+its owner file is held, so that no process empties the spool file meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from otel_cbtop_exporter.sinks.base import Records
 __all__ = ["HeldFile", "SpoolFile", "hold", "look"]
 
 
-# What a process calls its file: when, its id, and something random. Others are not ours.
+# How processes name their files: time, process id, random part. Other files are not ours.
 _NAME = re.compile(r"\d+-\d+-[0-9a-f]+")
 
 
@@ -32,11 +32,11 @@ class SpoolFile(msgspec.Struct, frozen=True):
     """One process's file for one destination.
 
     Attributes:
-        folder: Of the destination.
-        name: Without its ending: when it was made, the process id, and a random part.
-        alive: Whether that process, or one that took it over, holds it now.
-        events: That wait, of a live process at this moment; None where that is not known.
-        spool_bytes: What they take, compressed.
+        folder: The destination's folder.
+        name: The file's name without its suffix: when it was made, the process id, a random part.
+        alive: Whether that process, or one that took the file over, holds it now.
+        events: How many events wait, for a live process at this moment; None if not known.
+        spool_bytes: How many bytes they take, compressed.
         oldest_ns: When the oldest was accepted, nanoseconds since the Unix epoch.
         problem: Why it cannot be read; "" if it can.
     """
@@ -51,7 +51,7 @@ class SpoolFile(msgspec.Struct, frozen=True):
 
 
 def look(root: Path) -> list[SpoolFile]:
-    """Return the files under a spool's folder, by destination, the oldest first.
+    """Return the files under a spool's folder, by destination, oldest first.
 
     Raises:
         OSError: The folder cannot be read.
@@ -74,7 +74,7 @@ def _look_into(folder: Path) -> list[SpoolFile]:
 
 
 class HeldFile:
-    """The file of a dead process while nobody else may have it; made by `hold` only."""
+    """The file of a dead process, held so that no process takes it over; made by `hold` only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -82,10 +82,10 @@ class HeldFile:
         """Whether `remove` was called."""
 
     def batches(self) -> Iterator[Records]:
-        """Yield what waits, oldest first, each batch of one lane; it stays there.
+        """Yield what waits, oldest first, in batches of one lane each; nothing is removed.
 
         Raises:
-            SpoolError: A part of it cannot be read; what is behind that was not yielded.
+            SpoolError: A part cannot be read; what comes after it is not yielded.
         """
         try:
             with closing(_open(self._path)) as connection:
@@ -98,7 +98,7 @@ class HeldFile:
             raise SpoolError(str(error)) from error
 
     def remove(self) -> None:
-        """Remove the file, with whatever is in it.
+        """Remove the file and everything in it.
 
         Raises:
             OSError: The folder does not allow it.
@@ -109,11 +109,11 @@ class HeldFile:
 
 @contextmanager
 def hold(folder: Path, name: str) -> Iterator[HeldFile]:
-    """Keep every process from taking a dead one's file over.
+    """Hold the file of a dead process, so that no process takes it over.
 
     Raises:
         SpoolError: A process holds it.
-        OSError: It is not ours.
+        OSError: It is not ours, or the folder or the system does not allow it.
     """
     owner = Owner.try_take(folder, name)
     if owner is None:
@@ -140,12 +140,12 @@ def _look_at(folder: Path, name: str) -> SpoolFile:
             oldest_ns=oldest_ns,
         )
     except sqlite3.Error as error:
-        # A live process may have removed it just now, because it is empty.
+        # A live process may have just removed it, because it is empty.
         return SpoolFile(folder, name, alive=alive, problem="" if alive else str(error))
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    # Without a log to read, SQLite is told that nobody writes, or it would make an empty one.
+    # If there is no WAL to read, tell SQLite that nobody writes, or it would make an empty one.
     immutable = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
     return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro{immutable}", uri=True)
 

@@ -2,8 +2,8 @@
 
 SQLite has mutexes of its own. A fork while another thread holds one leaves it locked in the
 child for ever, and a child that inherits an open connection can delete the parent's WAL by
-closing the file. So nothing of ours touches SQLite without this lock, whole transactions
-included, and a fork waits for the lock and closes every file first.
+closing the file. So none of our code touches SQLite without this lock, which is held for whole
+transactions, and a fork takes the lock and closes every file first.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["ForkAware", "spool_lock", "watch_forks"]
 
 
 class ForkAware(Protocol):
-    """What has to be told of a fork; both are called with the spool lock held."""
+    """Something that must know about forks; both methods are called with the spool lock held."""
 
     def before_fork(self) -> None:
-        """Close what must not be inherited open; the parent opens it again when it needs it."""
+        """Close what a child must not inherit open; the parent reopens it when needed."""
         ...
 
     def after_fork_in_child(self) -> None:
-        """Forget, without touching it, what belongs to the parent."""
+        """Forget what belongs to the parent, without touching it."""
         ...
 
 
@@ -33,12 +33,12 @@ _watched: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
 def spool_lock() -> AbstractContextManager[bool]:
-    """Return the lock; for work on SQLite and on what describes it, never for a log or callback."""
+    """Return the lock: for SQLite and the state that describes it, never for logs or callbacks."""
     return SPOOLS.lock
 
 
 def watch_forks(thing: ForkAware) -> None:
-    """Tell a thing of forks for as long as it lives."""
+    """Have a thing's hooks called at forks, for as long as it lives."""
     with spool_lock():
         _watched.add(thing)
 

@@ -1,7 +1,7 @@
 """Which process a spool file belongs to: an owner file beside it, held by `flock`.
 
-The kernel lets go of the lock when the process dies, however it dies, so there are no leases,
-no clocks and no process ids that mean somebody else by now.
+The kernel releases the lock when the process dies, however it dies. So there are no leases, no
+clocks, and no process ids that may belong to another process by now.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from otel_cbtop_exporter.delivery.spool_checks import make_private_file
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # callers are told by OSError
+    fcntl = None  # type: ignore[assignment]  # callers get an OSError
 
 __all__ = ["FOLDER_NAME", "Owner", "is_alive", "owner_names", "published_bytes"]
 
 FOLDER_NAME = re.compile(r".+-[0-9a-f]{16}")
-"""What a destination's folder is called; a volume has others, such as `lost+found`."""
+"""The form of a destination folder's name; a volume has other folders too, as `lost+found`."""
 
 _SUFFIX = ".lock"
 
@@ -32,7 +32,7 @@ class Owner:
     """A held owner file; made by `take_new` and `try_take` only.
 
     Attributes:
-        name: What the spool's file is called, without its ending; the oldest sort first.
+        name: The spool file's name without its suffix; older names sort first.
     """
 
     def __init__(self, folder: Path, name: str, descriptor: int) -> None:
@@ -50,7 +50,7 @@ class Owner:
         while True:
             name = f"{time.time_ns()}-{os.getpid()}-{secrets.token_hex(4)}"
             owner = cls.try_take(folder, name)
-            # None: somebody who looks for dead owners was between our open and our lock.
+            # None if a process that looks for dead owners came between our open and our lock.
             if owner is not None:
                 return owner
 
@@ -59,7 +59,7 @@ class Owner:
         """Lock an owner file, which is made if it is missing.
 
         Returns:
-            None if a process holds it, or if another one was faster.
+            The owner, or None if a process holds the file or another process was faster.
 
         Raises:
             OSError: The folder does not allow it, or the system has no `flock`.
@@ -70,11 +70,11 @@ class Owner:
         make_private_file(path)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:  # removed just now, by whoever took it over
+        except FileNotFoundError:  # just removed by the process that took it over
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The file may have been removed between open and lock, by the owner before us.
+            # The previous owner may have removed the file between our open and our lock.
             if os.path.samestat(os.fstat(descriptor), path.lstat()):
                 return cls(folder, name, descriptor)
         except (BlockingIOError, FileNotFoundError):
@@ -86,31 +86,31 @@ class Owner:
         return None
 
     def publish(self, used_bytes: int) -> None:
-        """Tell the other processes what the spool holds."""
-        with suppress(OSError):  # a full disk: they go by what was told before
+        """Tell the other processes how many bytes the spool holds."""
+        with suppress(OSError):  # on a full disk they go by the last number
             os.pwrite(self._descriptor, b"%020d\n" % used_bytes, 0)
 
     def release(self, *, remove: bool) -> None:
-        """Give the file up; with `remove` there is nothing to take over."""
+        """Give the file up; with `remove`, nothing is left to take over."""
         if remove:
-            with suppress(OSError):  # then it is taken over, and found to be empty
+            with suppress(OSError):  # then another process takes it over and finds it empty
                 self._path.unlink()
         os.close(self._descriptor)
 
     def close_in_child(self) -> None:
-        """Let go of the parent's lock without giving it up."""
-        # Unlocking would unlock the parent's: both descriptors are one open file.
-        with suppress(OSError):  # as where a daemon has closed all that is open
+        """Close the child's copy of the descriptor; the parent keeps the lock."""
+        # No unlock: it would release the parent's lock, as both descriptors are one open file.
+        with suppress(OSError):  # for example, a daemon has closed all descriptors
             os.close(self._descriptor)
 
 
 def is_alive(folder: Path, name: str) -> bool:
-    """Say whether a process holds a spool file; nothing is made, and nothing taken over."""
+    """Return whether a process holds a spool file; makes nothing and takes nothing over."""
     if fcntl is None:
         return False
     try:
         descriptor = os.open(folder / (name + _SUFFIX), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # no owner file, or none that can be held
+    except OSError:  # no owner file, or one that cannot be opened
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -131,7 +131,7 @@ def owner_names(folder: Path) -> list[str]:
 
 
 def published_bytes(folder: Path) -> dict[str, int]:
-    """Return what each owner, dead or alive, has last told about its spool."""
+    """Return how many bytes each owner, dead or alive, last published for its spool."""
     told = ((path.stem, _told(path)) for path in folder.glob("*" + _SUFFIX))
     return {name: size for name, size in told if size is not None}
 
@@ -139,5 +139,5 @@ def published_bytes(folder: Path) -> dict[str, int]:
 def _told(path: Path) -> int | None:
     try:
         return int(path.read_bytes() or b"0")
-    except (OSError, ValueError):  # removed just now, or not of our making
+    except (OSError, ValueError):  # just removed, or not written by us
         return None

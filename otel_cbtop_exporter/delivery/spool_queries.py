@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Leaving(NamedTuple):
-    """A row that has to go, and why."""
+    """A row that has to leave the spool, and why."""
 
     row_id: int
     tally: Tally
@@ -42,7 +42,7 @@ class Leaving(NamedTuple):
 
 
 def count(connection: sqlite3.Connection) -> tuple[Tally, int]:
-    """Return what there is and how many bytes it takes; reads no body."""
+    """Return how many records there are and how many bytes they take; reads no body."""
     query = """
         SELECT sum(length(body) + ?), sum(events), sum(spans), sum(log_records), sum(data_points)
         FROM batches
@@ -53,7 +53,7 @@ def count(connection: sqlite3.Connection) -> tuple[Tally, int]:
 
 
 def is_empty(connection: sqlite3.Connection, besides: Container[int]) -> bool:
-    """Return whether there is no row, or none besides some."""
+    """Return whether there is no row other than those in `besides`."""
     with closing(connection.execute("SELECT id FROM batches")) as cursor:
         return all(row_id in besides for (row_id,) in cursor)
 
@@ -65,19 +65,19 @@ def oldest_ns(connection: sqlite3.Connection) -> int | None:
 
 
 def newest_ns(connection: sqlite3.Connection) -> int | None:
-    """Return the latest time at which a row was appended, which need not be the last one's."""
+    """Return the latest time at which a row was appended; it need not be the last row's."""
     (latest,) = connection.execute("SELECT max(created_ns) FROM batches").fetchone()
     return None if latest is None else int(latest)
 
 
 def has_up_to(connection: sqlite3.Connection, created_ns: int) -> bool:
-    """Say whether a row was appended at a time or before it."""
+    """Return whether a row was appended at `created_ns` or earlier."""
     query = "SELECT 1 FROM batches WHERE created_ns <= ? LIMIT 1"
     return connection.execute(query, (created_ns,)).fetchone() is not None
 
 
 def file_bytes(connection: sqlite3.Connection) -> int:
-    """Return what the database takes, free pages included."""
+    """Return the size of the database, free pages included."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
     return int(pages * page_bytes)
@@ -85,7 +85,7 @@ def file_bytes(connection: sqlite3.Connection) -> int:
 
 def lanes(connection: sqlite3.Connection) -> list[str]:
     """Return the lanes, the one with the oldest row first."""
-    # From lane to lane along the index, because DISTINCT walks through every row of it.
+    # Skips from lane to lane along the index, because DISTINCT would walk through all of it.
     query = """
         WITH RECURSIVE found (lane) AS (
             SELECT min(lane) FROM batches
@@ -107,12 +107,12 @@ def insert(connection: sqlite3.Connection, row: Row) -> int:
         ) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     """
     row_id = connection.execute(query, row.columns).lastrowid
-    assert row_id is not None  # of an INSERT that succeeded
+    assert row_id is not None  # the INSERT has succeeded
     return row_id
 
 
 def restore(connection: sqlite3.Connection, row_id: int, row: Row) -> None:
-    """Add a row where it was in another file."""
+    """Add a row with the id that it had in another file."""
     query = """
         INSERT INTO batches (
             id, lane, events, spans, log_records, data_points, bytes, created_ns, body
@@ -122,7 +122,7 @@ def restore(connection: sqlite3.Connection, row_id: int, row: Row) -> None:
 
 
 def replace(connection: sqlite3.Connection, row_id: int, row: Row) -> None:
-    """Put other records in the place of a row's; it keeps its age."""
+    """Replace the records of a row; its age stays."""
     query = """
         UPDATE batches SET (events, spans, log_records, data_points, bytes, body)
         = (?, ?, ?, ?, ?, ?) WHERE id = ?
@@ -132,7 +132,7 @@ def replace(connection: sqlite3.Connection, row_id: int, row: Row) -> None:
 
 
 def delete(connection: sqlite3.Connection, row_ids: Iterable[int]) -> None:
-    """Remove rows; those that are gone already do not matter."""
+    """Remove rows; ids that are gone already are ignored."""
     connection.executemany("DELETE FROM batches WHERE id = ?", ((row_id,) for row_id in row_ids))
 
 
@@ -145,15 +145,15 @@ def leaving(
     """Choose the oldest rows that are too many or too old.
 
     Args:
-        connection: Of the database.
-        excess_bytes: How much has to go.
-        created_before_ns: Rows at the head that were appended before have to go.
-        stay: Row ids that do not go, whatever else is true.
+        connection: A connection to the database.
+        excess_bytes: How many bytes have to leave.
+        created_before_ns: Rows at the head that were appended before this time have to leave.
+        stay: Ids of rows that stay in any case.
     """
     chosen: list[Leaving] = []
     if excess_bytes <= 0 and created_before_ns <= 0:
         return chosen
-    # In memory a row may not be packed, and takes what it is.
+    # In memory a row may be unpacked (an empty body): then its size before compression counts.
     query = """
         SELECT id, created_ns, CASE length(body) WHEN 0 THEN bytes ELSE length(body) END + ?,
             events, spans, log_records, data_points
@@ -176,7 +176,7 @@ def leaving(
 def rows_of_lane(
     connection: sqlite3.Connection, lane: str
 ) -> Generator[tuple[int, Row], None, None]:
-    """Walk through a lane, oldest first; close the iterator where you leave it early."""
+    """Walk through a lane, oldest first; close the iterator if you leave it early."""
     query = """
         SELECT id, lane, events, spans, log_records, data_points, bytes, created_ns, body
         FROM batches WHERE lane = ? ORDER BY id
@@ -185,7 +185,7 @@ def rows_of_lane(
 
 
 def rows_oldest_first(connection: sqlite3.Connection) -> Generator[tuple[int, Row], None, None]:
-    """Walk through everything; close the iterator where you leave it early."""
+    """Walk through all rows; close the iterator if you leave it early."""
     query = """
         SELECT id, lane, events, spans, log_records, data_points, bytes, created_ns, body
         FROM batches ORDER BY id
@@ -194,21 +194,21 @@ def rows_oldest_first(connection: sqlite3.Connection) -> Generator[tuple[int, Ro
 
 
 def next_id(connection: sqlite3.Connection, after: int) -> int | None:
-    """Return the id of the first row behind one; None if there is none."""
+    """Return the lowest row id above `after`; None if there is none."""
     query = "SELECT id FROM batches WHERE id > ? ORDER BY id LIMIT 1"
     row = connection.execute(query, (after,)).fetchone()
     return None if row is None else int(row[0])
 
 
 def previous_id(connection: sqlite3.Connection, before: int) -> int | None:
-    """Return the id of the last row in front of one; None if there is none."""
+    """Return the highest row id below `before`; None if there is none."""
     query = "SELECT id FROM batches WHERE id < ? ORDER BY id DESC LIMIT 1"
     row = connection.execute(query, (before,)).fetchone()
     return None if row is None else int(row[0])
 
 
 def row_by_id(connection: sqlite3.Connection, row_id: int) -> Row | None:
-    """Return a row; None if there is none of that id."""
+    """Return a row; None if there is none with that id."""
     query = """
         SELECT lane, events, spans, log_records, data_points, bytes, created_ns, body
         FROM batches WHERE id = ?

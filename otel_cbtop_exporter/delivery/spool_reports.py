@@ -1,4 +1,4 @@
-"""What a spool has to say: events that it dropped, and sentences for the log."""
+"""What a spool reports: events that it dropped, and sentences for the log."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _S = TypeVar("_S", bound=_Reporting)
 
 
 def reporting(method: Callable[Concatenate[_S, _P], _T]) -> Callable[Concatenate[_S, _P], _T]:
-    """Hold the spool lock during a method, and tell behind it what there is to tell."""
+    """Hold the spool lock during a method, and afterwards pass on what it reported."""
 
-    # No context manager, for the reason given at `ForkLock`.
+    # Not a context manager, for the reason given at `ForkLock`.
     @functools.wraps(method)
     def call(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
@@ -39,11 +39,13 @@ def reporting(method: Callable[Concatenate[_S, _P], _T]) -> Callable[Concatenate
 
 
 class Reports:
-    """Collects under the spool lock, and tells without it: a log handler may block, or export.
+    """Collects reports under the spool lock and passes them on without it.
+
+    Without it, because a log handler may block, or export.
 
     Args:
-        on_dropped: Told a reason and what was dropped.
-        on_notice: Told a short stable cause and a sentence.
+        on_dropped: Called with a reason and what was dropped.
+        on_notice: Called with a short stable cause and a sentence.
     """
 
     def __init__(
@@ -63,12 +65,12 @@ class Reports:
                 self._dropped[reason] = self._dropped.get(reason, Tally()) + tally
 
     def note(self, cause: str, message: str) -> None:
-        """Say something; each cause is limited to once a minute by whoever logs it."""
+        """Add a sentence for the log; the logger limits each cause to once a minute."""
         with spool_lock():
             self._notices.append((cause, message))
 
     def tell(self) -> None:
-        """Pass on what was collected; call it without the lock."""
+        """Pass on what was collected; call this without the lock."""
         if not self._dropped and not self._notices:
             return
         with spool_lock():
@@ -82,6 +84,6 @@ class Reports:
                 self._on_notice(cause, message)
 
     def forget(self) -> None:
-        """Drop what was collected: in a forked child it is the parent's to tell."""
+        """Discard what was collected: in a forked child it is the parent's to report."""
         self._dropped = {}
         self._notices = []

@@ -1,7 +1,7 @@
 """What a spool's database holds: its schema, and rows of packed records.
 
-Belongs here: the shape of the file and of a row, for every version of the package that ever
-wrote one. Not here: the statements that read and change rows (`spool_queries.py`).
+Belongs here: the format of the file and of a row, for every version of the package that has ever
+written one. Not here: the statements that read and change rows (`spool_queries.py`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = [
     "unpack",
 ]
 
-# The steps from one version to the next, never edited once released: `PRAGMA user_version` is
-# how many of them a file has seen. `body` is the last column, so that sums over the others do
-# not have to walk through it (over 1 GiB: 35 ms against 852), which is why step 3 writes anew.
+# The steps from one version to the next, never edited once released: `PRAGMA user_version` is the
+# number of steps that a file has seen. `body` is the last column, so that sums over the others need
+# not walk through it (for 1 GiB: 35 ms instead of 852); for that, step 3 rewrites the table.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """
@@ -72,46 +72,46 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP TABLE batches_2",
         "CREATE INDEX batches_by_lane ON batches (lane)",
     ),
-    (),  # a row's body holds blocks of records, which an older version of the package cannot read
+    (),  # from here on a body holds blocks of records, which older versions cannot read
 )
 
 # What a row takes besides its body: the other columns, the index, half-filled pages.
 ROW_OVERHEAD_BYTES = 100
-# A row is what a claim takes at least, so a huge batch becomes several rows.
+# The largest row. A claim takes at least a whole row, so a huge batch becomes several rows.
 _ROW_EVENTS = 2_000
 _ROW_BYTES = 1024 * 1024
 
-# The checksum is what finds a flipped bit in a body: SQLite has none of its own.
+# The checksum detects a flipped bit in a body: SQLite has no checksums of its own.
 _ZSTD_OPTIONS: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 1,
     zstd.CompressionParameter.checksum_flag: 1,
-    # What it looks back to, 128 KiB: with all of a batch it takes a seventh more time, and more
-    # memory, for bodies that are a tenth smaller.
+    # A window of 128 KiB: one over a whole batch takes a seventh more time, and more memory, for
+    # bodies that are a tenth smaller.
     zstd.CompressionParameter.window_log: 17,
 }
-_encoder = msgspec.msgpack.Encoder(enc_hook=list)  # of `Lines`
+_encoder = msgspec.msgpack.Encoder(enc_hook=list)  # the hook is for `Lines`
 _decoder = msgspec.msgpack.Decoder(list[Block])
-_older_decoder = msgspec.msgpack.Decoder(list[Record])  # of what was written before schema 4
+_older_decoder = msgspec.msgpack.Decoder(list[Record])  # for rows written before schema 4
 
 
 class SpoolError(Exception):
-    """A spool's place cannot take or give records now; nothing of the call was done."""
+    """A spool cannot take or give records now; the call has had no effect."""
 
 
 class Row(NamedTuple):
     """One batch of records of one lane, in the order of the columns behind `id`.
 
     Attributes:
-        lane: Of every record in it.
+        lane: The lane of every record.
         events: How many records.
         spans: How many of them are spans.
         log_records: How many of them are log records.
         data_points: How many of them are data points of metrics.
-        body_bytes: Of their bodies, before compression.
-        created_ns: When it was appended, nanoseconds since the Unix epoch.
-        body: `zstd(msgpack(list of blocks))`; records in the place of blocks before schema 4.
-            Empty while it is not packed, which is only in memory.
-        records: What is in it, where that is at hand; this is no column.
+        body_bytes: The size of their bodies before compression.
+        created_ns: When the row was appended, nanoseconds since the Unix epoch.
+        body: `zstd(msgpack(list of blocks))`; before schema 4, records instead of blocks. Empty
+            while the row is not packed, which happens only in memory.
+        records: The row's records if they are at hand; not a column.
     """
 
     lane: str
@@ -126,24 +126,24 @@ class Row(NamedTuple):
 
     @property
     def tally(self) -> Tally:
-        """What is in it."""
+        """How many records are in it, in total and by signal."""
         return Tally(self.events, self.spans, self.log_records, self.data_points)
 
     @property
     def stored_bytes(self) -> int:
-        """What it takes in the database, or will take while its records are not packed."""
+        """How many bytes it takes; while it is not packed, bodies count uncompressed."""
         return (len(self.body) or self.body_bytes) + ROW_OVERHEAD_BYTES
 
     @property
     def columns(self) -> tuple[object, ...]:
-        """What is stored of it."""
+        """The values that are stored."""
         return self[:-1]
 
     def packed(self) -> Row:
-        """Return the row with its body.
+        """Return the row with its body packed.
 
         Raises:
-            SpoolError: A text of its records is not Unicode.
+            SpoolError: A text in its records is not Unicode.
         """
         if self.body or self.records is None:
             return self
@@ -157,7 +157,8 @@ class Row(NamedTuple):
 
 def _packed(blocks: Sequence[Block]) -> bytes:
     compressor = zstd.ZstdCompressor(options=_ZSTD_OPTIONS)
-    # How MessagePack begins an array of so many; nil takes one byte.
+    # The header of a MessagePack array of this length: encode it with nils, one byte each, and cut
+    # them off.
     begin = _encoder.encode([None] * len(blocks))[: -len(blocks)]
     packed = [compressor.compress(begin)]
     packed += [compressor.compress(_encoder.encode(block)) for block in blocks]
@@ -165,7 +166,7 @@ def _packed(blocks: Sequence[Block]) -> bytes:
 
 
 def _with_int64_times(block: Block) -> Block:
-    """Return records whose times MessagePack can carry; the bodies have them as they are."""
+    """Return records with times cut to what MessagePack can carry; the bodies are unchanged."""
     times_ns = [min(max(time_ns, -(2**63)), 2**63 - 1) for time_ns in block.timestamps_ns]
     return msgspec.structs.replace(block, timestamps_ns=times_ns)
 
@@ -173,15 +174,15 @@ def _with_int64_times(block: Block) -> Block:
 def migrate(
     connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS
 ) -> None:
-    """Bring a database to the newest schema; each step and its record are one transaction.
+    """Bring a database to the newest schema; each step and its version are one transaction.
 
     Args:
         connection: In autocommit mode (`isolation_level=None`).
         migrations: The statements of each step.
 
     Raises:
-        SpoolError: The file is of a version that is not known here; it is untouched.
-        sqlite3.Error: A step could not be made; the steps before it stay.
+        SpoolError: The file has an unknown version; it is left untouched.
+        sqlite3.Error: A step failed; the steps before it stay.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if not 0 <= version <= len(migrations):
@@ -202,7 +203,7 @@ def migrate(
 
 
 def rows_of(records: Sequence[Record], now_ns: int) -> list[Row]:
-    """Make rows of records, not packed: each of one lane, in the records' order within a lane."""
+    """Make unpacked rows, each of one lane; records of a lane keep their order."""
     return [
         row_of(part, now_ns)
         for lane in Records.of(records).by_lane()
@@ -211,7 +212,7 @@ def rows_of(records: Sequence[Record], now_ns: int) -> list[Row]:
 
 
 def row_of(records: Records, created_ns: int) -> Row:
-    """Make one row, not packed, of records of one lane."""
+    """Make one unpacked row from records of one lane."""
     tally = Tally.of(records)
     return Row(
         records.lane,
@@ -226,10 +227,10 @@ def row_of(records: Records, created_ns: int) -> Row:
 
 
 def pack(records: Sequence[Record], now_ns: int) -> list[Row]:
-    """Make rows of records as `rows_of` does, and pack them.
+    """Make rows as `rows_of` does, and pack them.
 
     Raises:
-        SpoolError: A text of the records is not Unicode.
+        SpoolError: A text in the records is not Unicode.
     """
     return [row.packed() for row in rows_of(records, now_ns)]
 

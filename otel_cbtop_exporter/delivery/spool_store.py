@@ -1,7 +1,7 @@
-"""Rows in one database, counted: what `spool.py` makes of records, and a damaged file's end.
+"""The rows of one database and their totals: what `spool.py` stores records in.
 
-Belongs here: transactions over the rows, and the state beside them. Not here: what is in a
-row's body.
+Belongs here: transactions over the rows, the state beside them, and the replacement of a damaged
+file. Not here: what is in a row's body.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["RowStore"]
 
-# Of bodies that are kept as they came, while no more than that waits: what a backend that is
-# well takes is on its way long before.
+# Records are also kept as they came, as long as no more than this waits: a healthy backend takes
+# them long before it is reached.
 _RECENT_BYTES = 8 * 1024 * 1024
-# A database that grew past this is replaced once it is empty: SQLite keeps its pages for ever,
-# and VACUUM of a peak takes as long as writing it did.
+# A database that has grown past this is replaced once it is empty: SQLite keeps its pages for ever,
+# and a VACUUM after a peak takes as long as writing the peak did.
 _REPLACE_BYTES = 16 * 1024 * 1024
 
 _T = TypeVar("_T")
 
 
 class RowStore:
-    """The rows of one spool; every call needs the spool lock, and raises SpoolError.
+    """The rows of one spool; every call needs the spool lock and may raise SpoolError.
 
     Args:
         path: A file, or None for memory.
         synchronous: See `Spool`.
-        reports: Where to say what was dropped, and what is wrong.
+        reports: Where to report drops and problems.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class RowStore:
         watch_forks(self)
 
     def run(self, operation: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Do something with the connection; with a new file, where the old one was damaged."""
+        """Run an operation on the connection; if the file is damaged, again on a rebuilt one."""
         try:
             return self.database.run(operation)
         except DamagedError as error:
@@ -60,12 +60,12 @@ class RowStore:
             return self.database.run(operation)
 
     def insert(self, rows: Sequence[Row], max_bytes: int, created_before_ns: int) -> None:
-        """Add rows at the end and let the oldest go, in one transaction.
+        """Add rows at the end and evict the oldest, in one transaction.
 
         Args:
-            rows: May be none.
-            max_bytes: What may be there then; claimed rows stay over that.
-            created_before_ns: Rows at the head that were appended before have to go.
+            rows: The new rows; may be empty.
+            max_bytes: How much may be stored afterwards; claimed rows stay even beyond that.
+            created_before_ns: Rows at the head that were appended before this time are evicted.
         """
 
         def work(connection: sqlite3.Connection) -> tuple[list[int], list[queries.Leaving]]:
@@ -87,30 +87,30 @@ class RowStore:
             self._reports.drop(gone.reason, gone.tally)
 
     def is_recent(self, body_bytes: int, max_bytes: int) -> bool:
-        """Say whether rows with so much are worth keeping as they came.
+        """Return whether so little waits that new rows are worth keeping as they came.
 
         Args:
-            body_bytes: Of the rows' bodies.
-            max_bytes: What may be there at most.
+            body_bytes: The size of the rows' bodies.
+            max_bytes: How much the spool may hold.
         """
         there = max(self.ledger.stored_bytes, self.ledger.recent.body_bytes)
         return there + body_bytes <= min(_RECENT_BYTES, max_bytes // 8)
 
     def claim(self, lane: str, max_events: int, max_bytes: int) -> dict[int, Row]:
-        """Hand out the oldest rows of a lane, by their ids; at least one, if there is one."""
+        """Hand out the oldest rows of a lane by their ids; at least one, if there is any."""
         rows = self.run(lambda connection: self._oldest(connection, lane, max_events, max_bytes))
         self.ledger.claim(lane, rows)
         return rows
 
     def change(self, lane: str, left: Mapping[int, Row | None]) -> Tally:
-        """Take rows of a lane's claim out, or put others in their place; never raises.
+        """Remove or replace rows of a lane's claim; never raises.
 
         Args:
-            lane: Of the claim.
-            left: By row id what is left of it, None for nothing.
+            lane: The claim's lane.
+            left: By row id, what is left of the row; None for nothing.
 
         Returns:
-            What is gone by that.
+            What is gone as a result.
         """
         gone = self.ledger.owe(lane, left)
         if not self.ledger.owed:
@@ -119,46 +119,46 @@ class RowStore:
             self._transact(lambda _: None)
         except SpoolError as error:
             self._reports.note("spool_settle", f"a spool cannot be updated: {error}")
-        with suppress(SpoolError, OSError):  # then it is replaced another time
+        with suppress(SpoolError, OSError):  # then the database is replaced another time
             if not self.ledger.waiting.events and self.run(self._is_spent):
                 self.delete()
         return gone
 
     def unclaimed(self, max_bytes: int) -> tuple[dict[int, Row], bool]:
-        """Return the oldest rows that are not handed out, and whether these are all of them."""
+        """Return the oldest unclaimed rows, and whether these are all of them."""
         return self.run(lambda connection: self._unclaimed(connection, max_bytes))
 
     def remove(self, rows: Mapping[int, Row]) -> None:
-        """Take rows out that are somewhere else now."""
+        """Remove rows that have been moved somewhere else."""
         self._transact(lambda connection: queries.delete(connection, rows))
         for row_id, row in rows.items():
             self.ledger.recent.put(row_id, None)
             self.ledger.subtract(row.tally, row.stored_bytes)
 
     def is_known_empty(self) -> bool:
-        """Whether there is nothing, as far as that can be said without opening the database."""
+        """Whether the spool is known to be empty without asking the database."""
         return self.ledger.counted and not self.ledger.waiting.events
 
     def close(self) -> None:
-        """Close the database and forget what is known of it."""
+        """Close the database and forget what is known about it."""
         self.ledger = Ledger()
         self.database.close()
 
     def delete(self) -> None:
-        """Remove the database, whatever it holds.
+        """Delete the database, whatever it holds.
 
         Raises:
             OSError: The folder does not allow it.
         """
         self.database.delete()
         self.ledger = Ledger()
-        self.ledger.counted = True  # so that looking for records does not make it anew
+        self.ledger.counted = True  # so that looking for records does not create it again
 
     def before_fork(self) -> None:
-        """Nothing: the database closes itself."""
+        """Do nothing: the database closes itself."""
 
     def after_fork_in_child(self) -> None:
-        """Leave to the parent what it has, and what there is to say of it."""
+        """Forget the parent's rows and reports: they are its own."""
         self.ledger = Ledger()
         self._reports.forget()
 
@@ -167,7 +167,7 @@ class RowStore:
         if path is None:
             raise SpoolError(why)
         before = self.ledger
-        # Whatever is at hand may be of rows that are gone, or shorter by now.
+        # A new ledger: records at hand may be of rows that are gone, or shorter by now.
         self.ledger = Ledger()
         try:
             aside = rebuild(self.database, path, before.owed)
@@ -184,7 +184,7 @@ class RowStore:
         )
 
     def _count(self, connection: sqlite3.Connection) -> None:
-        """Count a database that was opened just now; again, where a fork had closed it."""
+        """Count a database that was just opened, or reopened because a fork had closed it."""
         ledger = self.ledger
         if ledger.owed:
             return
@@ -194,7 +194,7 @@ class RowStore:
         ledger.waiting, ledger.stored_bytes = waiting, stored_bytes
 
     def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Do something in one transaction, in which the database is paid what is owed to it."""
+        """Run `work` in one transaction that also makes the owed changes."""
 
         def pay_and_work(connection: sqlite3.Connection) -> _T:
             self.ledger.pay(connection)
@@ -240,7 +240,7 @@ class RowStore:
         return chosen, True
 
     def _now(self, row_id: int, stored: Row) -> Row | None:
-        """Return what a stored row is by now, with its records if they are at hand."""
+        """Return the current state of a stored row, with its records if they are at hand."""
         if row_id in self.ledger.owed:
             left = self.ledger.owed[row_id]
             return None if left is None else left._replace(created_ns=stored.created_ns)
@@ -248,7 +248,7 @@ class RowStore:
         return stored if records is None else stored._replace(records=records)
 
     def _is_spent(self, connection: sqlite3.Connection) -> bool:
-        """Whether a new database is better than this one: it is empty, and large or in debt."""
+        """Whether to replace the database: no row is needed, and it is large or owed changes."""
         if connection.in_transaction or not queries.is_empty(connection, self.ledger.owed):
             return False
         return bool(self.ledger.owed) or queries.file_bytes(connection) > _REPLACE_BYTES

@@ -12,9 +12,9 @@ __all__ = ["Waiting"]
 
 
 class Waiting:
-    """Asks several spools one question, while nothing can move from one to another.
+    """Asks several spools one question under the lock, so that nothing moves between them.
 
-    Another thread may bring what is in memory back to disk, to a file that was empty before.
+    Otherwise another thread could move what is in memory to a file that was empty when asked.
 
     Args:
         spools: Returns where records wait.
@@ -24,20 +24,20 @@ class Waiting:
         self._spools = spools
 
     def newest_ns(self) -> int | None:
-        """Return when the newest record was appended; None if none waits, or that is not known."""
+        """Return when the newest record was appended; None if none waits or that is unknown."""
         with suppress(SpoolError), spool_lock():
             times_ns = [spool.newest_ns() for spool in self._spools()]
             return max((time_ns for time_ns in times_ns if time_ns is not None), default=None)
         return None
 
     def has_up_to(self, created_ns: int) -> bool:
-        """Say whether something may wait that was appended at a time or before it."""
+        """Return whether something may wait that was appended at `created_ns` or earlier."""
         with suppress(SpoolError), spool_lock():
             return any(spool.has_up_to(created_ns) for spool in self._spools())
         return True
 
     def is_empty(self) -> bool:
-        """Say whether nothing waits.
+        """Return whether nothing waits.
 
         Raises:
             SpoolError: A spool cannot be read.
