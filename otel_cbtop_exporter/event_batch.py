@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, TypeVar, cast
@@ -224,13 +224,16 @@ def _usable(event: Event) -> Event:
     """Return an event, possibly hand-made, in the form that encoders expect."""
     if not isinstance(event, Event):
         raise EventError(f"a {type(event).__name__} is not an Event")
-    if event.signal not in SIGNAL_NAMES:
+    if event.signal not in tuple(SIGNAL_NAMES):  # it need not be hashable
         raise EventError(
             f"signal of an event of {event.measurement!r} is {event.signal!r}, allowed are None, "
             f"{', '.join(filter(None, SIGNAL_NAMES))}"
         )
     if type(event.tags) is TagSet:
         return event
+    if not isinstance(event.tags, Mapping):
+        word = type(event.tags).__name__
+        raise EventError(f"tags of an event of {event.measurement!r} are a {word}, not a mapping")
     return msgspec.structs.replace(event, tags=TagSet(event.tags))
 
 
@@ -269,7 +272,8 @@ class Events(OnDemand[Event]):
         """Return events, in order, as a batch of parts.
 
         Raises:
-            EventError: One of them is not an `Event`, or its signal is unknown.
+            EventError: One of them is not an `Event`, its signal is unknown, or its tags are no
+                mapping.
         """
         if type(events) is cls:
             return events

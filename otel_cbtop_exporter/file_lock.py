@@ -10,7 +10,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # every use asks for None first
 
-__all__ = ["lock", "unlock"]
+__all__ = ["LockedError", "lock", "unlock"]
 
 # Errors of file systems that have no locks at all, such as some FUSE and network ones, and of
 # macOS for a pipe (EBADF; a descriptor that is really bad fails at the next call).
@@ -27,6 +27,10 @@ _SHORTEST_WAIT_SECONDS = 0.0005
 _LONGEST_WAIT_SECONDS = 0.01
 
 
+class LockedError(TimeoutError):
+    """Another process held a lock for all of the time; nothing was done."""
+
+
 def lock(descriptor: int, deadline: float, *, by_process: bool = False) -> bool:
     """Lock a file against other processes.
 
@@ -40,7 +44,7 @@ def lock(descriptor: int, deadline: float, *, by_process: bool = False) -> bool:
         Whether the file is locked; False if the platform or the file system has no locks.
 
     Raises:
-        TimeoutError: Another process held the lock until the deadline.
+        LockedError: Another process held the lock until the deadline.
         OSError: The descriptor is not usable.
     """
     if fcntl is None:
@@ -55,7 +59,7 @@ def lock(descriptor: int, deadline: float, *, by_process: bool = False) -> bool:
             # held the lock would block this one for good.
             remaining = deadline - time.monotonic()
             if remaining <= 0:
-                raise TimeoutError(errno.ETIMEDOUT, "another process holds its lock") from None
+                raise LockedError(errno.ETIMEDOUT, "another process holds its lock") from None
             time.sleep(min(wait_seconds, remaining))
             wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
         except OSError as error:

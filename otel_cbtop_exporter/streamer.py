@@ -5,7 +5,6 @@ Belongs here: batches for callers without the SDK. Not here: delivery (`delivery
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import time
@@ -13,6 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import count, repeat, starmap
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["EventBatch", "EventStreamer"]
 
 # next() on them is atomic, so threads need no lock, and a forked child inherits none.
-_batch_ids = itertools.count(1)
-_correlation_ids = itertools.count(1)
+_batch_ids = count(1)
+_correlation_ids = count(1)
 
 
 class EventBatch:
@@ -224,9 +224,9 @@ class EventStreamer:
     def _hand_over(self, timeout_seconds: float) -> bool:
         events: list[Event] = []
         try:
-            for _ in range(len(self._waiting)):
-                with suppress(IndexError):  # another thread or a signal handler was faster
-                    events.append(self._waiting.popleft())
+            # In one call, so that no signal handler can raise between taking and keeping an event.
+            with suppress(IndexError):  # another thread, or a signal handler, was faster
+                events.extend(starmap(self._waiting.popleft, repeat((), len(self._waiting))))
             return self._pipeline.submit(events, timeout_seconds)
         except BaseException:  # a signal handler raised; what was accepted must not be lost by it
             self._waiting.extendleft(reversed(events))

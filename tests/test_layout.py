@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "tag_set": (),
     "fork_lock": (),
     "file_lock": (),
+    "turn": (),
     "event_table": ("events", "tag_set"),
     "event_batch": ("errors", "event_table", "events", "on_demand", "tag_set"),
     "masking": (),
@@ -65,6 +66,7 @@ MAY_IMPORT = {
         "options",
         "own_log",
         "sink_options",
+        "turn",
         *EVENTS,
     ),
     "sinks.records": ("on_demand",),
@@ -82,6 +84,7 @@ MAY_IMPORT = {
         "own_log",
         "sdk_metrics",
         "tally",
+        "turn",
         "_sdk",
     ),
     "signal_delivery": (

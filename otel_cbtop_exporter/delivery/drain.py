@@ -18,6 +18,7 @@ from otel_cbtop_exporter.delivery.lanes import Lanes
 from otel_cbtop_exporter.delivery.retry import Clock
 from otel_cbtop_exporter.delivery.spool import SpoolError
 from otel_cbtop_exporter.own_log import RateLimitedLog
+from otel_cbtop_exporter.turn import Turn
 
 __all__ = ["Drain", "Drained"]
 
@@ -73,9 +74,11 @@ class Drain:
         self._name = name
         self._clock = clock
         self._log = log
-        # Guards everything below except `_stepping` and `_marks` (changes to it are atomic). Never
-        # held during a write or a call of the spool.
-        self._condition = threading.Condition()
+        # Guards everything below except `_turn` and `_marks` (changes to it are atomic). Never held
+        # during a write or a call of the spool. Entered as a lock, because the condition's own
+        # methods are Python code, in which a signal handler could raise and leave it locked.
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._appends = 0
         self._drained = 0  # `_appends` as of the last step that found the spool empty
@@ -87,7 +90,7 @@ class Drain:
         self._unreadable = 0  # how many steps in a row ended with a SpoolError
         self._stopping = False
         # One thread at a time may step, also where callers do the drain thread's work.
-        self._stepping = threading.Lock()
+        self._turn = Turn()
 
     def wake(self) -> bool:
         """Announce that something was appended; starts the thread if it is not running.
@@ -95,7 +98,7 @@ class Drain:
         Returns:
             False if `stop` was called before, so that nobody will send it.
         """
-        with self._condition:
+        with self._lock:
             self._appends += 1
             self._condition.notify_all()
             if self._stopping or (self._thread is not None and self._thread.is_alive()):
@@ -124,7 +127,7 @@ class Drain:
             stall_seconds: Returns after how long without anything leaving the spool to give up;
                 asked again each time.
         """
-        with self._condition:
+        with self._lock:
             wanted = self._appends
             if self._drained >= wanted:
                 return Drained(done=True, stalled_seconds=0.0)
@@ -147,7 +150,7 @@ class Drain:
         deadline: float,
         stall_seconds: Callable[[], float],
     ) -> Drained:
-        with self._condition:
+        with self._lock:
             began = self._progress_at = self._clock.monotonic()
             self._hurried = True
             self._unreadable = 0
@@ -155,7 +158,7 @@ class Drain:
             self._condition.notify_all()
             nobody_works = self._thread is None or not self._thread.is_alive()
         while True:
-            with self._condition:
+            with self._lock:
                 now = self._clock.monotonic()
                 end = min(deadline, self._progress_at + stall_seconds())
                 if self._drained >= wanted or mark.has_passed:
@@ -171,16 +174,16 @@ class Drain:
                 if not nobody_works:
                     self._clock.wait(self._condition, end - now)
                     continue
-            # With a timeout: a signal handler may flush on the very thread that is in a step.
-            if self._stepping.acquire(timeout=min(end - now, threading.TIMEOUT_MAX)):
-                try:
+            try:
+                with self._turn.taken(end - now):
                     self._work(end)
-                finally:
-                    self._stepping.release()
+            except TimeoutError:
+                if self._turn.is_mine:  # a signal handler, on the thread that is in a step
+                    return Drained(done=False, stalled_seconds=0.0)
 
     def stop(self, deadline: float) -> bool:
         """Stop the thread; False if it hangs in a write and was left behind."""
-        with self._condition:
+        with self._lock:
             self._stopping = True
             self._condition.notify_all()
             thread = self._thread
@@ -195,9 +198,9 @@ class Drain:
 
     def _run(self) -> None:
         while not self._stopping:
-            with self._stepping:
+            with self._turn.taken(math.inf):
                 seen = self._work(math.inf)
-            with self._condition:
+            with self._lock:
                 if self._stopping or self._hurried or self._appends != seen:
                     continue
                 if self._idle:
@@ -207,7 +210,7 @@ class Drain:
 
     def _work(self, deadline: float) -> int:
         """Do one step and note its result; returns the count of appends at its beginning."""
-        with self._condition:
+        with self._lock:
             seen = self._appends
             self._next_try = None
             if self._hurried:
@@ -234,7 +237,7 @@ class Drain:
                 f"{self._name}: {word} while sending from the spool{why}; it goes on",
             )
             wait_seconds = _PAUSE_SECONDS
-        with self._condition:
+        with self._lock:
             now = self._clock.monotonic()
             if settled:
                 self._progress_at = now

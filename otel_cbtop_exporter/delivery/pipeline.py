@@ -86,7 +86,8 @@ class Pipeline:
     def _begin(self) -> None:
         """Make everything that a forked child needs afresh."""
         config, clock = self.config, self._clock
-        self._condition = threading.Condition()
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._outcomes = Outcomes(self._sink.name, config.spool.path, clock, self._metrics)
         self._patience = Patience()
         self._being_sent: dict[int, Sequence[Record]] = {}  # by id(); only of direct sends
@@ -172,7 +173,7 @@ class Pipeline:
                 for key in [key for key, shared in _shared.items() if shared is self]:
                     del _shared[key]
         if last:
-            with self._condition:
+            with self._lock:
                 self.closed = True
                 self._condition.notify_all()
         if self._backlog:
@@ -255,7 +256,7 @@ class Pipeline:
     def _wait_unless_closed(self, seconds: float) -> bool:
         """Wait so many seconds; True as soon as the pipeline is closed."""
         end = self._clock.monotonic() + seconds
-        with self._condition:
+        with self._lock:
             while not self.closed and (left := end - self._clock.monotonic()) > 0:
                 self._clock.wait(self._condition, left)
             return self.closed

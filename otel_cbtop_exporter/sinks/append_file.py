@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from otel_cbtop_exporter.config import JsonLinesConfig
-from otel_cbtop_exporter.file_lock import lock, unlock
+from otel_cbtop_exporter.file_lock import LockedError, lock, unlock
 from otel_cbtop_exporter.own_log import HeldLog
 from otel_cbtop_exporter.sinks.lines import Appended
 from otel_cbtop_exporter.sinks.rotation import RotatedFiles
@@ -83,7 +83,7 @@ class AppendFile:
                 self._unsynced = True
                 self._sync_if_due()
         except OSError as error:
-            if not isinstance(error, TimeoutError):
+            if not isinstance(error, LockedError):
                 self._close()
             return Appended(0, error)
         except BaseException:  # closing the descriptor also releases the lock

@@ -6,11 +6,10 @@ Not here: where the lines go (`append_file.py` for files, `shared_stream.py` for
 from __future__ import annotations
 
 import errno
-import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -20,6 +19,7 @@ from otel_cbtop_exporter.event_batch import EventRun, Events
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.on_demand import Lines
 from otel_cbtop_exporter.sinks.base import Block, Encoded, Record, Records, WriteResult
+from otel_cbtop_exporter.turn import Turn
 
 __all__ = ["Appended", "LineSink", "Target", "encode_lines"]
 
@@ -54,38 +54,6 @@ class Target(Protocol):
     def after_fork_in_child(self) -> None:
         """Let go of the parent's descriptors without releasing the parent's lock."""
         ...
-
-
-class Turn:
-    """Lets one thread of a sink at a time touch its target; make a new one after a fork."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()  # for its owner: whoever does not have it releases nothing
-        self._thread = 0
-
-    @contextmanager
-    def taken(self, timeout_seconds: float) -> Iterator[None]:
-        """Hold the turn inside the block.
-
-        Raises:
-            TimeoutError: Another thread held the turn until the timeout, or this thread holds it
-                already: a signal handler would wait for the write that it interrupted.
-        """
-        thread = threading.get_ident()
-        if self._thread == thread:
-            raise TimeoutError(errno.ETIMEDOUT, "another write is under way")
-        try:
-            if not self._lock.acquire(timeout=max(0.0, timeout_seconds)):
-                raise TimeoutError(errno.ETIMEDOUT, "another write is under way")
-            self._thread = thread
-            yield
-        finally:
-            # A signal handler may raise as soon as the lock is taken, so only the lock itself
-            # knows whether this thread has it.
-            if self._thread == thread:
-                self._thread = 0
-            with suppress(RuntimeError):
-                self._lock.release()
 
 
 class LineSink(ABC):
