@@ -308,6 +308,21 @@ def test_the_files_of_a_folder_together_stay_within_the_limit(path, told):
     two.close()
 
 
+def test_records_in_a_folder_are_as_old_as_its_clock_says(path, told):
+    """A file of a folder asks the folder's clock, at an append and at a claim."""
+    now = [100 * 10**9]
+    folder = make_folder(path, told, max_age_ms=10_000, time_ns=lambda: now[0])
+    folder.append(numbered(0, 2))
+    assert folder.stats().oldest_ns == 100 * 10**9
+    now[0] += 11 * 10**9
+    folder.append(numbered(2, 1))
+    assert told.dropped == {"expired": 2}
+    now[0] += 11 * 10**9
+    assert empty(folder) == []
+    assert told.dropped == {"expired": 3}
+    folder.close()
+
+
 def test_what_is_not_ours_in_the_folder_takes_no_room(path, told):
     """Others keep locks below `/var/spool` too, and what is in them is no number of bytes."""
     (path / "lpd").mkdir(parents=True)

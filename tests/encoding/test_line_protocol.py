@@ -587,8 +587,11 @@ def test_an_event_with_a_tag_that_is_no_text_costs_its_neighbours_nothing():
     odd = Event("m", {"core": 0, "none": None, "on": True}, {"x": 1}, T)
     with pytest.raises(EventError, match="a dict is not an Event"):
         encoder.encode([good, {}])
-    with pytest.raises(EventError, match="signal of an event of 'm' is 'foo', allowed are None,"):
-        encoder.encode([good, Event("m", {}, {"x": 1}, T, signal="foo")])
+    for signal in ("foo", ["log"]):
+        with pytest.raises(EventError, match="signal of an event of 'm' is .*, allowed are None,"):
+            encoder.encode([good, Event("m", {}, {"x": 1}, T, signal=signal)])
+    with pytest.raises(EventError, match="tags of an event of 'm' are a list, not a mapping"):
+        encoder.encode([good, Event("m", [("a", "b")], {"x": 1}, T)])
     made = encoder.encode([good, odd])
     assert not made.refused
     assert made.bodies[1] == b"m,core=0,on=True,schema_version=1 x=1 1700000000000000000"

@@ -246,6 +246,20 @@ def test_a_thread_that_waits_too_long_keeps_its_records(make_sink, tmp_path):
     assert len(answers[0].delivered) == 1
 
 
+def test_a_time_out_of_the_file_system_leaves_no_lock(make_sink, tmp_path, monkeypatch):
+    """It may come once the file is locked, and other processes would wait for this one."""
+    sink, neighbour = make_sink(tmp_path / "a"), make_sink(tmp_path / "a")
+    write(sink, 1)
+
+    def time_out(self, status):
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(append_file.AppendFile, "_is_current", time_out)
+        assert write(sink, 1).kept
+    assert len(neighbour.write(records_of(sink, numbered_events(1)), 0.1).delivered) == 1
+
+
 class Interrupted:
     """A lock on whose taking a signal handler raises, once."""
 
