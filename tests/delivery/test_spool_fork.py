@@ -136,7 +136,7 @@ def test_a_child_inherits_no_open_file(tmp_path):
     assert len(files) == 4
 
     def child():
-        # `exists` follows a name to its file; the descriptor of the listing itself is closed by now.
+        # `exists` follows the link; the descriptor of the listing itself is closed by now.
         inherited = [name for name in Path("/dev/fd").iterdir() if name.exists()]
         assert not files & {os.fstat(int(name.name)).st_ino for name in inherited}
 
