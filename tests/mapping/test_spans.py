@@ -190,7 +190,11 @@ def test_redaction_reaches_the_status_message():
     ],
 )
 def test_a_path_that_is_no_route_is_not_in_the_name(name, attributes, kind, tag):
-    """Or a scan for holes would be a series for each path; also of what belongs to the span."""
+    """A server span's name, as a tag, leaves out a path that is not a route.
+
+    This also applies to the tags of its events and links. Otherwise a vulnerability scan would make
+    a series for each path.
+    """
     events = map_spans(
         span(name, attributes, kind=kind, events=[span_event()], links=[link()]),
         span(name, attributes, kind=kind),
