@@ -58,7 +58,7 @@ def test_lanes_are_chosen_by_event():
 
 
 def test_calls_are_counted():
-    """Flushes, closes and forks are counted."""
+    """Flushes, closes and forks are counted, and writing goes on after a fork."""
     sink = RecordingSink()
     assert sink.flush(1.0)
     sink.close(1.0)

@@ -16,7 +16,7 @@ from tests.cli.written import log
 
 DEADLINE_SECONDS = 20
 
-# Tests that run in the background ignore SIGINT, and their child processes inherit that.
+# When the tests run in the background they ignore SIGINT, and child processes inherit that.
 INTERRUPTIBLE = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)

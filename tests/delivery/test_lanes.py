@@ -436,7 +436,7 @@ def test_lanes_whose_tries_take_longer_than_their_waits_leave_the_others_their_t
 
 
 def test_a_lane_of_refused_records_leaves_the_others_their_turn(make_bench):
-    """A split through a lane of bad records ends with its turn, and resumes later."""
+    """Splitting a lane of bad records ends with the lane's turn, and resumes later."""
     bad, good = records(500, lane="a"), records(1, lane="b", start=1_000)
     answer = refused_for(bad)
 

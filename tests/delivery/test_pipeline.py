@@ -70,7 +70,7 @@ def test_a_remote_sink_never_holds_the_caller(make):
 
 
 def test_direct_delivery_answers_the_truth(make):
-    """With delivery=direct, `submit` counts a batch not delivered, and returns False for it."""
+    """With delivery=direct, `submit` returns False for an undelivered batch, and counts it."""
     clock = FakeClock()
     pipeline = make(RecordingSink(*[away] * 4), clock=clock, delivery="direct", retry={})
     assert not pipeline.submit(events(3), 60.0)
@@ -88,7 +88,10 @@ def test_a_direct_batch_that_times_out_is_counted_so(make):
 
 
 def test_the_next_batch_tells_what_was_lost_before(make, caplog):
-    """Losses held back by rate limiting are logged with the next batch, or never would be."""
+    """The next batch logs losses that rate limiting held back.
+
+    If the losses stopped, they would never be logged otherwise.
+    """
     clock = FakeClock()
 
     def refuse(batch):
@@ -532,7 +535,7 @@ def test_where_no_thread_starts_a_batch_is_accepted_and_sent_at_the_end(make, no
 
 
 def test_what_the_first_of_several_tries_settled_is_counted(make):
-    """What the first try of a direct batch settles is counted, though the rest is retried."""
+    """Records settled by the first try of a direct batch are counted; the rest is retried."""
 
     def first(batch):
         return WriteResult(

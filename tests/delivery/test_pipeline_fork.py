@@ -162,7 +162,10 @@ def test_holders_are_counted_on_both_sides():
 
 
 def test_a_sink_that_raises_after_a_fork_leaves_the_others_alone():
-    """A sink whose fork hook raises does not keep other pipelines from being reset."""
+    """A sink whose fork hook raises does not keep other pipelines from being reset.
+
+    Python reports the exception.
+    """
     run(
         """
         class Broken(RecordingSink):

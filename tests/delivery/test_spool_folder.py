@@ -326,7 +326,7 @@ def test_the_files_of_a_folder_together_stay_within_the_limit(path, told):
 def test_what_is_not_ours_in_the_folder_takes_no_room(path, told):
     """Files of other programs in the folder do not count towards the limit.
 
-    Others keep lock files below `/var/spool` too, and their content is no number of bytes.
+    Others keep lock files below `/var/spool` too, and their content is not a number of bytes.
     """
     (path / "lpd").mkdir(parents=True)
     (path / "lpd" / "queue.lock").write_text("1732838400\n")

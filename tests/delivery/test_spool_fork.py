@@ -111,7 +111,7 @@ def test_a_memory_spool_stays_the_parents(tmp_path):
 
 
 def test_the_file_of_the_parent_is_not_the_childs(tmp_path):
-    """In a child, a spool on a file refuses every call and leaves the file alone."""
+    """In a child, the parent's spool on a file refuses every call and leaves the file alone."""
     spool = make_spool(tmp_path / "spool.db")
     spool.append(numbered(0, 5))
 

@@ -29,7 +29,7 @@ def is_as_it_came(claim, batch):
 
 
 def test_what_is_claimed_soon_is_what_was_appended(spool):
-    """A soon claim returns the appended blocks themselves, not ones made from packed bytes."""
+    """A claim made soon returns the appended blocks themselves, not ones from packed bytes."""
     for number in range(20):
         appended = batch(number)
         spool.append(appended)

@@ -56,7 +56,7 @@ def test_an_unchanged_flask_application_leaves_all_three_signals(folder):
 
 @pytest.mark.parametrize("preload", [False, True], ids=["no-preload", "preload"])
 def test_under_gunicorn_every_span_is_there_once_and_workers_share_no_series(folder, preload):
-    """Forked workers write every span once to one file, each with its own service.instance.id."""
+    """Four forked workers write each span once to one file, each with its own instance id."""
     port = free_port()
     command = ["gunicorn", "--workers", "4", "--bind", f"127.0.0.1:{port}", "shop:app"]
     if preload:

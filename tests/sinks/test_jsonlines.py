@@ -217,7 +217,10 @@ def test_a_file_that_was_copied_and_truncated_is_filled_from_its_start(make_sink
 
 
 def test_a_neighbour_that_holds_the_lock_costs_the_timeout_and_no_more(make_sink, tmp_path):
-    """While a stopped process holds the lock, records are kept, and written later."""
+    """With the lock held by a stopped process, records are kept at the timeout.
+
+    They are written once the lock is free.
+    """
     path = tmp_path / "a"
     with path.open("ab") as neighbour:
         fcntl.flock(neighbour, fcntl.LOCK_EX)
