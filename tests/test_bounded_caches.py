@@ -145,7 +145,7 @@ def small_bounds(monkeypatch):
 def test_what_is_always_new_does_not_grow_memory(small_bounds, case):
     """Memory does not grow with things that never repeat.
 
-    A third lap takes about as much as the first.
+    A third lap takes about as much memory as the first.
     """
     kind, make = CASES[case]
     resource_tags = ("service.*",)

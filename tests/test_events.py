@@ -156,7 +156,7 @@ def test_a_sample_becomes_an_event():
 def test_a_sample_whose_time_is_no_integer_is_refused(timestamp_ns):
     """A sample whose time is not an integer is refused.
 
-    It would fail later with its neighbours, on delivery or when the spool is read.
+    Otherwise it would be refused later with its neighbours, on delivery or when the spool is read.
     """
     with pytest.raises(EventError, match=r"timestamp_ns of 'cpu' must be an integer, got"):
         event_from_sample("cpu", 1, timestamp_ns=timestamp_ns)

@@ -182,9 +182,9 @@ def test_a_wrong_argument_is_a_config_error(options):
     ],
 )
 def test_no_variable_makes_a_constructor_raise(monkeypatch, caplog, variables, words):
-    """A wrong variable never raises.
+    """A wrong variable never makes a constructor raise.
 
-    That would switch off other exporters and all instrumentation.
+    An exception would switch off other exporters and all instrumentation.
     """
     for name, text in variables.items():
         monkeypatch.setenv(f"OTEL_EXPORTER_CBTOP_{name}", text)

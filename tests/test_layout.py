@@ -1,7 +1,4 @@
-"""The shape of the package.
-
-Imports between modules, import side effects, and docstrings of tests.
-"""
+"""The package's shape: which modules import which, what an import does, how tests are written."""
 
 import ast
 import json

@@ -24,9 +24,9 @@ def test_a_file_is_read_by_what_its_bytes_are(tmp_path, pack):
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd.compress], ids=["plain", "gz", "zst"])
 def test_standard_input_is_read_by_what_its_bytes_are(pack):
-    """Compressed standard input is recognized too.
+    """Compressed standard input is recognized by its content, as a file is.
 
-    `cat events.jsonl.1.gz | otel-cbtop summary -`.
+    For example: `cat events.jsonl.1.gz | otel-cbtop summary -`.
     """
     given = pack(written.as_lines(written.log("one"), written.log("two")))
     program = "from otel_cbtop_exporter.cli import main; main()"

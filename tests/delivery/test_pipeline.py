@@ -150,7 +150,7 @@ def test_what_cannot_be_encoded_is_counted_and_takes_nothing_along(make, caplog)
 def test_an_event_that_cannot_be_encoded_spares_its_neighbours(make):
     """An event whose encoding raises is dropped alone and counted under the exception.
 
-    `submit` returns False.
+    `submit` returns False then.
     """
 
     def lane(event):
@@ -405,7 +405,7 @@ def test_dead_backends_share_one_budget(make):
 def test_a_backend_that_is_slow_is_not_away(make, idle_sink):
     """A slow backend that answers every request is not treated as away.
 
-    Each request takes longer than a share of the budget, even though idle pipelines get no share.
+    Each request takes longer than a share of the budget; idle pipelines have no share.
     """
 
     def slow(batch):

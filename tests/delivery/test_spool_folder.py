@@ -486,7 +486,7 @@ folder.close()
 def test_looking_for_the_dead_leaves_no_descriptor_open(tmp_path):
     """Checking a live neighbour leaks no descriptor.
 
-    It happens every two seconds for the process's lifetime.
+    Neighbours are checked every two seconds for as long as the process lives.
     """
     living, looking = make_folder(tmp_path), make_folder(tmp_path)
     living.append(numbered(0, 1))

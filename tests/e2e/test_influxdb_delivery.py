@@ -99,9 +99,9 @@ def test_one_span_in_a_hundred_is_refused(server, tmp_path, spooled):
 
 @SPOOLS
 def test_requests_that_are_too_large(monkeypatch, tmp_path, spooled):
-    """Scenario 7.
+    """Scenario 7: requests are made smaller until they fit, and all spans arrive.
 
-    InfluxDB 1.8 with a small `max-body-size` gets smaller requests, and all spans.
+    The server is InfluxDB 1.8 with a small `max-body-size`.
     """
     monkeypatch.setenv("INFLUXDB_HTTP_MAX_BODY_SIZE", "4000")
     server = InfluxDB.start(tmp_path / "server", 1)

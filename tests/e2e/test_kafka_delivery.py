@@ -95,10 +95,7 @@ def test_shutdown_with_the_broker_away(broker, tmp_path):
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["disk", "memory"])
 def test_poisoned_records(broker, tmp_path, spooled):
-    """Scenario 6.
-
-    Of records that the topic refuses, one in a thousand, exactly those are rejected.
-    """
+    """Scenario 6: one record in a thousand is refused by the topic; only those are rejected."""
     topic = broker.new_topic(max_message_bytes=50_000)
     options = {
         "first": 1,

@@ -249,7 +249,7 @@ def test_a_tag_value_of_70_kb_is_cut_at_a_character_and_counted():
 def test_a_text_is_cut_as_long_as_it_is_written():
     """A text is cut by the size it is written with.
 
-    NUL, which InfluxDB cannot read, becomes three bytes.
+    NUL, which no reader of InfluxDB accepts, is written as a character of three bytes.
     """
     lines = LineProtocolEncoder().encode([hand_made({"x": "\x00" * 400_000})])
     (text,) = parse_line(lines.bodies[0].decode())["fields"].values()

@@ -1,7 +1,4 @@
-"""How requests reach InfluxDB.
-
-TLS, client certificates, proxies, tokens; and no secret is leaked.
-"""
+"""TLS, client certificates, proxies and tokens of requests to InfluxDB; no secret is leaked."""
 
 import gc
 import logging
