@@ -1,6 +1,7 @@
 """The generated parts of the documentation; `python -m tests.docs_tables` writes them.
 
-A generated part stands between `<!-- NAME -->` and `<!-- /NAME -->`; test_docs.py compares.
+A generated part is between `<!-- NAME -->` and `<!-- /NAME -->`; test_docs.py checks that it is
+current.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""The benchmarks run, and report everything that they measure; how fast things are is no test."""
+"""The benchmarks run and report everything that they measure; speed itself is not tested."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from benchmarks.measure import Report, Row
 
 ROOT = Path(__file__).parents[1]
 
-# The targets that each benchmark reports on.
+# How many targets each benchmark reports on.
 WITHOUT_SERVERS = {
     "spans": 3,
     "metrics": 4,
@@ -27,7 +27,7 @@ WITH_SERVERS = {"kafka": 1, "influxdb": 1, "whole_way": 1, "latency": 0}
 
 
 def run(names, folder):
-    """Run benchmarks on next to nothing; returns the tables of the page, and the picture."""
+    """Run benchmarks with tiny workloads; return the tables of the page, and the picture."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", "--output", folder, *names],
         cwd=ROOT,
@@ -46,12 +46,15 @@ def run(names, folder):
 
 
 def test_every_benchmark_is_run_by_one_of_the_tests_below():
-    """A new benchmark is tested too."""
+    """Every benchmark is run by a test below, so that a new one is tested too."""
     assert {*WITHOUT_SERVERS, *WITH_SERVERS} == set(NAMES)
 
 
 def test_a_target_that_was_measured_as_nothing_is_drawn(tmp_path):
-    """Memory that does not grow by a single page is no mistake."""
+    """A measured value of zero is drawn.
+
+    Memory that does not grow by a single page is no mistake.
+    """
     row = Row("growth", "a peer", "0 MiB", "1 MiB", 0.0, gate=2, goal=1, at_most=True)
     chart.draw([Report("Memory", rows=[row])], tmp_path / "results.svg")
     assert row.verdict == "goal met"
@@ -59,7 +62,7 @@ def test_a_target_that_was_measured_as_nothing_is_drawn(tmp_path):
 
 
 def test_benchmarks_without_servers(tmp_path):
-    """Each target has its row and its verdict, each curve has a point wherever it was measured."""
+    """Each target has a row and a verdict, and each curve has a point wherever it was measured."""
     (targets, *curves), picture = run(WITHOUT_SERVERS, tmp_path)
     assert len(targets[2:]) == sum(WITHOUT_SERVERS.values())
     assert {cells[-1] for cells in targets[2:]} <= {"goal met", "met", "NOT MET"}
@@ -72,7 +75,7 @@ def test_benchmarks_without_servers(tmp_path):
 @pytest.mark.influxdb
 @pytest.mark.kafka
 def test_benchmarks_with_servers(tmp_path):
-    """The same, of those that need a real InfluxDB and a real Kafka."""
+    """Benchmarks that need a real InfluxDB and Kafka report their targets and latencies."""
     (targets, latencies), _ = run(WITH_SERVERS, tmp_path)
     assert len(targets[2:]) == sum(WITH_SERVERS.values())
     assert len(latencies[2:]) == 5

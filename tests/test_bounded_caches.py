@@ -1,9 +1,8 @@
-"""What mapping and encoding keep is bounded: telemetry that is always new costs no more memory.
+"""Caches of mapping and encoding are bounded: telemetry that is always new costs no more memory.
 
-Every case brings one kind of thing that is never the same again, lap after lap, and each lap
-brings more of them than any cache may hold; the largest bounds are made smaller for that.
-Memory blocks are counted, not bytes: that is exact, and independent of what the rest of the
-process does with its heap.
+Every case produces one kind of thing that never repeats. Each lap produces more of them than any
+cache may hold; the largest bounds are lowered for that. The tests count memory blocks and not
+bytes: that is exact, and independent of what the rest of the process does with its heap.
 """
 
 import gc
@@ -39,7 +38,7 @@ from tests.builders import (
     sum_metric,
 )
 
-# In a lap: more than the largest bound that is left, which is 4,096 texts.
+# Events in a lap: more than the largest remaining bound, which is 4,096 texts.
 LAP = 5_000
 LAPS = 3
 BATCH = 500
@@ -52,7 +51,7 @@ def _points(numbers):
     return [number_point(1.5, {"user.id": str(number)}) for number in numbers]
 
 
-# By name: whose they are, and what is made of the numbers of a batch.
+# By name: the signal, and how to make its data from the numbers of a batch.
 CASES = {
     "values of a span's tags": (
         "spans",
@@ -132,11 +131,11 @@ CASES = {
 
 @pytest.fixture
 def small_bounds(monkeypatch):
-    """Make the bounds that are large for what they count smaller."""
+    """Lower the largest bounds."""
     for module in (attributes, span_tags, metric_series):
-        assert module.MAX_CACHED_TAG_SETS <= 65_536  # a million must be too many
+        assert module.MAX_CACHED_TAG_SETS <= 65_536  # a cache of a million would be too large
         monkeypatch.setattr(module, "MAX_CACHED_TAG_SETS", 4_096)
-    line_protocol_fields.plan_fields.cache_clear()  # it is the process's
+    line_protocol_fields.plan_fields.cache_clear()  # this cache is shared by the process
     for points in (unique_points.UniquePoints, unique_points.CollectedPoints):
         assert points.__init__.__defaults__ <= (65_536,)
         monkeypatch.setattr(points.__init__, "__defaults__", (4_096,))
@@ -144,7 +143,10 @@ def small_bounds(monkeypatch):
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_always_new_does_not_grow_memory(small_bounds, case):
-    """A third lap of things that are new takes no more memory than the first one did."""
+    """Memory does not grow with things that never repeat.
+
+    A third lap takes about as much memory as the first.
+    """
     kind, make = CASES[case]
     resource_tags = ("service.*",)
     mappers = {
@@ -165,7 +167,7 @@ def test_what_is_always_new_does_not_grow_memory(small_bounds, case):
             encode_lines(events)
             encode_messages(events)
             del events
-            gc.collect()  # types that nobody uses any more are cyclic garbage
+            gc.collect()  # unused types are cyclic garbage
             most = max(most, sys.getallocatedblocks())
         return most
 
@@ -176,7 +178,7 @@ def test_what_is_always_new_does_not_grow_memory(small_bounds, case):
 
 
 def test_series_that_come_with_every_collection_are_kept_however_many(small_bounds):
-    """A collection of more series than usual finds the tag sets of the one before."""
+    """Series that repeat in every collection keep their tag sets, even if they exceed the bound."""
     batch = metrics(
         *(sum_metric(*_points(range(at, at + 100)), name=f"m{at}") for at in range(0, LAP, 100))
     )

@@ -1,4 +1,4 @@
-"""Options: defaults, limits, the words of errors, and what is never shown."""
+"""Options: defaults, limits, error messages, and what is never shown."""
 
 from pathlib import Path
 
@@ -46,13 +46,13 @@ from otel_cbtop_exporter.options import build, merged, parse_text
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_it_and_what_is_allowed(options, words):
-    """The message has the option, the value and what is allowed."""
+    """The error names the option, the value and what is allowed."""
     with pytest.raises(ConfigError, match=words):
         build(ExporterConfig, options)
 
 
 def test_constructors_check_too():
-    """No invalid configuration exists, however it was made."""
+    """Constructors validate too, so no invalid configuration can exist."""
     with pytest.raises(ConfigError, match="retry.max_retries is -1"):
         RetryConfig(max_retries=-1)
     with pytest.raises(ConfigError, match="spool.synchronous"):
@@ -60,13 +60,13 @@ def test_constructors_check_too():
 
 
 def test_null_in_a_declarative_file_is_the_default():
-    """opentelemetry-configuration gives {} for null."""
+    """An empty mapping or None is the default: opentelemetry-configuration passes {} for null."""
     config = build(ExporterConfig, {"sink": {}, "kafka": {}, "timeout_ms": None})
     assert config == ExporterConfig()
 
 
 def test_numbers_booleans_and_lists_may_be_as_python_and_yaml_have_them():
-    """What can mean but one thing is taken, as the environment takes it."""
+    """Unambiguous numbers, booleans and texts are converted, as in the environment."""
     config = build(
         ExporterConfig,
         {
@@ -86,7 +86,7 @@ def test_numbers_booleans_and_lists_may_be_as_python_and_yaml_have_them():
 @pytest.mark.parametrize(
     "options",
     [
-        {"influxdb": {"token": 42798}},  # 0123456 to YAML
+        {"influxdb": {"token": 42798}},  # as YAML reads 0123456
         {"influxdb": {"org": 1.1}},  # 1.10
         {"influxdb": {"headers": {"X-Tenant": 202401}}},  # 2024_01
         {"kafka": {"config": {"sasl.password": 83}}},  # 0123
@@ -94,22 +94,28 @@ def test_numbers_booleans_and_lists_may_be_as_python_and_yaml_have_them():
     ],
 )
 def test_what_yaml_may_have_read_as_something_else_wants_quotes(options):
-    """A wrong secret would be refused far away, by a server that cannot say why."""
+    """Texts that YAML may have read as another value must be quoted.
+
+    A wrong secret would be refused far away, by a server that cannot say why.
+    """
     with pytest.raises(ConfigError, match="expected"):
         build(ExporterConfig, options)
 
 
 def test_a_resource_attribute_in_a_topic_is_a_tag():
-    """What a topic is made of is on every event, for Kafka alone, and is no pattern."""
+    """Resource attributes in a Kafka topic are tags on every event.
+
+    They are so only if Kafka is a sink, and are taken literally, not as patterns.
+    """
     kafka = {"topic": "{team}.{a*}.{signal}"}
     config = ExporterConfig(sink="kafka", kafka=kafka, mapping={"resource_tags": ["host.*"]})
     assert config.all_resource_tags == ("host.*", "a[*]", "team")
-    assert config.mapping.resource_tags == ("host.*",)  # as it was given, and shown so
+    assert config.mapping.resource_tags == ("host.*",)  # unchanged, and shown unchanged
     assert ExporterConfig(kafka=kafka).all_resource_tags == DEFAULT_RESOURCE_TAGS
 
 
 def test_secrets_are_masked_in_every_repr():
-    """A repr is what ends up in logs."""
+    """Secrets are masked in every repr, because a repr may end up in logs."""
     config = ExporterConfig(
         influxdb={"token": "s3cret", "headers": {"Authorization": "s3cret"}},
         kafka={"config": {"sasl.password": "s3cret"}, "schema_registry_config": {"a": "s3cret"}},
@@ -119,7 +125,7 @@ def test_secrets_are_masked_in_every_repr():
 
 
 def test_an_error_does_not_show_a_secret():
-    """Not even a wrong one."""
+    """An error does not show a secret, not even an invalid one."""
     with pytest.raises(ConfigError) as caught:
         InfluxDBConfig(token=["s3cret"])
     assert "influxdb.token" in str(caught.value)
@@ -130,7 +136,7 @@ def test_an_error_does_not_show_a_secret():
 
 
 def test_no_group_and_no_password_of_a_url_is_shown():
-    """A list where a mapping should be, and a password that no URL may have."""
+    """Errors show neither the content of a malformed group nor the password of an invalid URL."""
     with pytest.raises(ConfigError, match="influxdb must be a mapping of its options, got a list"):
         build(ExporterConfig, {"influxdb": [{"token": "s3cret"}]})
     with pytest.raises(ConfigError) as caught:
@@ -140,7 +146,10 @@ def test_no_group_and_no_password_of_a_url_is_shown():
 
 
 def test_a_spools_folder_is_absolute_from_the_beginning(tmp_path, monkeypatch):
-    """Whatever working directory a daemon, or its forked child, goes to."""
+    """The spool path is made absolute at once.
+
+    A daemon or its child may change its folder later.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert SpoolConfig(path="spool").path == str(tmp_path / "spool")
@@ -153,23 +162,23 @@ def test_a_spools_folder_is_absolute_from_the_beginning(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("attempt", "delay"), [(0, 100), (1, 200), (2, 400), (6, 6400)])
 def test_the_delay_doubles(attempt, delay):
-    """delay_for_attempt grows by the multiplier from the initial delay."""
+    """`delay_for_attempt` grows by the multiplier, from the initial delay."""
     assert RetryConfig().delay_for_attempt(attempt) == delay
 
 
 @pytest.mark.parametrize("attempt", [7, 100, 1024, 10**6, 10**12])
 def test_the_delay_never_passes_the_maximum(attempt):
-    """For any attempt number, also where a float would overflow."""
+    """The delay stays at the maximum for any attempt, also where a float would overflow."""
     assert RetryConfig().delay_for_attempt(attempt) == 10_000
 
 
 def test_a_multiplier_of_one_never_grows():
-    """A constant delay is a choice."""
+    """With a multiplier of one the delay is constant."""
     assert RetryConfig(multiplier=1).delay_for_attempt(10**6) == 100
 
 
 def test_arguments_are_laid_over_the_environment_group_by_group():
-    """Arguments win; what they do not name stays."""
+    """Arguments override the environment, and options that they do not name stay."""
     below = {"sink": ("kafka",), "kafka": {"topic": "a", "acks": "1"}}
     above = {"kafka": {"topic": "b"}, "sink": None, "spool": {}}
     laid = merged(below, above)
@@ -188,12 +197,12 @@ def test_arguments_are_laid_over_the_environment_group_by_group():
     ],
 )
 def test_environment_texts_are_read_by_type(hint, text, value):
-    """Lists are separated by commas, mappings are key=value."""
+    """Lists in the environment are separated by commas, and mappings are key=value."""
     assert parse_text(hint, text) == value
 
 
 def test_what_is_given_in_code_wins_over_the_environment(monkeypatch):
-    """Option by option; what is not given comes from there."""
+    """Each option given in code overrides the environment; the others come from there."""
     monkeypatch.setenv(PREFIX + "INFLUXDB_ORG", "theirs")
     monkeypatch.setenv(PREFIX + "INFLUXDB_BUCKET", "kept")
     config = configuration(None, {"influxdb": {"org": "ours"}})
@@ -201,7 +210,7 @@ def test_what_is_given_in_code_wins_over_the_environment(monkeypatch):
 
 
 def test_a_login_is_not_shown_however_it_is_written():
-    """Without a scheme, or with a blank in the password, it is no URL, and still a secret."""
+    """A login in a malformed URL, without a scheme or with a blank, is not shown."""
     for url in ("me:s3cret@db:8086", "http://me:s3cret phrase@db", "https://me:s3@cret@db:1"):
         with pytest.raises(ConfigError, match="influxdb.url is .*@db") as told:
             build(ExporterConfig, {"influxdb": {"url": url}})
@@ -214,7 +223,7 @@ def test_a_login_is_not_shown_however_it_is_written():
 
 
 def test_what_is_no_url_is_shown_whole():
-    """An `@` may stand in the name of a folder or an organization."""
+    """A value with an `@` that is not a URL, such as a folder or an organization, is not masked."""
     config = ExporterConfig(spool={"path": "/var/app@1/spool"}, influxdb={"org": "me@example.com"})
     assert "'/var/app@1/spool'" in repr(config.spool)
     assert "'me@example.com'" in repr(config.influxdb)
@@ -222,12 +231,15 @@ def test_what_is_no_url_is_shown_whole():
 
 @pytest.mark.parametrize("tail", ["?u=me&p=s3cret", "#s3cret", "/x?p=s3cret"])
 def test_a_query_in_influxdbs_url_is_refused_and_not_shown(tail):
-    """InfluxDB 1.x has logins there, which would be left out without a word."""
+    """A query in InfluxDB's URL is refused and not shown.
+
+    InfluxDB 1.x has logins there, which would be dropped silently.
+    """
     with pytest.raises(ConfigError, match="without a query") as told:
         build(ExporterConfig, {"influxdb": {"url": f"http://db:8086{tail}"}})
     assert "s3cret" not in str(told.value)
 
 
 def test_no_certificate_is_unchecked_unless_somebody_says_so():
-    """A default that would be noticed too late."""
+    """TLS certificates are verified by default: a wrong default would be noticed too late."""
     assert ExporterConfig().influxdb.verify_tls is True

@@ -1,4 +1,4 @@
-"""Documentation is compared with the code: variables, commands, links and examples."""
+"""Documentation agrees with the code: variables, commands, links and examples."""
 
 import re
 import subprocess
@@ -17,20 +17,20 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.mark.parametrize("file", GENERATED)
 def test_generated_parts_are_up_to_date(file):
-    """Every variable with its default and meaning, every example; `python -m tests.docs_tables`."""
+    """Generated tables and examples are current; `python -m tests.docs_tables` updates them."""
     text = (ROOT / file).read_text()
     assert filled(text, GENERATED[file]) == text
 
 
 def test_every_variable_is_in_the_readme():
-    """An option that nobody can read about does not exist."""
+    """The README names every variable."""
     for variable, _ in variables():
         assert f"`{variable}`" in README
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_variable_that_is_named_exists(path):
-    """A document names no variable of ours that is not read."""
+    """Documents name only variables of ours that are read."""
     known = {variable for variable, _ in variables()} | set(FALLBACKS)
     signals = {
         v.replace(PREFIX, PREFIX + s, 1) for v in known for s in ("TRACES_", "METRICS_", "LOGS_")
@@ -42,20 +42,20 @@ def test_every_variable_that_is_named_exists(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_leads_somewhere(path):
-    """A relative link names a file of the project."""
+    """Every relative link leads to a file of the project."""
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
         assert (path.parent / target).exists(), target
 
 
 def test_every_file_of_the_map_exists():
-    """Whoever takes the package over finds what the map says."""
+    """Every file that docs/development.md names exists."""
     named = re.findall(r"`([\w/]+\.(?:py|md))`", (ROOT / "docs/development.md").read_text())
     assert len(named) > 30
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_every_command_of_the_readme_exists():
-    """`otel-cbtop X` in the README is a command."""
+    """Every `otel-cbtop X` in the README is a command."""
     from otel_cbtop_exporter.cli.app import app
 
     named = set(re.findall(r"^otel-cbtop (\w+)", README, re.MULTILINE))
@@ -64,7 +64,7 @@ def test_every_command_of_the_readme_exists():
 
 
 def test_every_make_verb_of_the_readme_exists():
-    """`make X` in the README is a target."""
+    """Every `make X` in the README is a target."""
     makefile = (ROOT / "Makefile").read_text()
     for verb in re.findall(r"make ([a-z-]+)[ `\n]", README):
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
@@ -80,7 +80,7 @@ def test_every_make_verb_of_the_readme_exists():
     ],
 )
 def test_the_readme_names_the_servers_that_the_tests_run(script, pattern, name):
-    """Each of them with its version."""
+    """The README names each server that the tests run, with its version."""
     found = re.search(pattern, (ROOT / "tests/servers" / script).read_text(), re.MULTILINE)
     (tested,) = re.findall(r"Tested against real servers: (.*?)\. ", README, re.DOTALL)
     assert re.search(rf"{name}\b.* {re.escape(found[1])}\b", tested, re.DOTALL)
@@ -88,7 +88,7 @@ def test_the_readme_names_the_servers_that_the_tests_run(script, pattern, name):
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 def test_every_python_example_runs(code, tmp_path):
-    """Examples run as they stand, and import from the package's root alone."""
+    """Every Python example of the README runs, and imports only from the package's root."""
     assert not re.search(r"from otel_cbtop_exporter\.", code)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -106,5 +106,5 @@ def test_every_python_example_runs(code, tmp_path):
     "path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_example_programs_import_from_the_packages_root(path):
-    """What a reader copies rests on public names alone."""
+    """Example programs use only public names, because readers copy them."""
     assert not re.search(r"(from|import) otel_cbtop_exporter\.", path.read_text())

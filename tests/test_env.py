@@ -1,4 +1,4 @@
-"""Environment variables: derived names, precedence, and errors that stop nobody."""
+"""Environment variables: derived names, precedence, and errors that raise nothing."""
 
 import logging
 
@@ -20,7 +20,7 @@ def read(signal="traces", **environ):
 
 
 def test_names_are_derived_from_the_tree():
-    """One option, one variable, spelled as its path."""
+    """Each option has one variable, whose name is the option's path."""
     names = dict(variables())
     assert names["OTEL_EXPORTER_CBTOP_KAFKA_BOOTSTRAP_SERVERS"] == ("kafka", "bootstrap_servers")
     assert names["OTEL_EXPORTER_CBTOP_SPOOL_PATH"] == ("spool", "path")
@@ -29,7 +29,7 @@ def test_names_are_derived_from_the_tree():
 
 
 def test_every_variable_is_read():
-    """Whatever the tree has can be set; the texts are those of the defaults or fitting ones."""
+    """Every option can be set by its variable."""
     texts = {
         "influxdb.url": "http://x",
         "kafka.schema_registry_url": "http://x",
@@ -63,7 +63,7 @@ def _as_text(value):
 
 
 def test_a_signals_variable_wins_over_the_general_one():
-    """OTEL_EXPORTER_CBTOP_TRACES_... is for traces alone."""
+    """A signal's variable overrides the general one, for that signal only."""
     environ = {"SINK": "console", "TRACES_SINK": "kafka", "METRICS_SINK": "influxdb"}
     assert read("traces", **environ)["sink"] == ("kafka",)
     assert read("metrics", **environ)["sink"] == ("influxdb",)
@@ -71,7 +71,7 @@ def test_a_signals_variable_wins_over_the_general_one():
 
 
 def test_influxdbs_own_variables_are_fallbacks():
-    """Ours win over INFLUXDB_V2_*."""
+    """INFLUXDB_V2_* variables are fallbacks, which our own override."""
     environ = {"INFLUXDB_V2_URL": "http://theirs", "INFLUXDB_V2_TOKEN": "t", "INFLUXDB_V2_ORG": "o"}
     assert options_from_environment(None, environ)["influxdb"] == {
         "url": "http://theirs",
@@ -100,7 +100,10 @@ def test_influxdbs_own_variables_are_fallbacks():
 def test_a_wrong_value_is_one_error_in_the_log_and_the_default_stands(
     caplog, variable, text, words
 ):
-    """An exception would switch off other exporters and all instrumentation."""
+    """A wrong value is logged as one error, and the default applies.
+
+    An exception would switch off other exporters and all instrumentation.
+    """
     options = read(**{variable: text, "JSONLINES_PATH": "kept"})
     assert options == {"jsonlines": {"path": "kept"}}
     (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
@@ -109,14 +112,14 @@ def test_a_wrong_value_is_one_error_in_the_log_and_the_default_stands(
 
 
 def test_a_wrong_secret_is_not_logged(caplog):
-    """The variable is named, its text is not."""
+    """A wrong secret's variable is logged, but not its text."""
     read(KAFKA_CONFIG="sasl.password:s3cret")
     assert "KAFKA_CONFIG" in caplog.text
     assert "s3cret" not in caplog.text
 
 
 def test_an_unknown_variable_is_warned_about_once_with_the_nearest_name(caplog):
-    """A typo is told, by whichever of the three exporters comes first."""
+    """An unknown variable is warned about once, whichever exporter reads it first."""
     for signal in ("traces", "metrics", "logs"):
         read(signal, KAFKA_BOOTSTRAP_SERVER="x", METRICS_TIMEOUT="5")
     messages = [record.getMessage() for record in caplog.records]
@@ -126,14 +129,14 @@ def test_an_unknown_variable_is_warned_about_once_with_the_nearest_name(caplog):
 
 
 def test_an_unknown_variable_that_is_like_none_gets_no_advice(caplog):
-    """A wrong name would send people to a variable that does something else."""
+    """An unknown variable that resembles no other gets no suggestion: a wrong one would mislead."""
     read(None, KAFKA_BROKERS="x")
     assert "KAFKA_BROKERS is not a variable" in caplog.text
     assert "did you mean" not in caplog.text
 
 
 def test_words_of_a_choice_may_be_in_capitals():
-    """OpenTelemetry: enum values should be interpreted in a case-insensitive manner."""
+    """Choices are case-insensitive, as OpenTelemetry asks for enum values."""
     options = read(
         SINK="Console,JSONLINES", TEMPORALITY_PREFERENCE="Cumulative", KAFKA_COMPRESSION="ZSTD"
     )
@@ -145,7 +148,10 @@ def test_words_of_a_choice_may_be_in_capitals():
 
 @pytest.mark.parametrize(("general", "own"), [("TOKEN", "TOKEN_FILE"), ("TOKEN_FILE", "TOKEN")])
 def test_a_signals_token_wins_over_the_general_one_however_each_is_given(general, own):
-    """A file would be read instead of a token that is nearer."""
+    """A signal's token or token file overrides the general one, whichever form each has.
+
+    Otherwise a general file would be read instead of the signal's token.
+    """
     options = read("traces", **{f"INFLUXDB_{general}": "a", f"TRACES_INFLUXDB_{own}": "b"})
     assert options == {"influxdb": {own.lower(): "b"}}
     headers = {"influxdb": {"headers": {general.lower(): "a"}}}
@@ -156,12 +162,12 @@ def test_a_signals_token_wins_over_the_general_one_however_each_is_given(general
 
 
 def test_an_empty_variable_is_unset():
-    """OpenTelemetry: an empty value is the same as unset."""
+    """An empty variable counts as unset, as OpenTelemetry specifies."""
     assert read(SINK="", TIMEOUT_MS="  ") == {}
 
 
 def test_what_was_read_builds():
-    """The result fits the tree."""
+    """The options that were read build a configuration."""
     options = read(
         SINK="kafka,jsonlines", KAFKA_BOOTSTRAP_SERVERS="a:1,b:2", EXIT_ON_SIGTERM="true"
     )
@@ -182,17 +188,20 @@ def test_what_was_read_builds():
     ],
 )
 def test_each_of_influxdbs_variables_is_the_option_that_it_means(variable, text, option, value):
-    """A certificate is no key, and an unchecked one no compression."""
+    """Each INFLUXDB_V2_* variable sets the matching option."""
     assert options_from_environment(None, {variable: text}) == {"influxdb": {option: value}}
 
 
 def test_a_signals_variable_is_no_unknown_one(caplog):
-    """Of whichever signal, whoever reads."""
+    """A variable of another signal is not reported as unknown."""
     read("traces", TRACES_SINK="none", METRICS_SINK="none", LOGS_KAFKA_ACKS="1")
     assert not caplog.records
 
 
 def test_blanks_around_a_text_are_not_part_of_it():
-    """A file of variables may have some: of a token they would be sent."""
+    """Blanks around a text, as in files of variables, are removed.
+
+    A token would be sent with them.
+    """
     options = read(INFLUXDB_TOKEN=" t ", INFLUXDB_HEADERS="a = b , c=d")
     assert options == {"influxdb": {"token": "t", "headers": {"a": "b", "c": "d"}}}

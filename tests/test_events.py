@@ -1,4 +1,4 @@
-"""The event: what decodes, what is refused and with which words, and the published schema."""
+"""Events: what decodes, what is refused with which message, and the published schema."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def line(**changes):
 
 
 def test_the_published_schema_is_the_types():
-    """schemas/event_v1.json is generated from Event; a change of one without the other fails."""
+    """schemas/event_v1.json is what Event generates; changing only one of them fails."""
     path = ROOT / "otel_cbtop_exporter/schemas/event_v1.json"
     assert json.loads(path.read_text()) == event_schema()
 
@@ -46,7 +46,10 @@ def test_an_event_of_cbtops_own_stream_decodes_unchanged():
 
 
 def test_line_protocol_is_cbtops_but_for_version_and_correlation_id():
-    """Tags sorted, fields sorted, time last; ours adds the schema version and the id."""
+    """Line protocol is cbtop's, apart from the schema version and the correlation id that we add.
+
+    Tags and fields are sorted, and the time comes last.
+    """
     event = decode_event(
         line(tags={"b": "2", "a": "1"}, fields={"z": 1.5, "load": 2.5}, correlation_id="cbtop-1-1")
     )
@@ -57,13 +60,13 @@ def test_line_protocol_is_cbtops_but_for_version_and_correlation_id():
 
 
 def test_unknown_keys_are_ignored():
-    """A later writer may add keys."""
+    """Unknown keys are ignored, because a later writer may add some."""
     assert decode_event(line(new_key={"a": [1]})).measurement == "cpu"
 
 
 @pytest.mark.parametrize("version", [2, 0, 99])
 def test_another_schema_version_is_refused_by_its_number(version):
-    """A reader does not guess at a version that it does not know."""
+    """An unknown schema version is refused and named."""
     with pytest.raises(EventError, match=rf"schema_version is {version}.*1 to {SCHEMA_VERSION}"):
         decode_event(line(schema_version=version))
 
@@ -84,20 +87,20 @@ def test_another_schema_version_is_refused_by_its_number(version):
     ],
 )
 def test_a_wrong_line_is_refused_by_key_and_expectation(changes, words):
-    """The message names the key and what was expected."""
+    """The error names the key and what was expected."""
     with pytest.raises(EventError, match=words):
         decode_event(line(**changes))
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"7", b"\xff\xfe", b'{"a":"\xff"}', b"null"])
 def test_what_is_no_json_object_is_refused(text):
-    """Torn and foreign lines give an EventError and nothing else."""
+    """Torn and foreign lines raise an EventError and nothing else."""
     with pytest.raises(EventError):
         decode_event(text)
 
 
 def test_an_event_is_frozen():
-    """An event that was handed over stays what it was."""
+    """An event cannot be changed."""
     with pytest.raises(AttributeError):
         decode_event(line()).measurement = "other"
 
@@ -119,7 +122,7 @@ FIELDS = st.dictionaries(
     correlation_id=st.none() | st.text(),
 )
 def test_an_event_survives_json(measurement, tags, fields, timestamp_ns, correlation_id):
-    """Event to JSON to event is the same event, integers as integers, floats bit-exact."""
+    """An event survives JSON unchanged: integers stay integers, and floats are bit-exact."""
     event = Event(measurement, TagSet(tags), fields, timestamp_ns, correlation_id=correlation_id)
     again = decode_event(encode_event(event))
     assert again == event
@@ -130,7 +133,7 @@ def test_an_event_survives_json(measurement, tags, fields, timestamp_ns, correla
 
 
 def test_a_line_that_is_nested_too_deep_is_an_error_like_others():
-    """It must not end whoever reads the lines around it."""
+    """A line nested too deep raises an EventError, so that the lines around it can be read."""
     deep = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
     line = b'{"schema_version":1,"measurement":"m","attributes":' + deep + b"}"
     with pytest.raises(EventError, match="nested too deep"):
@@ -138,7 +141,7 @@ def test_a_line_that_is_nested_too_deep_is_an_error_like_others():
 
 
 def test_a_sample_becomes_an_event():
-    """The measurement is the metric, the value the field `value`, the time now."""
+    """A sample becomes an event of its metric, with the field `value` and the current time."""
     event = event_from_sample("cpu.load", 0.5, {"core": "0", "empty": ""}, correlation_id="c")
     assert (event.measurement, dict(event.tags), event.fields) == (
         "cpu.load",
@@ -151,40 +154,43 @@ def test_a_sample_becomes_an_event():
 
 @pytest.mark.parametrize("timestamp_ns", [1.7e18, "1700000000000000000", True])
 def test_a_sample_whose_time_is_no_integer_is_refused(timestamp_ns):
-    """It would be refused when it leaves, or when the spool is read, with its neighbours."""
+    """A sample whose time is not an integer is refused.
+
+    Otherwise it would be refused later with its neighbours, on delivery or when the spool is read.
+    """
     with pytest.raises(EventError, match=r"timestamp_ns of 'cpu' must be an integer, got"):
         event_from_sample("cpu", 1, timestamp_ns=timestamp_ns)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "1", None])
 def test_a_sample_without_a_finite_number_is_refused(value):
-    """The message names the metric and the value."""
+    """A value that is not a finite number is refused; the error names the metric."""
     with pytest.raises(EventError, match=r"value of 'cpu' must be a finite number"):
         event_from_sample("cpu", value)
 
 
 @pytest.mark.parametrize("tags", [{"a": 1}, {1: "a"}, {"a": None}])
 def test_a_sample_with_tags_that_are_no_texts_is_refused(tags):
-    """The message names the tag."""
+    """Tags that are not texts are refused; the error mentions the tag."""
     with pytest.raises(EventError, match="tag"):
         event_from_sample("cpu", 1, tags)
 
 
 @pytest.mark.parametrize("name", ["", 5, None])
 def test_a_sample_without_a_name_is_refused(name):
-    """A measurement has a name."""
+    """A sample without a metric name is refused."""
     with pytest.raises(EventError, match=f"metric must be a name, got {name!r}"):
         event_from_sample(name, 1)
 
 
 def test_a_sample_whose_correlation_id_is_no_text_is_refused():
-    """No sink takes one."""
+    """A correlation id that is not a text is refused, because no sink accepts it."""
     with pytest.raises(EventError, match="correlation_id of 'cpu' must be a text, got 5"):
         event_from_sample("cpu", 1, correlation_id=5)
 
 
 def test_a_sample_of_a_huge_integer_is_an_event():
-    """It is finite, and JSON has all its digits."""
+    """A huge integer is a finite value and keeps all its digits, up to a limit."""
     event = event_from_sample("cpu", 10**400)
     assert json.loads(encode_event(event))["fields"] == {"value": 10**400}
     with pytest.raises(EventError, match="value of 'cpu' has over 4,200 digits"):
@@ -192,7 +198,7 @@ def test_a_sample_of_a_huge_integer_is_an_event():
 
 
 def test_a_tag_set_is_a_sorted_immutable_mapping_without_empty_texts():
-    """It equals a dict of the same tags, and cannot be changed."""
+    """A TagSet is sorted, has no empty texts, equals a dict of its tags, and cannot be changed."""
     tags = TagSet({"b": "2", "a": "1", "c": "", "": "x"})
     assert list(tags.items()) == [("a", "1"), ("b", "2")]
     assert tags == {"a": "1", "b": "2"}
@@ -202,5 +208,5 @@ def test_a_tag_set_is_a_sorted_immutable_mapping_without_empty_texts():
 
 
 def test_zero_is_a_time():
-    """It is not now."""
+    """A time of 0 is used, and not replaced by the current time."""
     assert event_from_sample("m", 1.0, timestamp_ns=0).timestamp_ns == 0

@@ -74,7 +74,10 @@ def bodies(sink):
 
 @pytest.mark.parametrize("exporter_class", EXPORTERS)
 def test_without_arguments_events_go_to_the_default_file(exporter_class, tmp_path):
-    """Entry points construct with no arguments; nothing is opened before the first export."""
+    """Exporters work without arguments, as entry points construct them.
+
+    Nothing is opened before the first export.
+    """
     exporter = exporter_class()
     assert list(tmp_path.iterdir()) == []
     if exporter_class is CbtopMetricExporter:
@@ -102,7 +105,7 @@ def test_the_three_signals_in_one_file(tmp_path):
 
 
 def test_the_environment_configures(monkeypatch, tmp_path):
-    """Variables reach the sink; arguments win over them."""
+    """Variables reach the sink, and arguments override them."""
     monkeypatch.setenv("OTEL_EXPORTER_CBTOP_JSONLINES_PATH", str(tmp_path / "env.jsonl"))
     by_environment = CbtopSpanExporter()
     by_argument = CbtopSpanExporter(jsonlines={"path": str(tmp_path / "arg.jsonl")})
@@ -114,7 +117,7 @@ def test_the_environment_configures(monkeypatch, tmp_path):
 
 
 def test_every_sink_gets_every_event(tmp_path, capfd):
-    """`sink=jsonlines,console` is two pipelines."""
+    """With `sink=jsonlines,console` both sinks get every event."""
     exporter = CbtopSpanExporter(sink="jsonlines,console")
     assert exporter.export([span(), span()]) is SpanExportResult.SUCCESS
     assert exporter.health().events_written == 4
@@ -125,7 +128,7 @@ def test_every_sink_gets_every_event(tmp_path, capfd):
 
 
 def test_sink_none_takes_everything_and_writes_nothing(tmp_path):
-    """It is a way to switch off, not an error."""
+    """`sink=none` accepts everything and writes nothing: it is the way to switch off."""
     exporter = CbtopSpanExporter(sink="none")
     assert exporter.export([span()]) is SpanExportResult.SUCCESS
     exporter.shutdown()
@@ -152,7 +155,7 @@ def test_sink_none_takes_everything_and_writes_nothing(tmp_path):
     ],
 )
 def test_a_wrong_argument_is_a_config_error(options):
-    """In code and in a declarative file, construction says what is wrong."""
+    """A wrong argument, in code or in a declarative file, raises ConfigError."""
     with pytest.raises(ConfigError):
         CbtopSpanExporter(**options)
 
@@ -179,7 +182,10 @@ def test_a_wrong_argument_is_a_config_error(options):
     ],
 )
 def test_no_variable_makes_a_constructor_raise(monkeypatch, caplog, variables, words):
-    """It would switch off the exporters of others and all instrumentation with them."""
+    """A wrong variable never makes a constructor raise.
+
+    An exception would switch off other exporters and all instrumentation.
+    """
     for name, text in variables.items():
         monkeypatch.setenv(f"OTEL_EXPORTER_CBTOP_{name}", text)
     CbtopSpanExporter().shutdown()
@@ -187,7 +193,7 @@ def test_no_variable_makes_a_constructor_raise(monkeypatch, caplog, variables, w
 
 
 def test_a_sink_that_lacks_a_setting_in_the_environment_stops_nobody(monkeypatch, caplog):
-    """One error says what to set, everything is counted as dropped, nothing raises."""
+    """An incomplete sink logs what to set, counts everything as dropped, and raises nothing."""
     monkeypatch.setenv("OTEL_EXPORTER_CBTOP_SINK", "influxdb")
     exporter = CbtopSpanExporter()
     assert "OTEL_EXPORTER_CBTOP_INFLUXDB_URL" in caplog.text
@@ -202,10 +208,10 @@ def test_a_sink_that_lacks_a_setting_in_the_environment_stops_nobody(monkeypatch
     ("package", "extra"), [("confluent_kafka", "kafka"), ("authlib", "schema-registry")]
 )
 def test_an_extra_that_is_not_installed_is_named(monkeypatch, caplog, package, extra):
-    """One error says what to install, and nothing raises."""
+    """A missing extra is one logged error that says what to install, and raises nothing."""
     import importlib.util
 
-    # What is not installed cannot be had where all extras are.
+    # All extras are installed here, so a missing one is simulated.
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda n, *a: None if n == package else find(n, *a)
@@ -218,7 +224,7 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch, caplog, package, e
 
 
 def test_the_other_sinks_work_where_one_cannot(monkeypatch, tmp_path, caplog):
-    """A missing url of one sink costs the others nothing, and what that one lacks is counted."""
+    """One incomplete sink does not affect the others; its events are counted as dropped."""
     monkeypatch.setenv("OTEL_EXPORTER_CBTOP_SINK", "jsonlines,influxdb")
     exporter = CbtopSpanExporter()
     assert exporter.export([span()]) is SpanExportResult.FAILURE
@@ -232,7 +238,7 @@ def test_the_other_sinks_work_where_one_cannot(monkeypatch, tmp_path, caplog):
 
 
 def test_export_after_shutdown_fails_cleanly_and_shutdown_twice_is_quiet(caplog):
-    """The batch is counted, nothing raises, nothing is written."""
+    """An export after shutdown is counted and writes nothing; a second shutdown logs nothing."""
     sink = RecordingSink(local=True)
     exporter = CbtopSpanExporter(sink=sink)
     exporter.shutdown()
@@ -246,14 +252,14 @@ def test_export_after_shutdown_fails_cleanly_and_shutdown_twice_is_quiet(caplog)
 @pytest.mark.parametrize("spelling", [{}, {"timeout_millis": 50}, {"timeout": 50}])
 @pytest.mark.parametrize("exporter_class", EXPORTERS)
 def test_shutdown_takes_every_spelling_of_the_timeout(exporter_class, spelling):
-    """PeriodicExportingMetricReader says timeout, everything else timeout_millis."""
+    """`shutdown` accepts `timeout` (from PeriodicExportingMetricReader) and `timeout_millis`."""
     sink = RecordingSink(local=True)
     exporter_class(sink=sink).shutdown(**spelling)
     assert sink.closes == 1
 
 
 def test_batch_processors_find_the_name_of_the_timeout():
-    """BatchProcessor hands its time on only if timeout_millis is a positional parameter."""
+    """`timeout_millis` is a positional parameter, or BatchProcessor would not pass its timeout."""
     for exporter_class in EXPORTERS:
         exporter = exporter_class(sink=RecordingSink(local=True))
         assert "timeout_millis" in inspect.getfullargspec(exporter.shutdown).args
@@ -261,14 +267,17 @@ def test_batch_processors_find_the_name_of_the_timeout():
 
 
 def test_a_ready_sink_has_one_delivery(monkeypatch, caplog):
-    """Exporters may share it; one that wants it delivered otherwise is told so."""
+    """Exporters may share a sink object, but one with other delivery options raises an error.
+
+    If the options come from the environment, they are only logged.
+    """
     sink = RecordingSink(local=True)
     spans = CbtopSpanExporter(sink=sink, max_batch_events=3)
     logs = CbtopLogRecordExporter(sink=sink, max_batch_events=3)
     with pytest.raises(ConfigError, match=r"other options: delivery, max_batch_events;"):
         CbtopMetricExporter(sink=sink, delivery="direct")
     monkeypatch.setenv("OTEL_EXPORTER_CBTOP_METRICS_DELIVERY", "direct")
-    other = CbtopMetricExporter(sink=sink, max_batch_events=3)  # which stops no application
+    other = CbtopMetricExporter(sink=sink, max_batch_events=3)  # from the environment: only logged
     assert "other options: delivery; those of the first one hold" in caplog.text
     for exporter in (spans, logs):
         exporter.shutdown()
@@ -278,7 +287,7 @@ def test_a_ready_sink_has_one_delivery(monkeypatch, caplog):
 
 
 def test_a_failing_sink_is_a_failure_and_never_an_exception():
-    """The SDK is told the truth."""
+    """A failing sink makes `export` return FAILURE and never raises."""
     sink = RecordingSink(*[_kept] * 10, local=True)
     exporter = CbtopSpanExporter(sink=sink, retry={"max_retries": 0})
     assert exporter.export([span()]) is SpanExportResult.FAILURE
@@ -291,7 +300,7 @@ def _kept(records):
 
 
 class Poison:
-    """A span, or anything else, of which nothing can be read."""
+    """An object whose attributes all raise."""
 
     def __getattr__(self, name):
         raise RuntimeError(name)
@@ -301,7 +310,7 @@ class Poison:
     "bad", [Poison(), span(ctx=context(span_id=2**64))], ids=["unreadable", "id beyond 64 bits"]
 )
 def test_an_item_that_cannot_be_mapped_spares_its_neighbours(caplog, bad):
-    """It is counted and logged; the others arrive."""
+    """An item that cannot be mapped is counted and logged; the others arrive."""
     sink = RecordingSink(local=True)
     exporter = CbtopSpanExporter(sink=sink)
     assert exporter.export([span("a"), bad, span("b")]) is SpanExportResult.FAILURE
@@ -312,7 +321,7 @@ def test_an_item_that_cannot_be_mapped_spares_its_neighbours(caplog, bad):
 
 
 def test_a_point_that_is_not_finite_is_counted_in_health(caplog):
-    """Nothing disappears uncounted."""
+    """A point that is not finite is counted in the health."""
     sink = RecordingSink(local=True)
     exporter = CbtopMetricExporter(sink=sink)
     data = MetricsData(
@@ -326,7 +335,10 @@ def test_a_point_that_is_not_finite_is_counted_in_health(caplog):
 
 
 def test_a_point_that_cannot_be_mapped_costs_no_other(caplog):
-    """Of its metric, of other metrics, or of other resources; it is told by its metric's name."""
+    """A point that cannot be mapped is reported by its metric's name.
+
+    All other points arrive, whatever their metric or resource.
+    """
     bad = replace(number_point(1), attributes=object())
     no_buckets = histogram_point((), (5.0,))
     sink = RecordingSink(local=True)
@@ -364,7 +376,7 @@ def test_a_point_that_cannot_be_mapped_costs_no_other(caplog):
     ],
 )
 def test_metrics_that_cannot_even_be_taken_apart_are_counted(odd, caplog):
-    """And what is beside them arrives."""
+    """Metrics of an unexpected structure are counted, and the others arrive."""
     sink = RecordingSink(local=True)
     exporter = CbtopMetricExporter(sink=sink)
     data = MetricsData([odd, *metrics(gauge_metric(number_point(1)))])
@@ -376,7 +388,7 @@ def test_metrics_that_cannot_even_be_taken_apart_are_counted(odd, caplog):
 
 
 def test_what_is_left_out_of_a_batch_that_is_mapped_again_is_counted_once():
-    """A point that cannot be mapped makes its neighbours be mapped again, one by one."""
+    """A loss is counted once, though a point that cannot be mapped makes others be mapped again."""
     sink = RecordingSink(local=True)
     exporter = CbtopMetricExporter(sink=sink)
     odd = metrics(gauge_metric(number_point(float("nan")), number_point(1, {"a": "b"})))
@@ -388,7 +400,10 @@ def test_what_is_left_out_of_a_batch_that_is_mapped_again_is_counted_once():
 
 
 def test_a_field_that_is_not_finite_is_a_lost_value_and_no_lost_event(caplog):
-    """The histogram arrives without its sum, which is counted and logged once."""
+    """A histogram arrives without a sum that is not finite.
+
+    The lost value is counted, and logged once.
+    """
     sink = RecordingSink(local=True)
     exporter = CbtopMetricExporter(sink=sink)
     data = MetricsData(metrics(histogram_metric(histogram_point(total=float("inf")))))
@@ -410,7 +425,7 @@ def test_a_field_that_is_not_finite_is_a_lost_value_and_no_lost_event(caplog):
     ],
 )
 def test_the_temporality_preference_by_argument_and_environment(monkeypatch, preference, delta):
-    """OpenTelemetry's table; up-down counters are always cumulative."""
+    """The temporality preference follows OpenTelemetry's table; up-down counters are cumulative."""
     by_argument = CbtopMetricExporter(sink="none", temporality_preference=preference)
     monkeypatch.setenv("OTEL_EXPORTER_CBTOP_METRICS_TEMPORALITY_PREFERENCE", preference)
     by_environment = CbtopMetricExporter(sink="none")
@@ -422,7 +437,7 @@ def test_the_temporality_preference_by_argument_and_environment(monkeypatch, pre
 
 
 def test_preferences_by_class_of_instrument_win():
-    """The arguments that the SDK's and OTLP's metric exporters take."""
+    """Preferences by instrument class, as in the SDK's and OTLP's exporters, take precedence."""
     last = LastValueAggregation()
     exporter = CbtopMetricExporter(
         sink="none",
@@ -437,7 +452,7 @@ def test_preferences_by_class_of_instrument_win():
 
 
 def test_delta_is_the_default_and_reaches_the_sdk():
-    """Two collections of a counter add up instead of growing."""
+    """By default the collections of a counter are deltas, which do not grow."""
     sink = RecordingSink(local=True)
     reader = PeriodicExportingMetricReader(CbtopMetricExporter(sink=sink), 1e9)
     provider = MeterProvider([reader], shutdown_on_exit=False)
@@ -452,7 +467,7 @@ def test_delta_is_the_default_and_reaches_the_sdk():
 
 
 def test_the_histogram_aggregation_by_environment(monkeypatch):
-    """The same values as OTLP's variable."""
+    """The variable for the histogram aggregation takes the values of OTLP's."""
     monkeypatch.setenv(
         "OTEL_EXPORTER_CBTOP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
         "base2_exponential_bucket_histogram",
@@ -464,7 +479,7 @@ def test_the_histogram_aggregation_by_environment(monkeypatch):
 
 
 def test_eight_threads_through_a_simple_processor():
-    """SimpleSpanProcessor takes no lock, so export runs concurrently."""
+    """Concurrent exports lose nothing: SimpleSpanProcessor takes no lock."""
     sink = RecordingSink(local=True)
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(CbtopSpanExporter(sink=sink)))
@@ -486,7 +501,7 @@ def test_eight_threads_through_a_simple_processor():
 
 
 def test_a_batch_processor_delivers_its_last_batch_at_shutdown():
-    """What ended before shutdown arrives."""
+    """Spans that ended before the shutdown are delivered."""
     sink = RecordingSink(local=True)
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(CbtopSpanExporter(sink=sink)))
@@ -498,7 +513,7 @@ def test_a_batch_processor_delivers_its_last_batch_at_shutdown():
 
 
 def test_a_process_that_has_swallowed_its_exit_can_be_ended_later():
-    """More of the signal does nothing only for as long as a shutdown takes."""
+    """Another SIGTERM after the quiet time exits again, in case the first exit was swallowed."""
     handler = exit_on_sigterm._Exit(quiet_seconds=0.0)
     for _ in range(2):
         with pytest.raises(SystemExit):
@@ -506,7 +521,7 @@ def test_a_process_that_has_swallowed_its_exit_can_be_ended_later():
 
 
 def test_exit_on_sigterm_replaces_the_default_action_only():
-    """An application's own handler is left alone."""
+    """exit_on_sigterm does not replace an application's own handler."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -514,7 +529,7 @@ def test_exit_on_sigterm_replaces_the_default_action_only():
         with pytest.raises(SystemExit) as caught:
             signal.raise_signal(signal.SIGTERM)
         assert caught.value.code == 143
-        signal.raise_signal(signal.SIGTERM)  # it would abort the exit that is under way
+        signal.raise_signal(signal.SIGTERM)  # ignored: it would abort the exit in progress
 
         def own(*_):
             pass
@@ -527,7 +542,7 @@ def test_exit_on_sigterm_replaces_the_default_action_only():
 
 
 def test_a_declarative_files_values_are_arguments():
-    """Plain nested values, and {} for null."""
+    """Values of a declarative file are plain nested arguments, with {} for null."""
     values = {
         "sink": "jsonlines",
         "jsonlines": {"path": "declared.jsonl", "compression": {}},
@@ -539,7 +554,7 @@ def test_a_declarative_files_values_are_arguments():
 
 
 def test_no_log_line_of_ours_holds_an_attribute_value(caplog):
-    """Values may be secrets of the application's users."""
+    """No log line of ours contains an attribute value, which may be a secret of a user."""
     caplog.set_level(logging.DEBUG, "otel_cbtop_exporter")
     sink = RecordingSink(*[_kept] * 10, local=True)
     exporter = CbtopSpanExporter(sink=sink, retry={"max_retries": 0})
@@ -550,7 +565,7 @@ def test_no_log_line_of_ours_holds_an_attribute_value(caplog):
 
 
 def test_every_exporter_redacts():
-    """A secret in an attribute leaves with no signal."""
+    """A secret in an attribute is redacted in every signal."""
     from opentelemetry._logs import SeverityNumber
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
@@ -581,7 +596,10 @@ def test_every_exporter_redacts():
 
 
 def test_exporters_with_other_spools_share_nothing(tmp_path):
-    """One that asks for a disk must not be put into another one's memory."""
+    """Exporters with different options share no pipeline.
+
+    One that asks for a spool on disk must not share another's in memory.
+    """
     options = {"sink": "kafka", "kafka": {"bootstrap_servers": "127.0.0.1:1"}}
     before = len(open_pipelines())
     exporters = [
@@ -602,7 +620,7 @@ def test_exporters_with_other_spools_share_nothing(tmp_path):
 
 
 def test_an_exporter_that_cannot_be_made_holds_nothing(tmp_path):
-    """The sink that was made before the wrong one is closed, or no later holder is the last."""
+    """If one sink cannot be made, those made before are released, or they would never be closed."""
     before = len(open_pipelines())
     with pytest.raises(ConfigError):
         CbtopSpanExporter(
@@ -612,7 +630,10 @@ def test_an_exporter_that_cannot_be_made_holds_nothing(tmp_path):
 
 
 def test_off_the_main_thread_no_handler_is_installed():
-    """Python allows it there only, and an exporter made elsewhere must come into being."""
+    """Off the main thread an exporter is made without a signal handler.
+
+    Python allows none there.
+    """
     made = []
     handler = signal.getsignal(signal.SIGTERM)
 

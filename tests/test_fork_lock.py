@@ -1,4 +1,4 @@
-"""A fork in the middle of an import: of a client library, or of a spool's modules."""
+"""A fork in the middle of an import, of a client library or of a spool's modules."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# The module says that its import has begun, and ends it when it is told to.
+# The module reports that its import has begun, and ends it when told to.
 SLOW_CLIENT = """
 import main_thread
 main_thread.begun.set()
@@ -52,7 +52,10 @@ print(stuck)
 
 
 def test_a_fork_takes_the_lock_of_imports_before_that_of_spools():
-    """A library may log while it is imported, and the line be exported: into a spool."""
+    """A fork takes the lock of imports before that of spools.
+
+    A library may log during its import, and the line may be exported, into a spool.
+    """
     command = [sys.executable, "-W", "ignore", "-c", ORDER]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
@@ -98,7 +101,10 @@ print(free, os.waitpid(pid, 0)[1])
 
 
 def test_what_is_raised_during_a_fork_leaves_no_lock_held():
-    """By a signal handler while the fork waits, or by a hook: every lock and hook has its turn."""
+    """An exception of a signal handler or hook during a fork leaves no lock held.
+
+    All other hooks still run.
+    """
     command = [sys.executable, "-W", "ignore", "-c", INTERRUPTED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[True, True, True, True, True] 0\n"
@@ -140,7 +146,7 @@ sink.close(1.0)
     ],
 )
 def test_the_first_import_of_a_client_is_one_that_forks_wait_for(client, sink):
-    """A child that is forked in the middle of it could never write."""
+    """A fork waits for the first import of a client: a child forked during it could never write."""
     program = FIRST_IMPORT.replace("{client}", client).replace("{sink}", sink)
     command = [sys.executable, "-W", "ignore", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -155,7 +161,7 @@ def begin():
         import slow_client
 """
 
-# Python asks this finder while it holds the lock of the module.
+# Python calls this finder while it holds the module's lock.
 FIRST_SPOOL = """
 from importlib.abc import MetaPathFinder
 from otel_cbtop_exporter.config import ExporterConfig
@@ -173,7 +179,7 @@ def begin():
     Pipeline(RecordingSink(), ExporterConfig()).release(5)
 """
 
-# The import goes on in a thread; the fork comes in the middle of it.
+# The import runs in a thread, and the fork happens during it.
 SCRIPT = """
 thread = threading.Thread(target=begin)
 thread.start()
@@ -192,7 +198,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 @pytest.mark.parametrize("begin", [FIRST_WRITE, FIRST_SPOOL], ids=["write", "spool"])
 def test_a_fork_waits_for_an_import(tmp_path, begin):
-    """The child can import what its parent imports: nobody has left it locked for ever."""
+    """A fork waits for an import, so that the child can import the same module without hanging."""
     (tmp_path / "slow_client.py").write_text(SLOW_CLIENT)
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PRELUDE + begin + SCRIPT],

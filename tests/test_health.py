@@ -1,4 +1,4 @@
-"""Counters, health, and the log about losses."""
+"""Counters and health of sinks."""
 
 import signal
 import threading
@@ -9,12 +9,12 @@ from tests.delivery.records import records
 
 
 def test_before_the_first_write_nothing_is_known():
-    """A new pipeline is not connected, and everything is zero."""
+    """Before the first write a sink is not connected, and all counters are zero."""
     assert HealthCounters().snapshot() == SinkHealth()
 
 
 def test_every_outcome_is_counted():
-    """Written, rejected and dropped events are counted apart, dropped ones by reason."""
+    """Written, rejected and dropped events are counted separately, dropped ones by reason."""
     counters = HealthCounters()
     counters.written(records(3), 111)
     counters.written(records(2), 222)
@@ -35,7 +35,7 @@ def test_every_outcome_is_counted():
 
 
 class Interrupted:
-    """A tally that is counted when a signal comes."""
+    """A tally that raises a signal while it is counted."""
 
     @property
     def events(self):
@@ -44,7 +44,7 @@ class Interrupted:
 
 
 def test_a_signal_handler_may_count_on_the_thread_that_counts():
-    """A handler that ends a span does not wait for the lock that its own thread holds."""
+    """A signal handler, which may end a span, does not wait for its own thread's lock."""
     counters = HealthCounters()
     before = signal.signal(signal.SIGUSR1, lambda *_: counters.written(records(2), 1))
     try:
@@ -56,7 +56,7 @@ def test_a_signal_handler_may_count_on_the_thread_that_counts():
 
 
 def test_connected_says_how_the_last_write_ended():
-    """A failure that did not reach the destination disconnects; the next success connects."""
+    """A failure to reach the destination disconnects, and the next success connects."""
     counters = HealthCounters()
     counters.written(records(1), 1)
     counters.write_failed("away", connected=False)
@@ -69,7 +69,7 @@ def test_connected_says_how_the_last_write_ended():
 
 
 def test_the_last_error_is_kept_and_bounded():
-    """last_error is the latest one, at most 300 characters of it."""
+    """last_error is the latest error, cut to 300 characters."""
     counters = HealthCounters()
     counters.write_failed("first", connected=False)
     counters.write_failed("x" * 1_000, connected=False)
@@ -78,7 +78,7 @@ def test_the_last_error_is_kept_and_bounded():
 
 
 def test_a_snapshot_does_not_change():
-    """What health() returned stays as it was while counting goes on."""
+    """A snapshot does not change while counting goes on."""
     counters = HealthCounters()
     counters.dropped("spool_full", Tally(1))
     before = counters.snapshot()
@@ -87,7 +87,7 @@ def test_a_snapshot_does_not_change():
 
 
 def test_counters_are_exact_under_threads():
-    """Eight threads count at once and nothing is missing."""
+    """Counters are exact when eight threads count at once."""
     counters = HealthCounters()
 
     def work():
@@ -108,7 +108,7 @@ def test_counters_are_exact_under_threads():
 
 
 def test_sinks_together_are_as_well_as_the_worst():
-    """Several sinks add up, and are connected only if all are."""
+    """The health of several sinks adds up, and is connected only if all are."""
     one = SinkHealth(
         connected=True,
         last_write_ns=5,

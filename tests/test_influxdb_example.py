@@ -1,4 +1,4 @@
-"""The files of examples/influxdb fit together, as far as that shows without running them."""
+"""The files of examples/influxdb fit together, as far as can be checked without running them."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ DASHBOARD = json.loads((EXAMPLE / "grafana" / "dashboard.json").read_text())
 
 
 def test_what_compose_mounts_is_there_and_where_grafana_looks():
-    """Every mounted file exists, and the folder of the dashboards is the provider's."""
+    """Every mounted file exists, and the dashboards are mounted where Grafana looks."""
     grafana = COMPOSE["services"]["grafana"]
     mounts = dict(mount.removesuffix(":ro").split(":") for mount in grafana["volumes"])
     for source in mounts:
@@ -30,7 +30,7 @@ def test_what_compose_mounts_is_there_and_where_grafana_looks():
 
 
 def test_grafana_reads_what_influxdb_was_set_up_with():
-    """Organization, bucket, token and address of the data source are InfluxDB's."""
+    """The data source has InfluxDB's organization, bucket, token and address."""
     influxdb, grafana = (COMPOSE["services"][name] for name in ("influxdb", "grafana"))
     (source,) = DATASOURCE["datasources"]
     given, setup = grafana["environment"], influxdb["environment"]
@@ -48,13 +48,13 @@ def test_grafana_reads_what_influxdb_was_set_up_with():
 
 
 def test_ports_are_open_to_this_machine_alone():
-    """An example with a known token listens on loopback."""
+    """The example, whose token is public, listens on loopback only."""
     for service in COMPOSE["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
 def test_every_panel_asks_the_provisioned_source_and_has_a_place():
-    """One data source, no panel over another, every variable of a query is defined."""
+    """Panels use the provisioned source and do not overlap, and every variable is used."""
     (source,) = DATASOURCE["datasources"]
     taken = set()
     for panel in DASHBOARD["panels"]:

@@ -1,4 +1,4 @@
-"""The shape of the package: who may import whom, what an import does, how tests are written."""
+"""The package's shape: which modules import which, what an import does, how tests are written."""
 
 import ast
 import json
@@ -17,11 +17,11 @@ MODULES = {
 }
 NAME = "otel_cbtop_exporter"
 
-# What is encoded and delivered, and how it fails.
+# Modules of events, and of how they fail.
 EVENTS = ("errors", "event_batch", "events", "on_demand", "tag_set")
 
-# What a module, or every module of a folder, may import of the package. The longest prefix
-# counts; the arrows go one way, from what the SDK calls down to what touches the outside.
+# What a module, or every module of a folder, may import from the package. The longest prefix
+# counts. Imports go one way, from what the SDK calls down to what touches the outside.
 MAY_IMPORT = {
     "errors": (),
     "own_log": (),
@@ -137,7 +137,7 @@ MAY_IMPORT = {
     ),
 }
 
-# A sink's own further files, and what several sinks write files with.
+# A sink's own further modules, and those that several sinks share.
 SINK_PARTS = {
     "jsonlines": ("append_file", "lines", "rotation", "shared_stream"),
     "console": ("lines", "shared_stream"),
@@ -146,7 +146,7 @@ SINK_PARTS = {
 }
 SINKS = tuple(SINK_PARTS)
 
-# What only one module, or one folder, may touch.
+# Libraries that only one module, or one folder, may import.
 DOORS = {
     "sqlite3": ("delivery.",),
     "urllib3": ("sinks.influxdb",),
@@ -161,7 +161,7 @@ def short(module):
 
 
 def imports(path):
-    """Yield every absolute import of a file, wherever it stands."""
+    """Yield every absolute import of a file, wherever it is."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -175,7 +175,7 @@ def is_within(name, prefixes):
 
 
 def row_for(name, path):
-    """Return the row of the import table that holds for a module: its name and what it allows."""
+    """Return the row of the import table for a module: its name and the imports it allows."""
     if name == "sinks" and path.name == "__init__.py":
         row = "sinks.__init__"
     else:
@@ -186,7 +186,7 @@ def row_for(name, path):
 
 
 def is_part_of_its_sink(name, imported):
-    """sinks/kafka.py and sinks/kafka_x.py may import sinks/kafka_*.py, and so on."""
+    """Return whether an import is of the same sink, as sinks/kafka_*.py for sinks/kafka.py."""
     own = name.removeprefix("sinks.")
     other = imported.removeprefix("sinks.")
     for sink, parts in SINK_PARTS.items():
@@ -198,7 +198,7 @@ def is_part_of_its_sink(name, imported):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_import_only_what_their_row_allows(module):
-    """The import table holds."""
+    """Modules import only what the import table allows."""
     name = short(module)
     _, allowed = row_for(name, MODULES[module])
     for imported in imports(MODULES[module]):
@@ -212,7 +212,7 @@ def test_modules_import_only_what_their_row_allows(module):
 
 
 def test_every_entry_of_the_table_is_used():
-    """What nobody imports any more is not allowed any more."""
+    """Every entry of the import table is used; what nobody imports any more is not allowed."""
     used = {
         (row, allowed)
         for module, path in MODULES.items()
@@ -228,7 +228,7 @@ def test_every_entry_of_the_table_is_used():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_outside_things_are_touched_behind_one_door(module):
-    """Client libraries, SQLite and the terminal each have their place."""
+    """Client libraries, SQLite and the terminal are each used in one place."""
     name = short(module)
     for imported in imports(MODULES[module]):
         for library, doors in DOORS.items():
@@ -238,7 +238,7 @@ def test_outside_things_are_touched_behind_one_door(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_private_names_of_opentelemetry_are_behind_one_door(module):
-    """What the SDK may rename is touched in _sdk.py alone, but for its incubating names."""
+    """Private names of the SDK, other than incubating conventions, are used only in _sdk.py."""
     if short(module) == "_sdk":
         return
     for imported in imports(MODULES[module]):
@@ -250,7 +250,7 @@ def test_private_names_of_opentelemetry_are_behind_one_door(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_only_env_reads_the_environment(module):
-    """Every variable is an option of the configuration tree."""
+    """Only env.py reads the environment, so that every variable is an option."""
     if short(module) == "env":
         return
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
@@ -261,7 +261,7 @@ def test_only_env_reads_the_environment(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_are_short_and_say_what_belongs_in_them(module):
-    """A file holds one idea, has a docstring and names what it offers."""
+    """A module is short, has a docstring, and lists its names in `__all__`."""
     text = MODULES[module].read_text()
     tree = ast.parse(text)
     assert ast.get_docstring(tree), f"{module} has no docstring"
@@ -279,7 +279,7 @@ def test_modules_are_short_and_say_what_belongs_in_them(module):
 
 
 def test_what_others_import_is_offered():
-    """A module's `__all__` is what its neighbours may use of it."""
+    """Modules import from each other only names in `__all__`."""
     offered = {}
     for module, path in MODULES.items():
         for node in ast.parse(path.read_text()).body:
@@ -301,13 +301,13 @@ def test_what_others_import_is_offered():
 
 
 def test_no_folder_of_loose_ends():
-    """No module that could hold anything."""
+    """No module has a name, such as utils, under which anything could be put."""
     loose = {"utils", "util", "common", "helpers", "helper", "misc", "manager"}
     assert not {name.rpartition(".")[2] for name in MODULES} & loose
 
 
 def test_importing_the_package_has_no_side_effect(tmp_path):
-    """No thread, no file, no client library, no handler, nothing printed."""
+    """An import starts no thread, makes no file or handler, loads no client, prints nothing."""
     code = """
 import json, signal, sys, threading, os
 before = signal.getsignal(signal.SIGTERM)
@@ -334,7 +334,7 @@ print(json.dumps({
 
 
 def test_who_writes_at_once_does_not_pay_for_the_spool(tmp_path):
-    """With JSON Lines and no spool path, what only a spool needs is not even imported."""
+    """With JSON Lines and no spool path, modules that only a spool needs are not imported."""
     code = """
 import sys
 from otel_cbtop_exporter import CbtopSpanExporter
@@ -354,7 +354,7 @@ print(sorted({"sqlite3", "hashlib", "email.utils", "difflib"} & set(sys.modules)
 
 
 def test_the_public_names_are_what_the_package_says():
-    """__all__ is sorted, complete, and every name of it exists."""
+    """`__all__` is complete, and every name in it exists."""
     import otel_cbtop_exporter
 
     assert set(otel_cbtop_exporter.__all__) <= set(vars(otel_cbtop_exporter))
@@ -370,7 +370,7 @@ def test_the_public_names_are_what_the_package_says():
     "path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_every_test_states_its_rule(path):
-    """A test's docstring is one sentence on the rule under test."""
+    """Every test has a docstring, which states the rule under test."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"

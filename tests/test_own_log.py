@@ -1,4 +1,4 @@
-"""What the package logs: seldom, without a lock, and where somebody sees it."""
+"""The package's own log: rare lines, no lock held, and written where somebody sees them."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ LOGGER = logging.getLogger("otel_cbtop_exporter")
 
 
 def test_a_cause_is_logged_once_a_minute(caplog):
-    """A second message of a cause within a minute is held back, and told of with the next."""
+    """Further messages of a cause within a minute are held back, and counted in the next one."""
     clock = FakeClock()
     log = RateLimitedLog(logging.getLogger("otel_cbtop_exporter"), clock.monotonic)
     for _ in range(5):
@@ -43,7 +43,7 @@ def test_messages_are_not_format_strings(caplog):
 
 
 def test_events_of_messages_that_were_not_logged_are_told_as_a_sum(caplog):
-    """With the next message, or at the end: how much was lost is never a secret."""
+    """Losses of held-back messages are added up, and logged with the next message or at the end."""
     clock = FakeClock()
     log = RateLimitedLog(LOGGER, clock.monotonic)
     for events in (2, 20, 300):
@@ -62,7 +62,10 @@ def test_events_of_messages_that_were_not_logged_are_told_as_a_sum(caplog):
 
 
 def test_a_loss_that_stops_is_told_to_its_end_within_a_minute(caplog):
-    """By the next batch that comes, or a reader of the log would judge it too small for ever."""
+    """A loss that stops is logged in full with the next batch after a minute.
+
+    Otherwise a reader of the log would judge it too small.
+    """
     clock = FakeClock()
     log = RateLimitedLog(LOGGER, clock.monotonic)
     for events in (2, 20, 300):
@@ -82,7 +85,7 @@ def test_a_loss_that_stops_is_told_to_its_end_within_a_minute(caplog):
 
 
 def test_an_exporter_tells_all_that_was_lost_when_it_ends(caplog):
-    """The log alone says how much that was."""
+    """Shutdown logs all that was lost, so that the log alone says how much."""
 
     def refuse(records):
         return WriteResult(rejected=[Rejection(record, "invalid", "why") for record in records])
@@ -98,7 +101,7 @@ def test_an_exporter_tells_all_that_was_lost_when_it_ends(caplog):
 
 
 def test_lines_wait_until_no_lock_is_held(caplog):
-    """They come in order, each once."""
+    """Held lines are logged in order, each once, when no lock is held."""
     log = HeldLog(LOGGER)
     log.log(logging.WARNING, "%s is %d", "a", 1)
     log.log(logging.ERROR, "second")
@@ -110,7 +113,7 @@ def test_lines_wait_until_no_lock_is_held(caplog):
 
 @pytest.fixture
 def exported_logger():
-    """A logger whose lines go through an exporter before the call returns."""
+    """Return a function that makes a logger whose lines are exported before the call returns."""
     providers = []
 
     def start(**options):
@@ -118,7 +121,7 @@ def exported_logger():
         exporter = CbtopLogRecordExporter(timeout_ms=2_000, **options)
         provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of the SDK's own handler
+            warnings.simplefilter("ignore", DeprecationWarning)  # raised by the SDK's own handler
             from opentelemetry.sdk._logs import LoggingHandler
 
             handler = LoggingHandler(logger_provider=provider)
@@ -136,7 +139,10 @@ def exported_logger():
 
 
 def test_a_warning_of_the_sink_does_not_wait_for_the_sink(exported_logger, tmp_path):
-    """The name is too long to be rotated, which is logged, which is exported."""
+    """A sink's own warning can be exported through that sink without a deadlock.
+
+    The file's name is too long to be rotated, which is logged and exported.
+    """
     path = tmp_path / ("x" * 235)
     logger = exported_logger(sink="jsonlines", jsonlines={"path": str(path), "max_bytes": 10})
     for number in range(3):
@@ -147,7 +153,7 @@ def test_a_warning_of_the_sink_does_not_wait_for_the_sink(exported_logger, tmp_p
 
 
 def test_a_warning_about_tls_does_not_wait_for_the_connections(exported_logger):
-    """It is logged at the first write, whose thread makes the connections."""
+    """A TLS warning at the first write can be exported by the thread that makes the connections."""
     logger = exported_logger(
         sink="influxdb",
         delivery="direct",
@@ -189,9 +195,10 @@ mine.handlers.clear()  # at the end the SDK's starts a thread, which Python 3.12
     ],
 )
 def test_a_warning_is_seen_where_telemetry_is_the_only_handler(handlers, begins):
-    """Once, on standard error: auto-instrumentation has switched off Python's own last resort.
+    """If telemetry is the only handler, a warning is printed once to standard error.
 
-    A NullHandler is the way to switch it off on purpose.
+    Auto-instrumentation has switched off Python's own last resort. A NullHandler is the way to
+    switch the line off on purpose.
     """
     done = subprocess.run(
         [sys.executable, "-c", APP, *handlers],
@@ -208,7 +215,7 @@ def test_a_warning_is_seen_where_telemetry_is_the_only_handler(handlers, begins)
 
 
 def test_what_was_not_logged_is_told_at_the_shutdown(caplog):
-    """The second loss of a minute has no line of its own, and no later line says so."""
+    """Losses whose log lines were held back are logged at the shutdown."""
     exporter = CbtopSpanExporter(sink=RecordingSink(local=True))
     for _ in range(3):
         exporter.export([object()])

@@ -1,4 +1,4 @@
-"""The `otel.sdk.exporter.*` metrics: what they count, under which names, and what they cost."""
+"""The `otel.sdk.exporter.*` metrics: what they count, their names, and their cost."""
 
 import os
 import subprocess
@@ -29,13 +29,13 @@ from tests.delivery.records import away, busy, named
 
 QUICK = {"initial_delay_ms": 1, "max_delay_ms": 5}
 DEADLINE = 20.0
-# A span, its two events and its link: four events, one of which is a span.
+# A span with two span events and a link: four events, of which one is a span.
 RICH = span(events=[span_event(), span_event()], links=[link()])
 MIB = 1024 * 1024
 
 
 def large(size):
-    """A span with one event that zstd cannot shrink below this size."""
+    """Make a span with one event that zstd cannot compress below `size` bytes."""
     return span(attributes={"noise": os.urandom(size).hex()}, events=[span_event()])
 
 
@@ -47,7 +47,7 @@ class Measured:
         self.provider = MeterProvider([self.reader])
 
     def points(self, name):
-        """Return what a metric says now, by component type and error type."""
+        """Return the current values of a metric, by component type and error type."""
         data = self.reader.get_metrics_data()
         found = Counter()
         for resource in data.resource_metrics if data else ():
@@ -84,7 +84,7 @@ def make(exporter_class, sink, **options):
 
 
 def test_nothing_is_measured_unless_it_is_asked_for(measured):
-    """As with the SDK's own metrics about itself, off is the default."""
+    """Nothing is measured by default, as with the SDK's own metrics about itself."""
     exporter = CbtopSpanExporter(sink=RecordingSink(local=True))
     exporter.export([RICH])
     exporter.shutdown()
@@ -93,7 +93,7 @@ def test_nothing_is_measured_unless_it_is_asked_for(measured):
 
 
 def test_the_sdks_own_variable_switches_them_on(measured, monkeypatch):
-    """OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED is enough."""
+    """OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED switches the metrics on."""
     monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
     exporter = CbtopSpanExporter(sink=RecordingSink(local=True))
     exporter.export([RICH])
@@ -103,7 +103,7 @@ def test_the_sdks_own_variable_switches_them_on(measured, monkeypatch):
 
 @pytest.mark.parametrize("local", [True, False], ids=["direct", "spooled"])
 def test_delivered_items_are_counted_in_the_units_of_the_conventions(measured, local):
-    """A span with its events and links is one span; a point and a log record are one each."""
+    """A span counts once with its events and links, as does each data point and log record."""
     sink = RecordingSink(local=local)
     points = metrics(gauge_metric(number_point(1), number_point(2, {"a": "b"})))
     exporters = [make(c, sink) for c in (CbtopSpanExporter, CbtopMetricExporter)]
@@ -120,7 +120,10 @@ def test_delivered_items_are_counted_in_the_units_of_the_conventions(measured, l
 
 
 def test_a_component_has_a_type_and_a_numbered_name(measured):
-    """The name is type and counter, so that it is the same after a restart; two differ."""
+    """A component's name is its type and a number.
+
+    It is the same after a restart, and different for each exporter.
+    """
     exporters = [make(CbtopSpanExporter, RecordingSink(local=True)) for _ in range(2)]
     for exporter in exporters:
         exporter.export([RICH])
@@ -143,7 +146,7 @@ def test_a_component_has_a_type_and_a_numbered_name(measured):
 
 
 def test_what_waits_is_in_flight_until_its_fate_is_known(measured):
-    """A spooled span is in flight, also while its write fails, and then it is exported."""
+    """A spooled span is in flight until it is delivered, also while writes fail."""
     up = threading.Event()
     sink = RecordingSink(
         *[lambda batch: WriteResult(delivered=batch) if up.is_set() else away(batch)] * 10_000
@@ -175,7 +178,7 @@ def test_what_a_direct_send_has_in_hand_is_in_flight(measured):
 
 
 def test_rejected_items_are_exported_with_their_reason(measured):
-    """What the destination refused for good has the reason as its error type, once."""
+    """A rejected item is counted once, with the reason as its error type."""
 
     def refuse_first(batch):
         return named([record for record in batch if record.signal == "span"][:1])(batch)
@@ -190,7 +193,7 @@ def test_rejected_items_are_exported_with_their_reason(measured):
 
 
 def test_items_that_the_spool_lets_go_are_exported_with_the_reason(measured):
-    """Overflow and shutdown are errors of the spans that they cost, and nothing stays in flight."""
+    """Spans dropped by overflow or shutdown are counted as errors, and do not stay in flight."""
     sink = RecordingSink(*[busy(3_600.0)] * 100)
     exporter = make(CbtopSpanExporter, sink, spool={"max_bytes": MIB})
     for _ in range(100):
@@ -209,7 +212,7 @@ def test_items_that_the_spool_lets_go_are_exported_with_the_reason(measured):
 
 
 def test_what_is_lost_before_any_sink_has_a_component_of_its_own(measured):
-    """An item that cannot be mapped is an item whose export failed."""
+    """Items lost before any sink, such as unmappable ones, count under their own component."""
     exporter = make(CbtopSpanExporter, RecordingSink(local=True))
     exporter.export([span("a"), object()])
     exporter.shutdown()
@@ -222,7 +225,7 @@ def test_what_is_lost_before_any_sink_has_a_component_of_its_own(measured):
 
 
 def test_every_write_is_one_operation(measured):
-    """A failed write and the one that succeeds are two durations, one with an error type."""
+    """Every write is one duration; failed ones have an error type."""
     exporter = make(CbtopSpanExporter, RecordingSink(away, away, local=True))
     exporter.export([RICH])
     exporter.shutdown()
@@ -234,7 +237,7 @@ def test_every_write_is_one_operation(measured):
 
 
 def test_what_was_left_on_disk_is_in_flight_nowhere(measured, tmp_path):
-    """After the shutdown it is the next process's, and the health says how much that is."""
+    """Spans left on disk at shutdown are not in flight, but the health reports them as spooled."""
     sink = RecordingSink(*[busy(3_600.0)] * 100)
     exporter = make(CbtopSpanExporter, sink, spool={"path": str(tmp_path)})
     exporter.export([span("a")])
@@ -245,7 +248,10 @@ def test_what_was_left_on_disk_is_in_flight_nowhere(measured, tmp_path):
 
 
 def test_what_a_dead_process_left_is_in_flight_and_counted_when_it_goes(measured, tmp_path):
-    """The rows of a spool file say how many spans they hold, whoever wrote them."""
+    """Spans left by a dead process are in flight, and counted when they are delivered.
+
+    The rows of a spool file hold the number of their spans, whoever wrote them.
+    """
     spool = {"path": str(tmp_path)}
     first = CbtopSpanExporter(sink=RecordingSink(*[busy(3_600.0)] * 100), spool=spool)
     first.export([RICH] * 4)
@@ -265,8 +271,11 @@ def test_what_a_dead_process_left_is_in_flight_and_counted_when_it_goes(measured
 
 @pytest.mark.parametrize("local", [True, False], ids=["direct", "spooled"])
 def test_metrics_about_exporting_metrics_do_not_feed_themselves(monkeypatch, local):
-    """Read through our own exporter, every collection has the same series and is one export."""
-    # A name that no other test's exporter has, which may live until the garbage collector runs.
+    """Collected through our own exporter, the metrics do not feed themselves.
+
+    Every collection has the same series and is one export.
+    """
+    # A unique name: other tests' exporters may live until the garbage collector runs.
     sink = RecordingSink(name="own", local=local)
     exporter = make(CbtopMetricExporter, sink)
     reader = PeriodicExportingMetricReader(exporter, export_interval_millis=3_600_000)
@@ -297,7 +306,7 @@ def test_metrics_about_exporting_metrics_do_not_feed_themselves(monkeypatch, loc
 
 
 def test_collecting_while_everything_records_never_hangs(measured):
-    """Exports, the drain thread, overflow and collections at once take no lock crosswise."""
+    """Exports, the drain thread, overflow and collections at once do not deadlock."""
     sink = RecordingSink(*[away, busy(0.001)] * 5_000)
     exporter = make(CbtopSpanExporter, sink, spool={"max_bytes": MIB})
     end = threading.Event()
@@ -326,7 +335,7 @@ def test_collecting_while_everything_records_never_hangs(measured):
 
 
 def test_threads_that_come_at_once_lose_no_measurement(measured):
-    """Whoever is first makes the instruments, and nobody counts past them."""
+    """Threads that make the first measurement at once lose none."""
     for _ in range(20):
         sink = RecordingSink(local=True)
         exporters = [make(CbtopSpanExporter, sink) for _ in range(4)]
@@ -347,7 +356,7 @@ def test_threads_that_come_at_once_lose_no_measurement(measured):
 
 
 def run(script):
-    # Forking a process that has threads is what servers do, and what Python warns of.
+    # Servers fork processes that have threads, and Python warns about it.
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(script)],
         capture_output=True,
@@ -385,7 +394,7 @@ def points(name):
 
 
 def test_a_meter_provider_that_is_set_later_is_used():
-    """Instruments made before the application set its provider pass on to it."""
+    """Instruments made before the application sets its meter provider report to it."""
     run(
         PRELUDE
         + """
@@ -400,7 +409,7 @@ assert points("span.exported") == [3], points("span.exported")
 
 
 def test_a_forked_child_has_nothing_of_the_parents_in_flight():
-    """What waits in the parent's spool is the parent's; the child counts what is its own."""
+    """A forked child does not count the parent's spooled spans as in flight, only its own."""
     run(
         PRELUDE
         + """
@@ -427,7 +436,7 @@ exporter.shutdown()
 
 
 def test_a_meter_provider_that_cannot_be_loaded_costs_the_metrics_alone():
-    """The batch is delivered, and one line in the log says what is missing."""
+    """If the meter provider cannot be loaded, batches are delivered and one line is logged."""
     log = run(
         """
         import os

@@ -35,7 +35,7 @@ def values(sink):
 
 
 def test_a_complete_batch_is_handed_over():
-    """The event that completes a batch delivers it; the others wait."""
+    """The event that completes a batch delivers it; later ones wait."""
     sink = RecordingSink(local=True)
     streamer = EventStreamer(sink, batch_size=3)
     assert all(streamer.send(sample(n)) for n in range(5))
@@ -45,7 +45,7 @@ def test_a_complete_batch_is_handed_over():
 
 
 def test_flush_hands_over_what_waits():
-    """flush delivers an incomplete batch and says whether everything arrived."""
+    """`flush` delivers an incomplete batch and returns whether everything arrived."""
     sink = RecordingSink()
     streamer = EventStreamer(sink)
     streamer.send(sample(1))
@@ -56,7 +56,7 @@ def test_flush_hands_over_what_waits():
 
 
 def test_what_is_no_event_costs_itself_alone(caplog):
-    """Anything can be given by hand: it is counted and named, and its neighbours go on."""
+    """An object that is not an event is counted and named alone; its neighbours are delivered."""
     sink = RecordingSink(local=True)
     streamer = EventStreamer(sink, batch_size=3)
     assert streamer.send(sample(1))
@@ -72,7 +72,7 @@ def test_what_is_no_event_costs_itself_alone(caplog):
 
 @pytest.mark.parametrize("seconds", [math.inf, 1e10])
 def test_any_time_can_be_given(seconds):
-    """Whoever has no limit in mind says so; no clock of the system takes such a number."""
+    """Any timeout is accepted, even infinity, although no system clock takes such a number."""
     streamer = EventStreamer(RecordingSink())
     streamer.send(sample(1))
     assert streamer.flush(seconds)
@@ -84,7 +84,10 @@ def test_any_time_can_be_given(seconds):
 
 
 def test_everything_of_the_process_can_be_flushed_by_whoever_has_no_exporter():
-    """As after a provider's `force_flush`, which goes no further than into the exporters."""
+    """`force_flush` of the package flushes everything in the process.
+
+    A provider's `force_flush` only reaches the exporters.
+    """
     sinks = [RecordingSink(destination="here"), RecordingSink(*[busy(60.0)] * 100)]
     exporters = [CbtopSpanExporter(sink=sink) for sink in sinks]
     provider = TracerProvider(shutdown_on_exit=False)
@@ -102,7 +105,7 @@ def test_everything_of_the_process_can_be_flushed_by_whoever_has_no_exporter():
 
 
 def test_flush_tells_when_something_waits():
-    """flush returns False while the sink is away, and pending_count says how much waits."""
+    """While the sink is away `flush` returns False, and `pending_count` is what waits."""
     streamer = EventStreamer(RecordingSink(*[busy(60.0)] * 100))
     streamer.send(sample(1))
     assert not streamer.flush(0.1)
@@ -112,7 +115,7 @@ def test_flush_tells_when_something_waits():
 
 
 def test_a_context_manager_shuts_down():
-    """Leaving the block delivers everything and closes the sink, once."""
+    """Leaving the block delivers everything and closes the sink once."""
     sink = RecordingSink(away)
     with EventStreamer(sink, retry=RetryConfig(initial_delay_ms=1)) as streamer:
         streamer.send(sample(1))
@@ -123,7 +126,7 @@ def test_a_context_manager_shuts_down():
 
 
 def test_after_shutdown_events_are_refused_and_counted():
-    """send after shutdown returns False and counts the event."""
+    """After shutdown `send` returns False and counts the event."""
     streamer = EventStreamer(RecordingSink(local=True))
     streamer.shutdown()
     assert not streamer.send(sample(1))
@@ -131,7 +134,7 @@ def test_after_shutdown_events_are_refused_and_counted():
 
 
 def test_many_threads_lose_nothing():
-    """Events from eight threads all arrive, each once, each thread's in order."""
+    """Events from eight threads all arrive once, each thread's in order."""
     sink = RecordingSink()
     streamer = EventStreamer(sink, batch_size=7)
 
@@ -152,7 +155,7 @@ def test_many_threads_lose_nothing():
 
 
 def test_an_exception_of_a_signal_handler_costs_no_event():
-    """Ctrl-C between taking a batch and handing it over: what was accepted comes at the end."""
+    """Ctrl-C between taking a batch and handing it over loses no event: shutdown delivers it."""
     sink = RecordingSink(local=True)
     encode, calls = sink.encode, itertools.count()
 
@@ -172,7 +175,7 @@ def test_an_exception_of_a_signal_handler_costs_no_event():
 
 
 def test_a_signal_handler_may_send_and_shut_down():
-    """In the middle of a write of the same thread it waits for nobody, and loses nothing."""
+    """A signal handler may send and shut down during a write of its thread, and loses nothing."""
 
     def interrupted(batch):
         signal.raise_signal(signal.SIGUSR1)
@@ -195,7 +198,7 @@ def test_a_signal_handler_may_send_and_shut_down():
 
 
 def test_what_waits_behind_a_sink_that_hangs_is_counted():
-    """shutdown keeps its time while a write hangs, and no event disappears uncounted."""
+    """`shutdown` ends in time while a write hangs, and every event is counted."""
     entered, release = threading.Event(), threading.Event()
 
     def hang(batch):
@@ -220,7 +223,7 @@ def test_what_waits_behind_a_sink_that_hangs_is_counted():
 
 
 def test_a_sink_by_name(tmp_path):
-    """A sink's name and its options are enough."""
+    """A sink can be given by its name and options."""
     path = tmp_path / "events.jsonl"
     with EventStreamer("jsonlines", jsonlines={"path": str(path)}) as streamer:
         streamer.send(sample(1))
@@ -228,7 +231,7 @@ def test_a_sink_by_name(tmp_path):
 
 
 def test_the_environment_is_below_the_arguments(tmp_path, monkeypatch):
-    """Options that are not given are read from the environment."""
+    """Options that are not given as arguments are read from the environment."""
     monkeypatch.setenv("OTEL_EXPORTER_CBTOP_JSONLINES_PATH", str(tmp_path / "from-env.jsonl"))
     with EventStreamer("jsonlines") as streamer:
         streamer.send(sample(1))
@@ -236,7 +239,7 @@ def test_the_environment_is_below_the_arguments(tmp_path, monkeypatch):
 
 
 def test_wrong_arguments_are_named():
-    """A wrong argument is an error at construction that names it."""
+    """A wrong argument raises an error at construction that names it."""
     with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
         EventStreamer(RecordingSink(), batch_size=0)
     with pytest.raises(ConfigError, match="retry.max_retries"):
@@ -248,7 +251,7 @@ def test_wrong_arguments_are_named():
 
 
 def test_a_spool_path_keeps_events_for_the_next_process(tmp_path):
-    """With spool= events survive a shutdown with the sink away."""
+    """With a spool path, events survive a shutdown with the sink away."""
     spool = {"path": str(tmp_path)}
     with EventStreamer(RecordingSink(*[busy(60.0)] * 100), spool=spool) as streamer:
         streamer.send(sample(1))
@@ -259,7 +262,7 @@ def test_a_spool_path_keeps_events_for_the_next_process(tmp_path):
 
 
 def test_correlation_ids_are_unique_over_threads_and_forks():
-    """Each id is `cbtop-<pid>-<n>`, and no two are equal, in children neither."""
+    """Correlation ids are `cbtop-<pid>-<n>`, and unique across threads and forks."""
     script = """
 import os, threading
 from otel_cbtop_exporter.streamer import EventStreamer
@@ -293,7 +296,7 @@ print("\\n".join(ids + child.decode().split()))
 
 
 def test_a_child_does_not_send_the_parents_batch():
-    """An incomplete batch is the parent's; a forked child begins with an empty one."""
+    """A forked child starts with an empty batch; an incomplete one stays with the parent."""
     script = """
 import os
 from otel_cbtop_exporter.events import event_from_sample
@@ -317,7 +320,7 @@ assert found == [1, 2], found
 
 
 def test_a_batch_knows_when_and_which_it_is():
-    """Batches have an id of their own, the time they were made, and a length."""
+    """A batch has its own id, its time of creation, and a length."""
     one, two = EventBatch(), EventBatch([sample(1)])
     one.add(sample(1))
     one.add(sample(2))
@@ -327,21 +330,21 @@ def test_a_batch_knows_when_and_which_it_is():
 
 
 def test_a_batch_as_json_lines():
-    """One JSON object a line, each an event."""
+    """A batch as JSON Lines has one event per line."""
     batch = EventBatch([sample(1), sample(2)])
     lines = batch.to_json_lines().split("\n")
     assert [json.loads(line)["fields"]["value"] for line in lines] == [1, 2]
 
 
 def test_a_batch_as_line_protocol():
-    """One point a line, in order."""
+    """A batch as line protocol has one point per line, in order."""
     lines = EventBatch([sample(1), sample(2)]).to_influx_batch().split("\n")
     assert [line.rsplit(" ", 1)[1] for line in lines] == ["1001", "1002"]
     assert all(line.startswith("gpu.load,") for line in lines)
 
 
 def test_a_batch_names_what_has_no_line():
-    """An event that a format cannot carry is an error that names it, and not a lost line."""
+    """An event that a format cannot represent raises an error, and is not silently lost."""
     batch = EventBatch([Event("m", {}, {"value": float("nan")}, 1)])
     with pytest.raises(EventError):
         batch.to_influx_batch()
@@ -351,14 +354,14 @@ def test_a_batch_names_what_has_no_line():
 
 @pytest.mark.parametrize("end", ["flush", "shutdown"])
 def test_what_one_thread_flushes_another_one_goes_on_with(end):
-    """Nobody keeps the turn that batches are handed over in."""
+    """A flush or shutdown by one thread does not keep others from handing over batches."""
     sink = RecordingSink(local=True)
     streamer = EventStreamer(sink, batch_size=1)
     getattr(streamer, end)()
     answers = []
 
     def other():
-        streamer._shut_down = threading.Lock()  # as it was when the send began
+        streamer._shut_down = threading.Lock()  # in the state when the send began
         answers.append(streamer.send(sample(1)))
 
     thread = threading.Thread(target=other, daemon=True)
@@ -373,7 +376,7 @@ def test_what_one_thread_flushes_another_one_goes_on_with(end):
 
 
 def test_flush_says_that_a_batch_was_not_taken():
-    """Nothing waits any more, because it was dropped."""
+    """`flush` returns False if an earlier batch was dropped, though nothing waits any more."""
     streamer = EventStreamer(RecordingSink(*[away] * 9, local=True), retry={"max_retries": 0})
     assert streamer.send(sample(1))
     assert not streamer.flush()
@@ -382,10 +385,10 @@ def test_flush_says_that_a_batch_was_not_taken():
 
 
 def test_an_event_that_comes_between_two_looks_of_a_shutdown_is_not_left_behind():
-    """Nobody else would come for it: it is counted as lost, or delivered."""
+    """An event appended just after a shutdown is counted as dropped, and not left waiting."""
 
     class Late:
-        """The deque of waiting events, with a shutdown just behind an append."""
+        """The deque of waiting events, with a shutdown just before an append takes effect."""
 
         def __init__(self, deque):
             self._deque = deque
@@ -408,7 +411,7 @@ def test_an_event_that_comes_between_two_looks_of_a_shutdown_is_not_left_behind(
 
 
 def test_what_a_handler_interrupts_is_sent_later():
-    """A signal handler may raise while a batch is put together."""
+    """If a signal handler raises while a batch is assembled, its events are sent later."""
 
     class Interrupted(deque):
         def popleft(self):

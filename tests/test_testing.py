@@ -1,4 +1,4 @@
-"""The public test doubles keep the contracts of what they stand for."""
+"""The public test doubles keep the contracts of the classes that they stand for."""
 
 import threading
 
@@ -10,14 +10,14 @@ from otel_cbtop_exporter.testing import FakeClock, RecordingSink
 
 
 def test_the_sink_is_a_sink():
-    """RecordingSink has every member of the protocol."""
+    """RecordingSink has every member of the Sink protocol."""
     sink: Sink = RecordingSink()
     members = {name for name in vars(Sink) if not name.startswith("_")} | set(Sink.__annotations__)
     assert members <= set(dir(sink))
 
 
 def test_it_keeps_what_was_delivered():
-    """Without answers everything is delivered, and can be read as events."""
+    """Without answers, RecordingSink delivers everything and gives it back as events."""
     sink = RecordingSink()
     records = sink.encode([event_from_sample("m", 1, {"host": "a"}, timestamp_ns=5)]).records
     assert sink.write(records, 1.0) == WriteResult(delivered=records)
@@ -33,7 +33,7 @@ def test_it_keeps_what_was_delivered():
 
 
 def test_it_writes_what_the_real_sinks_write():
-    """By the same rules: what cannot be carried is refused, and the rest is."""
+    """RecordingSink encodes and rejects events by the rules of the real sinks."""
     event = event_from_sample("m\ud800", 1)
     encoded = RecordingSink().encode([event, Event("m", {}, {}, 1)])
     assert [record.body for record in encoded.records] == [encode_event(event)]
@@ -41,7 +41,7 @@ def test_it_writes_what_the_real_sinks_write():
 
 
 def test_answers_are_given_in_order():
-    """Each write takes one answer; a function is asked with the records."""
+    """Each write takes one answer; a function is called with the records."""
     sink = RecordingSink(WriteResult(error="no"), lambda records: WriteResult(kept=records))
     records = sink.encode([event_from_sample("m", 1)]).records
     assert sink.write(records, 1.0).error == "no"
@@ -51,14 +51,14 @@ def test_answers_are_given_in_order():
 
 
 def test_lanes_are_chosen_by_event():
-    """A lane function decides where an event goes."""
+    """The lane function decides the lane of each event."""
     sink = RecordingSink(lane=lambda event: event.measurement)
     records = sink.encode([event_from_sample("a", 1), event_from_sample("b", 1)]).records
     assert [record.lane for record in records] == ["a", "b"]
 
 
 def test_calls_are_counted():
-    """flush, close and forks are counted, and writing goes on after a fork."""
+    """Flushes, closes and forks are counted, and writing goes on after a fork."""
     sink = RecordingSink()
     assert sink.flush(1.0)
     sink.close(1.0)
@@ -68,13 +68,13 @@ def test_calls_are_counted():
 
 
 def test_both_clocks_are_clocks():
-    """FakeClock has every member of the protocol that delivery goes by."""
+    """FakeClock and SystemClock have every member of the Clock protocol."""
     members = {name for name in vars(Clock) if not name.startswith("_")}
     assert members <= set(dir(FakeClock())) & set(dir(SystemClock()))
 
 
 def test_a_wait_passes_the_time_at_once():
-    """Waiting with an end moves both clocks by it, and is remembered."""
+    """A wait with a timeout moves both of FakeClock's times at once, and is recorded."""
     clock = FakeClock(start_seconds=10.0, start_ns=1_000)
     condition = threading.Condition()
     with condition:
@@ -83,14 +83,14 @@ def test_a_wait_passes_the_time_at_once():
 
 
 def test_a_wall_clock_can_be_set_back():
-    """set_back moves the wall clock alone."""
+    """`set_back` moves only the wall clock."""
     clock = FakeClock(start_seconds=10.0, start_ns=5_000_000_000)
     clock.set_back(2)
     assert (clock.monotonic(), clock.time_ns()) == (10.0, 3_000_000_000)
 
 
 def test_a_wait_without_an_end_really_waits():
-    """Without a timeout the clock waits to be notified."""
+    """Without a timeout FakeClock really waits to be notified."""
     clock = FakeClock()
     condition = threading.Condition()
     woken = threading.Event()

@@ -16,7 +16,7 @@ def config():
 
 
 def test_every_variable_is_shown_with_its_value_and_its_default(config):
-    """Every option has its line; one that was set shows the default beside it."""
+    """`config` prints one line for each option, and the default beside a value that was set."""
     result = config(SINK="console", JSONLINES_MODE="")
     lines = [line.split() for line in result.output.splitlines()]
     assert result.exit_code == 0
@@ -26,7 +26,10 @@ def test_every_variable_is_shown_with_its_value_and_its_default(config):
 
 
 def test_no_secret_is_shown(config):
-    """Tokens and the values of secret mappings are masked; the names of the latter are not."""
+    """Tokens and the values of secret mappings are masked.
+
+    The names in those mappings are shown.
+    """
     result = config(INFLUXDB_TOKEN="s3cret", KAFKA_CONFIG="sasl.password=s3cret")
     assert "s3cret" not in result.output
     assert "sasl.password=********" in result.output
@@ -36,7 +39,7 @@ def test_no_secret_is_shown(config):
 
 
 def test_a_signal_has_variables_of_its_own(config):
-    """With --signal the variables of that signal win."""
+    """With --signal, that signal's own variables take precedence."""
     values = {"KAFKA_TOPIC": "all", "LOGS_KAFKA_TOPIC": "logs-only"}
     assert "KAFKA_TOPIC                   = all" in config(**values).output.replace("=  ", "= ")
     assert "= logs-only" in config("--signal", "logs", **values).output
@@ -52,21 +55,24 @@ def test_a_signal_has_variables_of_its_own(config):
     ids=["value", "name", "sink"],
 )
 def test_what_is_wrong_is_said_and_ends_with_status_1(config, environ, message):
-    """A wrong value, an unknown variable and a sink that lacks something end with status 1."""
+    """A wrong value, an unknown variable or an incomplete sink is reported with status 1."""
     result = config(**environ)
     assert result.exit_code == 1
     assert message in result.stderr
 
 
 def test_what_is_wrong_for_one_signal_is_said_without_asking_for_it(config):
-    """Its exporter would do with the default."""
+    """A wrong value for one signal is reported without --signal.
+
+    Its exporter would use the default.
+    """
     result = config(TRACES_SINK="consle")
     assert result.exit_code == 1
     assert result.output.count("OTEL_EXPORTER_CBTOP_TRACES_SINK is 'consle'") == 1
 
 
 def test_a_sink_of_one_signal_alone_that_lacks_something_is_told(config):
-    """All of that signal would be dropped."""
+    """An incomplete sink of a single signal is reported: all of that signal would be dropped."""
     result = config(METRICS_SINK="influxdb")
     assert result.exit_code == 1
     assert "error: for metrics: sink influxdb needs influxdb.url" in result.output
@@ -78,7 +84,10 @@ def test_a_sink_of_one_signal_alone_that_lacks_something_is_told(config):
 
 
 def test_a_declarative_file_is_told_to_hold_instead(config, monkeypatch):
-    """Options are the file's there, and the environment's where it says nothing."""
+    """If OTEL_CONFIG_FILE is set, `config` warns that the file's options take precedence.
+
+    The environment only counts where the file says nothing.
+    """
     monkeypatch.setenv("OTEL_CONFIG_FILE", "decl.yaml")
     result = config()
     assert result.exit_code == 1

@@ -15,7 +15,7 @@ else:
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd.compress], ids=["plain", "gz", "zst"])
 def test_a_file_is_read_by_what_its_bytes_are(tmp_path, pack):
-    """Plain, gzip and zstd files give the same events, whatever they are called."""
+    """Plain, gzip and zstd files are recognized by their content, whatever their names."""
     file = tmp_path / "events"
     file.write_bytes(pack(written.as_lines(written.log("one"), written.log("two"))))
     lines = list(read_events([str(file)]))
@@ -24,7 +24,10 @@ def test_a_file_is_read_by_what_its_bytes_are(tmp_path, pack):
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd.compress], ids=["plain", "gz", "zst"])
 def test_standard_input_is_read_by_what_its_bytes_are(pack):
-    """As a file is: `cat events.jsonl.1.gz | otel-cbtop summary -`."""
+    """Compressed standard input is recognized by its content, as a file is.
+
+    For example: `cat events.jsonl.1.gz | otel-cbtop summary -`.
+    """
     given = pack(written.as_lines(written.log("one"), written.log("two")))
     program = "from otel_cbtop_exporter.cli import main; main()"
     command = [sys.executable, "-c", program, "validate", "-"]
@@ -33,7 +36,7 @@ def test_standard_input_is_read_by_what_its_bytes_are(pack):
 
 
 def test_a_wrong_line_costs_its_neighbours_nothing(tmp_path):
-    """A torn line is told by its number and its error; the lines around it are read."""
+    """A torn line is reported with its number and error, and the lines around it are read."""
     file = tmp_path / "events.jsonl"
     good = written.as_lines(written.log("good"))
     file.write_bytes(good + b'{"measurement":"lo\n\n' + good.rstrip(b"\n"))
@@ -44,7 +47,7 @@ def test_a_wrong_line_costs_its_neighbours_nothing(tmp_path):
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstd.compress], ids=["gz", "zst"])
 def test_a_cut_off_compressed_file_ends_with_an_error(tmp_path, pack):
-    """What a cut-off compressed file still holds is read, and that it was cut off is said."""
+    """A truncated compressed file is read as far as possible, and then reported as damaged."""
     file = tmp_path / "events.jsonl.gz"
     packed = pack(written.as_lines(*(written.log(f"{n} {hash(n * 7919)}") for n in range(20_000))))
     file.write_bytes(packed[: len(packed) // 2])
@@ -54,12 +57,12 @@ def test_a_cut_off_compressed_file_ends_with_an_error(tmp_path, pack):
 
 
 def test_a_file_that_is_being_compressed_counts_once():
-    """Of a plain file, its finished and its unfinished compressed one, one is read."""
+    """Of a plain file and its finished or unfinished compressed copy, only one is read."""
     given = ["e.jsonl", "e.jsonl.1", "e.jsonl.1.gz", "e.jsonl.2", "e.jsonl.2.zst.tmp", "e.jsonl"]
     assert whole_files(given) == ["e.jsonl", "e.jsonl.1.gz", "e.jsonl.2"]
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_a_plain_file_beside_its_compressed_one_counts_once(suffix):
-    """Or a summary would have its events twice."""
+    """A plain file beside its compressed copy is not read, or its events would count twice."""
     assert whole_files(["e.1", f"e.1{suffix}", f"e.2{suffix}.tmp"]) == [f"e.1{suffix}"]

@@ -16,7 +16,7 @@ from tests.cli.written import log
 
 DEADLINE_SECONDS = 20
 
-# Whoever runs the tests in the background ignores SIGINT, and child processes inherit that.
+# When the tests run in the background they ignore SIGINT, and child processes inherit that.
 INTERRUPTIBLE = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,7 +30,7 @@ def run(*arguments, given=None):
 
 
 def test_validate_names_what_is_wrong_with_which_line(tmp_path):
-    """Each wrong line is told by file, number, key and expectation, and the status is 1."""
+    """Each wrong line is reported with file, number, key and expected type, and the status is 1."""
     file = tmp_path / "e.jsonl"
     good = written.as_lines(log("hi"))
     wrong_type = good.replace(b'"timestamp_ns":1', b'"timestamp_ns":"x",":":1')
@@ -46,13 +46,13 @@ def test_validate_names_what_is_wrong_with_which_line(tmp_path):
 
 
 def test_validate_reads_standard_input():
-    """`-` is standard input, and whole events end with status 0."""
+    """`-` means standard input, and valid events end with status 0."""
     result = run("validate", "-", given=written.as_lines(log("hi"), log("ho")))
     assert (result.exit_code, result.output) == (0, "2 events, 0 lines that are not\n")
 
 
 def test_tail_shows_the_last_events(tmp_path):
-    """The last lines come in their order; what is no event says so."""
+    """The last lines are shown in order; a line that is not an event is marked as such."""
     file = tmp_path / "e.jsonl"
     file.write_bytes(written.as_lines(*(log(f"n{n}") for n in range(5))) + b"torn")
     first, second = run("tail", "-n", "2", str(file)).output.splitlines()
@@ -62,7 +62,7 @@ def test_tail_shows_the_last_events(tmp_path):
 
 
 def test_tail_shows_what_a_damaged_file_still_holds(tmp_path):
-    """And that it is damaged, behind it."""
+    """`tail` shows what it can read of a damaged file, and then that the file is damaged."""
     file = tmp_path / "e.jsonl.gz"
     packed = gzip.compress(written.as_lines(*(log(f"n{n}") for n in range(3))))
     file.write_bytes(packed[:-4])
@@ -76,7 +76,7 @@ def test_tail_shows_what_a_damaged_file_still_holds(tmp_path):
 
 
 def test_tail_reads_standard_input():
-    """`-` as in `validate`; blank lines are none."""
+    """`-` means standard input, as in `validate`; blank lines do not count."""
     result = run("tail", "-n", "1", "-", given=written.as_lines(log("a"), log("b")) + b"\n")
     assert "shop: b" in result.output
     assert len(result.output.splitlines()) == 1
@@ -84,7 +84,7 @@ def test_tail_reads_standard_input():
 
 
 def test_tail_does_not_follow_a_compressed_file(tmp_path):
-    """Nothing is ever appended to one."""
+    """`tail -f` refuses a compressed file, because nothing is ever appended to one."""
     file = written.write_gzip(tmp_path / "e.jsonl.gz", log("hi"))
     result = run("tail", "-f", file)
     assert result.exit_code == 2
@@ -118,7 +118,7 @@ def follow():
 
 
 def test_tail_follows_a_file_that_is_emptied(tmp_path, follow):
-    """As logrotate's copytruncate does."""
+    """`tail -f` goes on after a file is truncated in place, as logrotate's copytruncate does."""
     file = tmp_path / "e.jsonl"
     written.write(file, log("before"), log("before, too"))
     _, next_line = follow(str(file))
@@ -129,7 +129,10 @@ def test_tail_follows_a_file_that_is_emptied(tmp_path, follow):
 
 
 def test_tail_follows_a_file_over_its_rotation(tmp_path, follow):
-    """Appended lines come whole, the renamed file's last ones too, then those of the new file."""
+    """`tail -f` shows the last lines of a renamed file, and then those of the new one.
+
+    A line that is appended in two parts is shown whole.
+    """
     file = tmp_path / "e.jsonl"
     written.write(file, log("before"))
     process, next_line = follow(str(file))

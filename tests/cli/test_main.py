@@ -15,7 +15,7 @@ main()
 
 
 def test_without_its_extra_the_command_says_what_to_install():
-    """A missing package is one line on how to get it, not a traceback."""
+    """If a package is missing, one line says how to install it, without a traceback."""
     for package in ("click", "rich"):
         result = subprocess.run(
             [sys.executable, "-c", WITHOUT_EXTRA.format(package=package)],
@@ -40,7 +40,7 @@ def tailed(file, redirection="", **environ):
 
 
 def test_where_nothing_can_be_written_that_is_said(tmp_path):
-    """A full disk, or no standard output at all, is one line and not a traceback."""
+    """A full disk or a closed standard output is reported without a traceback."""
     file = written.write(tmp_path / "e.jsonl", log("hi"))
     for redirection, why in ((">/dev/full", "No space left on device"), (">&-", "is closed")):
         result = tailed(file, redirection)
@@ -50,7 +50,7 @@ def test_where_nothing_can_be_written_that_is_said(tmp_path):
 
 
 def test_a_terminal_without_the_letters_shows_their_codes(tmp_path):
-    """Nothing is an error that is somebody's log line."""
+    """Characters that the terminal cannot encode are shown as escapes, and are no error."""
     file = written.write(tmp_path / "e.jsonl", log("h\xe9 \U0001f600"))
     result = tailed(file, PYTHONIOENCODING="ascii")
     assert (result.returncode, result.stderr) == (0, "")
@@ -58,7 +58,7 @@ def test_a_terminal_without_the_letters_shows_their_codes(tmp_path):
 
 
 def test_the_installed_command_runs():
-    """The console script is there and knows its version."""
+    """The console script is installed and prints its version."""
     command = Path(sys.executable).with_name("otel-cbtop")
     result = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
     assert result.stdout.startswith("otel-cbtop-exporter ")

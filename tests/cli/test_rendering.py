@@ -17,19 +17,19 @@ EVENTS_OF_TAGS = [
 
 
 def test_control_characters_are_shown_and_never_obeyed(capsys):
-    """Neither a terminal escape nor console markup in somebody's log reaches the terminal."""
+    """Neither a terminal escape nor console markup in a log body reaches the terminal."""
     make_console().print(event_line(log("\x1b[2J\x9b0m\r\n[bold]:smile:[/nothing]")))
     assert "\\x1b[2J\\x9b0m\\r\\n[bold]:smile:[/nothing]" in capsys.readouterr().out
 
 
 def test_a_long_text_is_cut():
-    """A line stays a line, however long a body is."""
+    """Long texts are cut, so that an event stays one line."""
     assert printable("x" * 300) == "x" * 199 + "…"
 
 
 @pytest.mark.parametrize("make", EVENTS_OF_TAGS, ids=lambda make: make("").signal)
 def test_no_tag_of_a_span_or_log_is_obeyed(make):
-    """An escape sequence is shown as text wherever it stands."""
+    """An escape sequence in any tag of a span or log is shown as text."""
     assert "\x1b" not in event_line(make("\x1b[31m")).plain
 
 
@@ -43,12 +43,12 @@ def test_no_tag_of_a_span_or_log_is_obeyed(make):
     ],
 )
 def test_any_time_has_a_text(timestamp_ns, text):
-    """Times are UTC; a number that no calendar reaches is shown as it is."""
+    """Times are shown in UTC; a number beyond the calendar is shown as it is."""
     assert time_text(timestamp_ns) == text
 
 
 def test_a_duration_has_the_unit_that_suits_it():
-    """Microseconds, milliseconds and seconds are told apart by size."""
+    """A duration is shown in microseconds, milliseconds or seconds, depending on its size."""
     shown = [duration_text(ns) for ns in (900, 850_000, 12_340_000, 1_500_000_000)]
     assert shown == ["1 us", "850 us", "12.3 ms", "1.50 s"]
     assert duration_text(10**400) == "1" + 198 * "0" + "…"
@@ -87,7 +87,7 @@ EVERY_SIGNAL = {
 
 @pytest.mark.parametrize(("event", "text"), EVERY_SIGNAL.values(), ids=EVERY_SIGNAL)
 def test_every_kind_of_event_is_one_line(event, text):
-    """A line says when, what kind, whose, what, and which trace."""
+    """A line shows an event's time, kind, service, content and trace."""
     assert event_line(event).plain.partition("Z  ")[2].startswith(text)
 
 
@@ -99,7 +99,7 @@ _SIGNALS = ("span", "span_event", "span_link", "log", "exemplar", "metric", None
 @pytest.mark.parametrize("escape", ["\x1b[2J", "\x7f", "\x9b0m"])
 @pytest.mark.parametrize("signal", _SIGNALS)
 def test_nothing_of_any_event_is_obeyed(signal, escape):
-    """Whatever of it is shown, in whatever place."""
+    """No escape sequence reaches the terminal, whichever part of an event holds it."""
     fields = dict.fromkeys(("status_message", "body", "linked_trace_id", "value", escape), escape)
     metric = MetricInfo("gauge", unit=escape) if signal == "metric" else None
     attributes = {"exception.message": escape}

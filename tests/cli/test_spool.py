@@ -29,7 +29,7 @@ def run():
 
 
 def leave(path, *bodies, lane="spans", destination="somewhere"):
-    """Leave records as a process does that has ended, and return the folder."""
+    """Leave records as a process that has ended does; return the destination's folder."""
     folder = make_folder(path, destination=destination, time_ns=lambda: 1_700_000_000 * 10**9)
     folder.append([Record(body, lane=lane) for body in bodies])
     folder.close()
@@ -41,13 +41,16 @@ def contents(path):
 
 
 def test_an_empty_folder_has_nothing_to_tell(tmp_path, run):
-    """A folder in which nothing waits is one line."""
+    """A folder in which nothing waits is reported in one line."""
     result = run("list", tmp_path)
     assert (result.exit_code, result.output) == (0, "nothing waits\n")
 
 
 def test_what_waits_is_listed_by_destination_and_process(tmp_path, run):
-    """Events, bytes and age are told, also of a live process, whatever it told last itself."""
+    """`list` shows events, bytes and age for each destination and process.
+
+    The figures of a live process are current, whatever it last reported itself.
+    """
     left = leave(tmp_path, b"1", b"2")
     live = make_folder(tmp_path, destination="elsewhere")
     live.append([Record(b"3")])
@@ -70,7 +73,7 @@ def test_what_waits_is_listed_by_destination_and_process(tmp_path, run):
 
 
 def test_what_is_set_aside_is_named(tmp_path, run):
-    """Dead letters, and files that were damaged: nobody sends them."""
+    """`list` names dead letters and damaged files, which nobody will send."""
     left = leave(tmp_path, b"1")
     (tmp_path / "dead-letters.jsonl").write_text("{}\n")
     (left / "x.db.damaged-17").write_bytes(b"")
@@ -110,12 +113,12 @@ assert exported.stdout == "1\\n", exported.stdout
 
 
 def test_a_destination_that_cannot_be_read_hides_no_other():
-    """It is told, with status 1, and the others are listed and exported."""
+    """An unreadable destination is reported with status 1; the others are listed and exported."""
     subprocess.run([sys.executable, "-c", LOCKED], check=True, timeout=60)
 
 
 def test_other_files_in_the_folder_are_not_ours(tmp_path, run):
-    """A database of the application is neither opened nor locked, and hides nothing."""
+    """A database of the application in the folder is neither opened, locked nor listed."""
     left = leave(tmp_path, b"1")
     (tmp_path / "app.db").write_bytes(b"mine")
     result = run("list", tmp_path)
@@ -125,7 +128,7 @@ def test_other_files_in_the_folder_are_not_ours(tmp_path, run):
 
 
 def test_a_destination_that_is_not_there_is_an_error(tmp_path, run):
-    """A misspelt one would look like one that is empty."""
+    """An unknown destination is an error, or a misspelt name would look like an empty one."""
     left = leave(tmp_path, b"1")
     result = run("export", tmp_path, "--destination", "typo")
     assert result.exit_code == 1
@@ -133,7 +136,7 @@ def test_a_destination_that_is_not_there_is_an_error(tmp_path, run):
 
 
 def test_listing_changes_nothing(tmp_path, run):
-    """Not a byte, also of a file that was left with its log by a killed process."""
+    """`list` changes no byte, even of a file that a killed process left with its WAL."""
     leave(tmp_path, b"1")
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -146,7 +149,7 @@ def test_listing_changes_nothing(tmp_path, run):
 
 
 def test_what_waits_is_exported_as_it_would_have_been_sent(tmp_path, run):
-    """One record a line on standard output, oldest first; without being told it stays."""
+    """`export` prints one record a line, oldest first, and removes nothing by default."""
     leave(tmp_path, b'{"n": 1}', b'{"n": 2}')
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     for _ in range(2):
@@ -157,7 +160,7 @@ def test_what_waits_is_exported_as_it_would_have_been_sent(tmp_path, run):
 
 
 def test_one_destination_or_lane_can_be_exported_alone(tmp_path, run):
-    """The names are those that `list` shows, and those of buckets and topics."""
+    """`export` can select a destination as shown by `list`, or a lane by its bucket or topic."""
     leave(tmp_path, b"1", lane="spans")
     leave(tmp_path, b"2", lane="logs")
     other = leave(tmp_path, b"3", destination="elsewhere")
@@ -169,7 +172,7 @@ def test_one_destination_or_lane_can_be_exported_alone(tmp_path, run):
 
 
 def test_a_file_of_which_something_was_passed_over_stays(tmp_path, run):
-    """What was asked for is all of another one, which goes."""
+    """With --lane and --delete, a file is removed only if all its records were exported."""
     mixed = make_folder(tmp_path)
     mixed.append([Record(b"1", lane="logs"), Record(b"2", lane="spans")])
     mixed.close()
@@ -182,7 +185,10 @@ def test_a_file_of_which_something_was_passed_over_stays(tmp_path, run):
 
 
 def test_what_belongs_to_several_is_not_removed_into_one_stream(tmp_path, run):
-    """Nobody could tell any more where the lines belong."""
+    """--delete refuses to export several destinations at once.
+
+    Nobody could tell afterwards which lines belong to which.
+    """
     first = leave(tmp_path, b"1", lane="spans")
     leave(tmp_path, b"2", destination="elsewhere")
     assert run("export", tmp_path, "--delete").exit_code == 2
@@ -192,7 +198,7 @@ def test_what_belongs_to_several_is_not_removed_into_one_stream(tmp_path, run):
 
 
 def test_what_was_exported_is_removed_when_that_is_asked_for(tmp_path, run):
-    """Files go with all that belongs to them; another destination's stay."""
+    """--delete removes exported files with their companions, but no other destination's."""
     gone = leave(tmp_path, b"1")
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     other = leave(tmp_path, b"3", destination="elsewhere")
@@ -203,7 +209,7 @@ def test_what_was_exported_is_removed_when_that_is_asked_for(tmp_path, run):
 
 
 def test_what_a_live_process_holds_is_left_to_it(tmp_path, run):
-    """It delivers its events itself; the command neither shows nor removes them."""
+    """`export` leaves a live process's events alone, because it delivers them itself."""
     live = make_folder(tmp_path)
     live.append([Record(b"1")])
     result = run("export", tmp_path, "--delete")
@@ -214,14 +220,14 @@ def test_what_a_live_process_holds_is_left_to_it(tmp_path, run):
 
 @pytest.mark.parametrize("how", ["row", "file"])
 def test_what_cannot_be_read_stays_and_is_told(tmp_path, run, how):
-    """A damaged file is not removed, the others are exported, and the status is 1."""
+    """A damaged file is kept and reported with status 1; the other files are exported."""
     at = leave(tmp_path, b"1" * 50)
     (file,) = at.glob("*.db")
     data = bytearray(file.read_bytes())
     if how == "file":
         data[:16] = b"no database here"
     else:
-        start = data.index((0xFD2FB528).to_bytes(4, "little"))  # how zstd begins
+        start = data.index((0xFD2FB528).to_bytes(4, "little"))  # the magic number of zstd
         data[start + 12] ^= 0xFF
     file.write_bytes(data)
     leave(tmp_path, b"2")
@@ -233,7 +239,7 @@ def test_what_cannot_be_read_stays_and_is_told(tmp_path, run, how):
 
 
 def test_a_file_of_a_later_version_is_listed_or_told(tmp_path, run):
-    """Whatever a later version wrote is not changed by looking at it."""
+    """Listing does not change a file that a later version of the package wrote."""
     at = leave(tmp_path, b"1")
     (file,) = at.glob("*.db")
     data = bytearray(file.read_bytes())

@@ -18,7 +18,7 @@ def rows(result):
 
 
 def test_events_are_counted_by_signal_and_measurement_over_all_files(tmp_path, run):
-    """The counts are those of all files together, compressed ones among them."""
+    """Counts by signal and measurement cover all files together, compressed ones included."""
     plain = written.write(tmp_path / "e.jsonl", span("GET /", "a1"), log("hi"), metric("cpu"))
     packed = written.write_gzip(tmp_path / "e.jsonl.1.gz", span("GET /", "a2"), metric("cpu"))
     result = run(plain, packed)
@@ -44,7 +44,7 @@ def test_the_slowest_route_comes_first_with_its_errors_and_quantiles(tmp_path, r
 
 
 def test_many_measurements_are_cut_with_a_count_unless_all_are_wanted(tmp_path, run):
-    """What is not shown is counted, and --all shows it."""
+    """Measurements beyond the limit are only counted, unless --all is given."""
     file = written.write(tmp_path / "e.jsonl", *(metric(f"m{n:02}") for n in range(20)))
     assert "metric 12 more measurements (--all names them) 12" in rows(run(file))
     assert "more measurements" not in run("--all", file).output
@@ -52,7 +52,7 @@ def test_many_measurements_are_cut_with_a_count_unless_all_are_wanted(tmp_path, 
 
 
 def test_lines_that_are_no_events_are_counted_and_cost_nothing(tmp_path, run):
-    """A torn line shows as one wrong line beside the events that are whole."""
+    """A torn line is counted as such, and the other events are summarized."""
     file = tmp_path / "e.jsonl"
     file.write_bytes(written.as_lines(log("hi")) + b'{"torn')
     result = run(str(file))
@@ -61,7 +61,7 @@ def test_lines_that_are_no_events_are_counted_and_cost_nothing(tmp_path, run):
 
 
 def test_the_trace_that_is_seen_through_most_signals_is_followed(tmp_path, run):
-    """The trace to follow has spans, logs and exemplars before it has many spans."""
+    """The suggested trace is the one seen in most signals, not the one with most spans."""
     seen = [span("GET /", "a1"), log("hello", span_id="a1"), exemplar("a1")]
     long = [span("GET /", f"b{n}", trace=written.OTHER_TRACE) for n in range(9)]
     file = written.write(tmp_path / "e.jsonl", *long, *seen)
@@ -72,7 +72,7 @@ def test_the_trace_that_is_seen_through_most_signals_is_followed(tmp_path, run):
 
 
 def test_a_pipe_is_read_but_once(run):
-    """A trace is found by a second reading, which a pipe has none of."""
+    """--follow-trace reports an error for a pipe, because it needs to read its input twice."""
     reading, writing = os.pipe()
     os.write(writing, written.as_lines(span("GET /", "a1")))
     os.close(writing)
@@ -84,7 +84,7 @@ def test_a_pipe_is_read_but_once(run):
 
 
 def test_an_empty_file_is_no_error(tmp_path, run):
-    """No events is an answer, not a failure."""
+    """A file without events gives a count of zero, and is not an error."""
     (tmp_path / "e.jsonl").touch()
     result = run(str(tmp_path / "e.jsonl"))
     assert (result.exit_code, result.output) == (0, "0 events in 1 file\n")

@@ -12,7 +12,7 @@ def run():
 
 
 def test_everything_of_a_trace_hangs_below_its_span(tmp_path, run):
-    """Children hang below parents, logs and exemplars below their spans, in any file order."""
+    """Spans are below their parents, logs and exemplars below their spans, in any file order."""
     file = written.write(
         tmp_path / "e.jsonl",
         exemplar("a3"),
@@ -37,7 +37,10 @@ def test_everything_of_a_trace_hangs_below_its_span(tmp_path, run):
 
 
 def test_what_has_no_span_in_the_files_is_shown_all_the_same(tmp_path, run):
-    """A span whose parent lies elsewhere, its own parent or none, and a log alone, are shown."""
+    """Events whose parent span is missing are shown at the top level.
+
+    So are a span that is its own parent, and a log without its span.
+    """
     file = written.write(
         tmp_path / "e.jsonl",
         span("remote child", "a1", parent="ffff"),
@@ -49,7 +52,10 @@ def test_what_has_no_span_in_the_files_is_shown_all_the_same(tmp_path, run):
 
 
 def test_spans_that_are_each_others_parents_are_shown(tmp_path, run):
-    """Ids that were made by hand may do that; what hangs below them is shown too."""
+    """Spans that are each other's parents are shown, with their children.
+
+    Ids made by hand may form such a cycle.
+    """
     file = written.write(
         tmp_path / "e.jsonl",
         span("one", "a1", parent="a2"),
@@ -64,7 +70,7 @@ def test_spans_that_are_each_others_parents_are_shown(tmp_path, run):
 
 
 def test_a_span_without_an_id_is_shown(tmp_path, run):
-    """Nothing hangs below it: neither what has no parent nor what has no span."""
+    """A span without an id is shown, and nothing is attached to it."""
     nameless = span("nameless", "")
     del nameless.fields["span_id"]
     twice = span("twice", "a1", parent="a2", at_ms=4)
@@ -86,13 +92,13 @@ def test_a_span_without_an_id_is_shown(tmp_path, run):
 
 
 def test_a_clock_behind_shows_a_negative_offset(tmp_path, run):
-    """An event before the first span is shown as earlier, not as an error."""
+    """An event before the first span has a negative offset, and is not an error."""
     file = written.write(tmp_path / "e.jsonl", span("s", "a1"), log("l", span_id="a1", at_ms=-3))
     assert "shop: l  -3.0 ms" in run(TRACE, file).output
 
 
 def test_the_first_digits_are_enough_where_they_fit_one_trace(tmp_path, run):
-    """A prefix finds its trace; one that fits two names both and shows none."""
+    """A prefix finds its trace; an ambiguous one lists the matches and is an error."""
     file = written.write(
         tmp_path / "e.jsonl", span("one", "a1"), span("two", "b1", trace=OTHER_TRACE)
     )
@@ -103,7 +109,7 @@ def test_the_first_digits_are_enough_where_they_fit_one_trace(tmp_path, run):
 
 
 def test_an_id_may_be_in_capitals(tmp_path, run):
-    """As some systems write it, whole or its first digits."""
+    """A trace id or prefix may be in upper case, as some systems write it."""
     file = written.write(tmp_path / "e.jsonl", span("one", "a1"))
     for given in (TRACE.upper(), TRACE[:8].upper()):
         assert "── one" in run(given, file).output
@@ -111,7 +117,7 @@ def test_an_id_may_be_in_capitals(tmp_path, run):
 
 @pytest.mark.parametrize("given", ["ffff", "0af"], ids=["unknown", "too short"])
 def test_an_id_that_nothing_has_is_an_error(tmp_path, run, given):
-    """Nothing found is status 1 with the id in the message."""
+    """If no event has the id, the status is 1 and the message names the id."""
     result = run(given, written.write(tmp_path / "e.jsonl", span("one", "a1")))
     assert result.exit_code == 1
     assert f"no event has the correlation id {given}" in result.output

@@ -1,4 +1,4 @@
-"""Events as a small shop leaves them, written to files the way tests of the commands need them."""
+"""Events of a small shop, and helpers that write them to files for the tests of the commands."""
 
 import gzip
 

@@ -1,10 +1,10 @@
-"""Records and answers, each in one line."""
+"""Build numbered records and canned sink answers in one line each."""
 
 from otel_cbtop_exporter.sinks.base import Record, Rejection, WriteResult
 
 
 def records(count, *, lane="", size=0, start=0):
-    """Make numbered records; `size` is the length of a body."""
+    """Make numbered records whose bodies are at least `size` bytes long."""
     return [
         Record(body=b"%d" % (start + n) + b"x" * max(0, size - len(b"%d" % (start + n))), lane=lane)
         for n in range(count)
@@ -12,29 +12,29 @@ def records(count, *, lane="", size=0, start=0):
 
 
 def away(batch):
-    """The destination cannot be reached."""
+    """Answer that the destination cannot be reached."""
     return WriteResult(kept=batch, error="connection refused", error_type="ConnectionRefusedError")
 
 
 def busy(seconds):
-    """The destination asks for a wait."""
+    """Answer that the destination asks the client to wait."""
     return lambda batch: WriteResult(
         kept=batch, error="429 Too Many Requests", error_type="429", retry_after_seconds=seconds
     )
 
 
 def broken(batch):
-    """The destination fails over what it was sent."""
+    """Answer that the destination failed on the batch with a server error."""
     return WriteResult(kept=batch, error="500 Internal Server Error", error_type="500")
 
 
 def broken_by(bad):
-    """The destination fails over some records."""
+    """Answer with a server error if the batch holds any of the `bad` records."""
     return lambda batch: broken(batch) if set(batch) & set(bad) else WriteResult(delivered=batch)
 
 
 def refused_for(bad, reason="invalid"):
-    """The destination refuses a whole batch that holds some records."""
+    """Refuse the whole batch, asking for a split, if it holds any of the `bad` records."""
 
     def answer(batch):
         if not set(batch) & set(bad):
@@ -47,7 +47,7 @@ def refused_for(bad, reason="invalid"):
 
 
 def too_large_over(events):
-    """The destination refuses a batch with more than so many records."""
+    """Refuse a batch of more than `events` records as too large."""
 
     def answer(batch):
         if len(batch) <= events:
@@ -58,7 +58,7 @@ def too_large_over(events):
 
 
 def named(bad):
-    """The destination names the records that it refuses, and takes the others."""
+    """Reject exactly the `bad` records by name, and take the others."""
 
     def answer(batch):
         return WriteResult(

@@ -1,4 +1,4 @@
-"""Spools, and what was said by them."""
+"""Helpers that make spools and collect what they report."""
 
 import sys
 
@@ -15,11 +15,11 @@ else:
     from backports import zstd
 
 MANY = 1_000_000
-BLOCKS_SINCE = 4  # the schema; before, a row held records
+BLOCKS_SINCE = 4  # schema version; rows of earlier versions hold records
 
 
 class Told:
-    """Collects what a spool says: `dropped` by reason, `causes` of notices."""
+    """Collects the events `dropped` by a spool, by reason, and the `causes` of its notices."""
 
     def __init__(self):
         self.dropped = {}
@@ -37,7 +37,7 @@ class Told:
 
 
 def numbered(first, count, lane="lane"):
-    """Make records whose bodies are their numbers."""
+    """Make records whose bodies are consecutive numbers."""
     return [Record(b"%d" % n, lane=lane) for n in range(first, first + count)]
 
 
@@ -80,7 +80,7 @@ def empty(place):
 
 
 def insert_as_it_was(connection, rows):
-    """Insert rows into a database of any schema, with the columns and bodies that it has."""
+    """Insert rows into a database of any schema version, with that version's columns and bodies."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     names = ["lane", "events", "spans", "log_records", "data_points", "bytes", "created_ns", "body"]
     table = connection.execute("PRAGMA table_info(batches)").fetchall()

@@ -1,4 +1,4 @@
-"""Batches in columns: from encoding to the sink's answer nobody makes a record of them."""
+"""Columnar batches: no record object is made of them between encoding and the sink's answer."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.delivery.test_pipeline import LONG, QUICK, events
 
 
 class ColumnSink(RecordingSink):
-    """Encodes into blocks of changing signals and two lanes, and keeps what it is given whole."""
+    """Encodes into blocks of alternating signals and two lanes, and keeps all batches written."""
 
     def __init__(self, *answers, **options):
         super().__init__(**options)
@@ -46,9 +46,12 @@ class ColumnSink(RecordingSink):
 def test_what_is_delivered_whole_is_never_taken_apart(
     tmp_path, monkeypatch, where, answers, is_packed
 ):
-    """Neither on its way nor when it is counted, in every place, also after an outage."""
+    """A batch that is delivered whole stays columnar on its way and while it is counted.
+
+    This holds in memory, on disk and in direct delivery, also after an outage.
+    """
     if is_packed:
-        monkeypatch.setattr(spool_store, "_RECENT_BYTES", 0)  # as when 8 MiB wait already
+        monkeypatch.setattr(spool_store, "_RECENT_BYTES", 0)  # as if 8 MiB were waiting already
     options = {
         "memory": {},
         "disk": {"spool": {"path": str(tmp_path)}},

@@ -1,4 +1,4 @@
-"""What was refused for good is kept, readable, private and bounded."""
+"""The dead-letter file keeps rejected records, and is readable, private and bounded."""
 
 import fcntl
 import json
@@ -36,7 +36,7 @@ def lines(path):
 
 
 def test_a_dead_letter_says_what_when_where_and_why(path):
-    """Everything that is needed to find the fault, and to send the record by hand."""
+    """A dead letter holds everything needed to find the fault and to resend the record by hand."""
     record = Record(b"spans x=1", b"key", "bucket", 5, (("name", b"value"),))
     DeadLetters(path).write([Rejection(record, "invalid", "the server's words")], "influxdb", 7)
     assert lines(path) == [
@@ -55,7 +55,10 @@ def test_a_dead_letter_says_what_when_where_and_why(path):
 
 
 def test_what_is_not_text_is_base64(path):
-    """Framed or damaged bytes are kept exactly; odd words of a server do not stop the letter."""
+    """Bytes that are not text are kept exactly, as base64.
+
+    Text from the server that cannot be encoded does not prevent the letter from being written.
+    """
     rejection = Rejection(Record(b"\xff\x00", b"\xfe"), "invalid", "bad \ud800 words")
     DeadLetters(path).write([rejection], "kafka", 7)
     (line,) = lines(path)
@@ -65,7 +68,7 @@ def test_what_is_not_text_is_base64(path):
 
 
 def test_letters_are_appended(path):
-    """Also by another writer, later; and nothing is written for nothing."""
+    """Letters are appended, also by a later writer; an empty write creates no file."""
     DeadLetters(path).write([], "kafka", 1)
     assert not path.exists()
     DeadLetters(path).write(rejections(2), "kafka", 1)
@@ -74,7 +77,10 @@ def test_letters_are_appended(path):
 
 
 def test_the_file_is_private(path):
-    """0600 in a folder of 0700, whatever the umask: bodies hold attribute values."""
+    """The file has mode 0600 and its folder 0700, whatever the umask.
+
+    This matters because record bodies hold attribute values.
+    """
     before = os.umask(0)
     try:
         DeadLetters(path).write(rejections(1), "kafka", 1)
@@ -85,7 +91,7 @@ def test_the_file_is_private(path):
 
 
 def test_a_link_is_refused(tmp_path, path):
-    """Nobody can make us write into another file."""
+    """A link in place of the file is refused, so nobody can make us write to another file."""
     path.parent.mkdir()
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="link"):
@@ -94,7 +100,7 @@ def test_a_link_is_refused(tmp_path, path):
 
 
 def test_the_file_is_bounded(path):
-    """A full one takes the place of the older one; there are never more than two."""
+    """A full file replaces the previous one, so there are never more than two."""
     letters = DeadLetters(path, max_bytes=2_000)
     for n in range(100):
         letters.write(rejections(1, start=n), "kafka", 1)
@@ -115,7 +121,10 @@ def _write_many(path, start):
 
 
 def test_processes_write_whole_lines_into_one_file(path):
-    """Four that write and rotate at once tear nothing and lose nothing but the oldest file."""
+    """Four processes that write and rotate at once tear no line.
+
+    They lose nothing but the oldest file.
+    """
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_write_many, args=(path, n * 100)) for n in range(4)]
     for process in processes:
@@ -129,7 +138,7 @@ def test_processes_write_whole_lines_into_one_file(path):
 
 
 def test_a_file_that_a_neighbour_moves_is_made_anew(path, monkeypatch):
-    """Between its being there and its being looked at, another process may rotate it."""
+    """The file is made again if another process rotates it just after it was made."""
     letters = DeadLetters(path)
     letters.write(rejections(1), "influxdb", 7)
     real = Path.lstat
@@ -150,7 +159,7 @@ def test_a_file_that_a_neighbour_moves_is_made_anew(path, monkeypatch):
 
 
 def test_a_full_disk_leaves_whole_lines(path):
-    """What does not fit is told to the caller, and the file ends with a whole line."""
+    """A write that does not fit raises an error, and the file still ends with a whole line."""
     code = """
 import resource, sys
 from pathlib import Path
@@ -178,7 +187,7 @@ letters.write(rejections(2, start=3), "kafka", 1)
 
 
 def test_a_neighbour_that_never_lets_go_is_not_waited_for(path):
-    """A process that was stopped while it held the lock costs the dead letters, not delivery."""
+    """A process stopped while it holds the lock costs dead letters, but does not block delivery."""
     letters = DeadLetters(path)
     letters.write(rejections(1), "kafka", 0)
     with path.open("rb") as held:
@@ -190,7 +199,7 @@ def test_a_neighbour_that_never_lets_go_is_not_waited_for(path):
 
 
 def test_dead_letters_leave_no_descriptor_open(tmp_path):
-    """Whether the file moves on, or a neighbour holds its lock."""
+    """No descriptor leaks when the file is rotated or when another process holds its lock."""
     letters = DeadLetters(tmp_path / "dead.jsonl", max_bytes=200)
     rejections = [Rejection(Record(b"x" * 150), "invalid")]
     before = open_descriptors()

@@ -1,4 +1,4 @@
-"""The drain thread: it starts late, sleeps without polling, and ends in time."""
+"""The drain thread: it starts late, sleeps without polling, and stops in time."""
 
 import logging
 import threading
@@ -24,7 +24,7 @@ LONG = 20.0
 
 
 class CountingClock(SystemClock):
-    """The machine's clock, which also counts the waits that have an end."""
+    """The system clock, which also counts the waits that have a timeout."""
 
     def __init__(self):
         self.polls = 0
@@ -78,7 +78,7 @@ class Bench:
 
 @pytest.fixture
 def bench():
-    """Build benches, stop their threads and close their spools at the end."""
+    """Build benches; at the end stop their threads and close their spools."""
     made = []
 
     def make(*answers, **options):
@@ -114,7 +114,7 @@ def test_one_daemon_thread_delivers(bench):
 
 
 def test_idle_costs_nothing(bench):
-    """With nothing to do the thread waits without a timeout: it is never woken to look."""
+    """With nothing to do, the thread waits without a timeout and never wakes up to poll."""
     clock = CountingClock()
     one = bench(clock=clock)
     one.append(records(1))
@@ -127,7 +127,7 @@ def test_idle_costs_nothing(bench):
 
 
 def test_it_tries_for_as_long_as_it_takes(bench):
-    """There is no last try on the thread."""
+    """The drain thread has no maximum number of tries."""
     one = bench(*[away] * 30)
     one.append(records(2))
     assert one.wait_drained().done
@@ -135,7 +135,7 @@ def test_it_tries_for_as_long_as_it_takes(bench):
 
 
 def test_waiting_ends_when_nothing_moves(bench):
-    """After stall_seconds without progress waiting is given up, and says how long it was."""
+    """Waiting is given up after `stall_seconds` without progress, and reports the stall."""
     one = bench(*[away] * 10_000)
     one.append(records(1))
     drained = one.wait_drained(stall=0.05)
@@ -144,14 +144,14 @@ def test_waiting_ends_when_nothing_moves(bench):
 
 
 def test_waiting_ends_at_its_deadline(bench):
-    """Progress does not stretch the deadline."""
+    """Waiting for the drain ends at its deadline."""
     one = bench(*[away] * 10_000)
     one.append(records(1))
     assert not one.wait_drained(within=0.05).done
 
 
 def test_waiting_does_not_wait_for_a_retry_that_comes_too_late(bench):
-    """Where the sink asks for a minute, waiting a second for it is given up at once."""
+    """If the sink asks for a wait past the deadline, waiting for the drain is given up at once."""
     one = bench(*[busy(60.0)] * 100)
     one.append(records(1))
     drained = one.wait_drained(within=30.0)
@@ -168,7 +168,7 @@ def test_waiting_tries_a_backed_off_lane_at_once(bench):
 
 
 def test_a_write_that_hangs_does_not_hold_stop(bench):
-    """stop leaves a thread to itself that hangs in a write, and says so."""
+    """`stop` abandons a thread that hangs in a write, and returns False."""
     release = threading.Event()
 
     def hang(batch):
@@ -187,9 +187,9 @@ def test_a_write_that_hangs_does_not_hold_stop(bench):
 
 
 def test_waiting_ends_while_others_append_all_the_time(bench):
-    """What was there before has left, although the spool is never empty."""
+    """A flush ends once the records before it have left, even if the spool is never empty."""
 
-    def feeding(batch):  # a request that is longer than the time to the next record
+    def feeding(batch):  # a request that takes longer than the next record takes to arrive
         one.append(records(1))
         return WriteResult(delivered=batch)
 
@@ -201,7 +201,7 @@ def test_waiting_ends_while_others_append_all_the_time(bench):
 
 
 def test_stop_wakes_a_thread_that_waits(bench):
-    """A backoff of a minute does not delay the end."""
+    """A backoff of a minute does not delay `stop`."""
     one = bench(*[busy(60.0)] * 100)
     one.append(records(1))
     wait_until(lambda: one.sink.writes)
@@ -210,7 +210,10 @@ def test_stop_wakes_a_thread_that_waits(bench):
 
 
 def test_an_unforeseen_error_does_not_end_the_thread(bench, caplog):
-    """A spool that cannot be read is one log line with the cause; of bugs it says the class."""
+    """The thread survives an error and logs it in one line.
+
+    The line gives the cause of a SpoolError, but only the class of any other exception.
+    """
     failures = iter([SpoolError("disk"), RuntimeError("bug")])
 
     def spools():
@@ -229,7 +232,7 @@ def test_an_unforeseen_error_does_not_end_the_thread(bench, caplog):
 
 
 def test_where_no_thread_starts_the_caller_sends(bench, no_threads):
-    """At the end of an interpreter that starts no thread, waiting does the work itself."""
+    """If no thread can start, as at interpreter shutdown, the waiting caller sends itself."""
     one = bench(away)
     one.append(records(2))
     one.append(records(2, start=2))
@@ -239,7 +242,7 @@ def test_where_no_thread_starts_the_caller_sends(bench, no_threads):
 
 
 def test_where_no_thread_starts_the_caller_gives_up_in_time(bench, monkeypatch):
-    """Sending on the calling thread keeps to the deadline as well."""
+    """Sending on the calling thread is also given up after `stall_seconds` without progress."""
     monkeypatch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError))
     one = bench(*[away] * 10_000)
     one.append(records(1))
@@ -248,7 +251,7 @@ def test_where_no_thread_starts_the_caller_gives_up_in_time(bench, monkeypatch):
 
 
 def test_where_no_thread_starts_stop_ends_the_callers_work_too(bench, monkeypatch):
-    """Who waits on one thread while another one stops settles nothing, and is told so."""
+    """If `stop` comes while a caller sends, the caller settles nothing and returns not done."""
     monkeypatch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError))
 
     def stopped_meanwhile(batch):
@@ -274,7 +277,7 @@ def deliver(batch):
 
 
 def test_a_flush_without_a_thread_is_given_up_after_its_last_progress(bench, no_threads):
-    """A slow sink is waited for; of the time, what was waited in vain is told alone."""
+    """A slow sink is waited for, and only the time since its last progress counts as stalled."""
     clock = FakeClock()
 
     def slow(batch):
@@ -293,7 +296,10 @@ def test_a_flush_without_a_thread_is_given_up_after_its_last_progress(bench, no_
 
 
 def test_waiting_leaves_no_mark_behind(bench):
-    """Each step looks at every mark, and a service may flush for months."""
+    """A flush removes its mark.
+
+    Each step looks at every mark, and a service may flush for months.
+    """
     one = bench()
     for n in range(3):
         one.append(records(1, start=n))
@@ -302,7 +308,10 @@ def test_waiting_leaves_no_mark_behind(bench):
 
 
 def test_what_a_flush_cannot_see_does_not_reach_its_caller(bench):
-    """Also where it is no SpoolError; and not knowing is not being done."""
+    """An error while a flush looks at the spools does not reach its caller, whatever its type.
+
+    The flush is reported as not done: it cannot know that everything was sent.
+    """
     here = threading.current_thread()
 
     def spools():
@@ -320,14 +329,17 @@ def test_what_a_flush_cannot_see_does_not_reach_its_caller(bench):
 
 
 def test_a_record_that_comes_while_the_thread_goes_to_sleep_is_sent(bench):
-    """The spool was empty when it was looked at; nobody flushes, and nothing else comes."""
+    """A record that arrives just after the spool was found empty is sent.
+
+    It needs no flush and no further record.
+    """
 
     class Late(Spool):
         looks = 0
 
         def lanes(self):
             found = super().lanes()
-            if not found and self.looks < 2:  # the second one is the last look of a step
+            if not found and self.looks < 2:  # the second look is the last one of a step
                 self.looks += 1
                 if self.looks == 2:
                     self.append(records(1, start=1))
@@ -352,7 +364,7 @@ def test_a_record_that_comes_while_the_thread_goes_to_sleep_is_sent(bench):
 
 
 def test_an_unforeseen_error_is_no_busy_loop(bench):
-    """Between two of them the thread rests for a second."""
+    """The thread rests for a second between two unforeseen errors."""
     clock = FakeClock()
     failures = iter([RuntimeError("bug")] * 3)
 
@@ -368,7 +380,10 @@ def test_an_unforeseen_error_is_no_busy_loop(bench):
 
 
 def test_the_thread_writes_with_instrumentation_suppressed(bench):
-    """An instrumented HTTP client would make a span of each export, for ever."""
+    """Writes suppress instrumentation.
+
+    An instrumented HTTP client would otherwise make a span of each export, for ever.
+    """
     seen = []
 
     def look(batch):
@@ -383,9 +398,10 @@ def test_the_thread_writes_with_instrumentation_suppressed(bench):
 
 
 def test_where_no_thread_starts_callers_take_turns(bench, monkeypatch):
-    """Two flushes at the end of an interpreter send nothing twice.
+    """Two flushes at interpreter shutdown send nothing twice.
 
-    Patched for the reason of `no_threads`; the second flush is a thread that was there before.
+    `Thread.start` is patched for the same reason as in `no_threads`; the second flush runs on a
+    thread that already existed.
     """
     start = threading.Thread.start
 
@@ -399,7 +415,7 @@ def test_where_no_thread_starts_callers_take_turns(bench, monkeypatch):
 
     def first(batch):
         other.start()
-        second_writes.wait(0.3)  # in vain, unless two steps run at once
+        second_writes.wait(0.3)  # times out, unless two steps run at once
         return deliver(batch)
 
     def second(batch):
@@ -415,7 +431,10 @@ def test_where_no_thread_starts_callers_take_turns(bench, monkeypatch):
 
 
 def test_a_handler_that_flushes_on_the_thread_that_sends_keeps_to_its_time(bench, no_threads):
-    """Where no thread starts, the work that it would wait for is what it interrupted."""
+    """A signal handler's flush that interrupts the sending thread ends in time.
+
+    When no thread can be started, it would wait for the very work that it interrupted.
+    """
     flushed = []
 
     def interrupted(batch):

@@ -19,7 +19,7 @@ from tests.delivery.records import away, broken, broken_by, busy, records, refus
 
 
 class Bench:
-    """Lanes over spools in memory, with a sink that answers as told."""
+    """Lanes over spools in memory, with a sink that gives the answers it was told to."""
 
     def __init__(self, *answers, spools=1, max_batch_events=1_000):
         self.clock = FakeClock()
@@ -38,7 +38,7 @@ class Bench:
             max_batch_bytes=None,
             clock=self.clock,
             jitter=lambda: 0.5,
-            wait=None,  # lanes never let the sender wait
+            wait=None,  # with lanes the sender never waits
             spooled=True,
         )
         self.lanes = Lanes(
@@ -65,7 +65,7 @@ class Bench:
         return self.lanes.step()
 
     def run(self, steps=1_000):
-        """Step until nothing waits, passing the time of every backoff."""
+        """Step until nothing is left, advancing the clock through every backoff."""
         for _ in range(steps):
             step = self.step()
             if step.wait_seconds is None:
@@ -97,7 +97,7 @@ def deliver(batch):
 
 
 def by_lane(**answers):
-    """Answer each lane in its own way; a lane without an answer is delivered."""
+    """Answer each lane in its own way; lanes without an answer are delivered."""
 
     def answer(batch):
         return answers.get(batch[0].lane, lambda b: WriteResult(delivered=b))(batch)
@@ -106,7 +106,7 @@ def by_lane(**answers):
 
 
 def test_nothing_to_do_asks_for_no_wait(make_bench):
-    """With empty spools a step says so, and nothing is written."""
+    """With empty spools a step reports that nothing waits, and writes nothing."""
     bench = make_bench()
     assert bench.step().wait_seconds is None
     assert bench.sink.writes == []
@@ -123,7 +123,7 @@ def test_oldest_first(make_bench):
 
 
 def test_several_rows_go_in_one_request(make_bench):
-    """It catches up with batches of the sink's best size, not with one row at a time."""
+    """A backlog is sent in batches of the configured size, not one row at a time."""
     bench = make_bench(max_batch_events=20)
     for start in range(0, 50, 5):
         bench.append(records(5, start=start))
@@ -132,7 +132,7 @@ def test_several_rows_go_in_one_request(make_bench):
 
 
 def test_adopted_spools_are_drained_first(make_bench):
-    """What a dead process left goes before our own."""
+    """Spools taken over from a dead process are drained before our own."""
     bench = make_bench(spools=2)
     bench.append(records(2, start=10), spool=1)
     bench.append(records(2), spool=0)
@@ -141,7 +141,7 @@ def test_adopted_spools_are_drained_first(make_bench):
 
 
 def test_a_refused_batch_waits_and_stays_first(make_bench):
-    """What is kept is tried again after a wait, before what came later."""
+    """Kept records are tried again after a wait, before any that came later."""
     bench = make_bench(away)
     bench.append(records(2))
     bench.step()
@@ -153,7 +153,7 @@ def test_a_refused_batch_waits_and_stays_first(make_bench):
 
 
 def test_waits_grow_without_an_end(make_bench):
-    """A refused lane waits longer each time, up to the maximum, for as long as it takes."""
+    """A refused lane's waits grow up to the maximum, and its retries never end."""
     bench = make_bench(*itertools.repeat(away, 20))
     bench.append(records(1))
     waits = []
@@ -168,7 +168,7 @@ def test_waits_grow_without_an_end(make_bench):
 
 
 def test_retry_after_holds_the_lane_back(make_bench):
-    """The sink's own wish is the wait when it is longer."""
+    """A Retry-After that is longer than the lane's own backoff is the wait."""
     bench = make_bench(busy(30.0))
     bench.append(records(1))
     bench.step()
@@ -176,7 +176,10 @@ def test_retry_after_holds_the_lane_back(make_bench):
 
 
 def test_after_a_refusal_one_small_batch_asks(make_bench):
-    """The first try after a refusal is the oldest row alone; then it goes on in full size."""
+    """The first try after a refusal sends only the oldest row.
+
+    Then batches have their full size again.
+    """
     bench = make_bench(away)
     for start in range(0, 50, 5):
         bench.append(records(5, start=start))
@@ -185,7 +188,7 @@ def test_after_a_refusal_one_small_batch_asks(make_bench):
 
 
 def test_a_refused_lane_backs_off_alone(make_bench):
-    """One lane that is refused for ever does not delay the others."""
+    """A lane that is refused for ever does not delay the others."""
     bench = make_bench(*by_lane(logs=away))
     bench.append([*records(3, lane="logs"), *records(3, lane="spans")])
     for _ in range(4):
@@ -195,7 +198,7 @@ def test_a_refused_lane_backs_off_alone(make_bench):
 
 
 def test_hurry_tries_every_lane_at_once(make_bench):
-    """At a flush, waits are over for all lanes."""
+    """`hurry`, called by a flush, ends the backoff of every lane."""
     bench = make_bench(busy(30.0))
     bench.append(records(1))
     bench.step()
@@ -205,7 +208,7 @@ def test_hurry_tries_every_lane_at_once(make_bench):
 
 
 def test_what_is_rejected_is_told_and_leaves(make_bench):
-    """A record that is refused for good leaves the spool, and its neighbours arrive."""
+    """A rejected record is reported and leaves the spool, and its neighbours arrive."""
     batch = records(100)
     bench = make_bench(*itertools.repeat(refused_for(batch[7:8]), 100))
     bench.append(batch)
@@ -216,7 +219,7 @@ def test_what_is_rejected_is_told_and_leaves(make_bench):
 
 
 def test_a_partial_answer_keeps_the_rest_in_order(make_bench):
-    """Where a sink takes some records of a batch, only the others are tried again."""
+    """When a sink takes some records of a batch, only the others are tried again."""
     batch = records(4)
     bench = make_bench(
         WriteResult(delivered=batch[::2], kept=batch[1::2], error="x", error_type="x")
@@ -227,7 +230,7 @@ def test_a_partial_answer_keeps_the_rest_in_order(make_bench):
 
 
 def test_a_record_that_breaks_the_server_is_found_while_others_pass(make_bench):
-    """What gets 500 again and again alone goes to the dead letters; its neighbours arrive."""
+    """A record that alone gets a 500 again and again is rejected, and its neighbours arrive."""
     batch = records(300)
     bench = make_bench(*itertools.repeat(broken_by(batch[123:124]), 10_000))
     for start in range(0, 300, 50):
@@ -239,7 +242,7 @@ def test_a_record_that_breaks_the_server_is_found_while_others_pass(make_bench):
 
 
 def test_a_broken_server_costs_no_record(make_bench):
-    """While nothing of a lane passes, nothing is blamed, for as long as it takes."""
+    """While nothing of a lane passes, no record is blamed, however long the server is broken."""
     batch = records(300)
     bench = make_bench(*itertools.repeat(broken, 200))
     for start in range(0, 300, 50):
@@ -251,7 +254,7 @@ def test_a_broken_server_costs_no_record(make_bench):
 
 
 def test_a_restarting_server_is_not_suspicious(make_bench):
-    """503 is about the server, so the batch stays whole and in order."""
+    """A 503 is about the server and not about a record, so the batch stays whole and in order."""
 
     def unavailable(batch):
         return WriteResult(kept=batch, error="503", error_type="503")
@@ -264,7 +267,10 @@ def test_a_restarting_server_is_not_suspicious(make_bench):
 
 @pytest.mark.parametrize("every", [20, 40])
 def test_breakers_here_and_there_do_not_stop_a_lane(make_bench, every):
-    """One of them is in each large piece, so that nothing passes before pieces are small."""
+    """Records that break the server are found even if every large piece of a batch holds one.
+
+    Nothing passes then until the pieces are small.
+    """
     batch = records(440)
     bad = batch[every // 2 :: every]
     bench = make_bench(*itertools.repeat(broken_by(bad), 100_000))
@@ -276,7 +282,7 @@ def test_breakers_here_and_there_do_not_stop_a_lane(make_bench, every):
 
 
 def test_equal_records_are_not_blamed_sooner(make_bench):
-    """Each search counts once, however often a record is in it."""
+    """Each search counts once against a record, however many equal records it holds."""
     one = records(1)
     tries = itertools.count()
 
@@ -291,7 +297,10 @@ def test_equal_records_are_not_blamed_sooner(make_bench):
 
 
 def test_a_refused_lane_is_tried_where_somebody_flushes_all_the_time(make_bench):
-    """What goes first at a flush does so once for each try of it."""
+    """Constant flushes do not starve a refused lane.
+
+    A flush puts the other lanes first only once per try of a refused one.
+    """
     refusals = iter([away])
 
     def answer(written):
@@ -310,7 +319,10 @@ def test_a_refused_lane_is_tried_where_somebody_flushes_all_the_time(make_bench)
 
 
 def test_a_server_that_takes_one_and_refuses_the_next_costs_no_record(make_bench):
-    """It is short of something for a while: small batches pass, and any record may be refused."""
+    """A server that is short of resources for a while costs no record.
+
+    Small batches pass sometimes, and any record may be refused.
+    """
     short = random.Random(3)
     tries = itertools.count()
 
@@ -328,7 +340,7 @@ def test_a_server_that_takes_one_and_refuses_the_next_costs_no_record(make_bench
 
 
 def test_a_record_that_broke_the_server_for_a_while_arrives(make_bench):
-    """A lone record is tried again before it is blamed."""
+    """A record that breaks the server alone is tried again before it is blamed."""
     batch = records(2)
     tries = itertools.count()
 
@@ -345,7 +357,7 @@ def test_a_record_that_broke_the_server_for_a_while_arrives(make_bench):
 
 
 def test_an_abandoned_write_settles_nothing(make_bench):
-    """Who no longer waits for a write closes the spool; its answer changes nothing there."""
+    """The late answer of an abandoned write settles nothing, because the spool is being closed."""
 
     def hang(batch):
         bench.lanes.abandon(math.inf)
@@ -358,7 +370,11 @@ def test_an_abandoned_write_settles_nothing(make_bench):
 
 
 def test_what_was_answered_before_an_abandoned_write_is_settled(make_bench):
-    """It would be counted twice, as written and as lost, or sent again by the next process."""
+    """Answers received before a write was abandoned are settled.
+
+    Otherwise those records would count as both written and lost, or be sent again by the next
+    process.
+    """
     batch = records(6)
 
     def hang(written):
@@ -371,7 +387,7 @@ def test_what_was_answered_before_an_abandoned_write_is_settled(make_bench):
         )
 
     bench = make_bench(None, name_one, hang, max_batch_events=2)
-    bench.append(batch)  # one row, which is claimed whole
+    bench.append(batch)  # one row, claimed whole
     bench.step()
     assert bench.counters.snapshot().events_written == 3
     assert [rejection.record for rejection in bench.rejections] == batch[2:3]
@@ -379,7 +395,10 @@ def test_what_was_answered_before_an_abandoned_write_is_settled(make_bench):
 
 
 def test_a_slow_server_s_refusals_are_searched_through(make_bench):
-    """Each write has its time: all of them together take longer than one may."""
+    """Each write of a split batch has its own timeout.
+
+    Otherwise a slow server's refusals would never be searched through.
+    """
     batch = records(64)
     answer = refused_for(batch[:1], "too_large")
 
@@ -395,7 +414,10 @@ def test_a_slow_server_s_refusals_are_searched_through(make_bench):
 
 
 def test_lanes_whose_tries_take_longer_than_their_waits_leave_the_others_their_turn(make_bench):
-    """By the time the second one has failed the first may be tried again, and so on for ever."""
+    """Several slow failing lanes do not starve a good one.
+
+    By the time one has failed, the backoff of another is over, and so on for ever.
+    """
     missing = {f"missing{number}": away for number in range(5)}
 
     def slow(written):
@@ -414,7 +436,7 @@ def test_lanes_whose_tries_take_longer_than_their_waits_leave_the_others_their_t
 
 
 def test_a_lane_of_refused_records_leaves_the_others_their_turn(make_bench):
-    """When its time is over it goes on later, from where it was."""
+    """Splitting a lane of bad records ends with the lane's turn, and resumes later."""
     bad, good = records(500, lane="a"), records(1, lane="b", start=1_000)
     answer = refused_for(bad)
 
@@ -434,7 +456,10 @@ def test_a_lane_of_refused_records_leaves_the_others_their_turn(make_bench):
 
 
 def test_once_abandoned_no_spool_is_touched(make_bench):
-    """A thread that comes late takes nothing over and opens no file that is another's by now."""
+    """Once abandoned, lanes adopt nothing and open no spool file.
+
+    By then it may belong to another process.
+    """
     bench = make_bench()
     bench.append(records(2))
     bench.lanes.abandon(math.inf)
@@ -443,11 +468,11 @@ def test_once_abandoned_no_spool_is_touched(make_bench):
 
 
 def test_a_spool_that_cannot_be_read_does_not_hold_up_the_others(make_bench, tmp_path):
-    """The others are emptied first; then whoever steps is told, as often as it steps."""
+    """The other spools are emptied first; from then on each step raises the SpoolError."""
     bench = make_bench(spools=2)
     unreadable = Spool(tmp_path / "spool.db")
     unreadable.append(records(1))
-    unreadable._store.database.after_fork_in_child()  # it is the parent's now, every call raises
+    unreadable._store.database.after_fork_in_child()  # as in a forked child: every call raises
     bench.spools.insert(0, unreadable)
     for start in range(0, 6, 2):
         bench.append(records(2, start=start), spool=1 + start // 4)
@@ -460,7 +485,10 @@ def test_a_spool_that_cannot_be_read_does_not_hold_up_the_others(make_bench, tmp
 
 
 def test_a_lane_that_is_empty_is_forgotten(make_bench):
-    """There may be one for each value of a tag, and one that is refused is among them."""
+    """Empty lanes are forgotten, also one that was refused.
+
+    There may be one for each value of a tag.
+    """
     bench = make_bench(away)
     for name in ("first", "second", "third"):
         bench.append(records(2, lane=name))
@@ -478,7 +506,7 @@ def test_a_lane_that_is_empty_is_forgotten(make_bench):
 def test_a_lane_that_was_refused_once_is_tried_while_others_have_work_all_the_time(
     make_bench, seconds
 ):
-    """However long a request takes: what is refused has its part of the time."""
+    """A refused lane gets its share of the time, however long a request takes."""
     refusals = iter([away])
 
     def answer(written):
@@ -497,7 +525,7 @@ def test_a_lane_that_was_refused_once_is_tried_while_others_have_work_all_the_ti
 
 
 def test_a_lane_that_hangs_leaves_the_others_half_of_the_time(make_bench):
-    """Also what a dead process left, which comes first otherwise."""
+    """Hanging lanes leave the others half of the time, even if they are in an earlier spool."""
 
     def answer(written):
         hangs = written[0].lane.startswith("hangs")
@@ -519,7 +547,10 @@ def test_a_lane_that_hangs_leaves_the_others_half_of_the_time(make_bench):
 
 
 def test_at_the_end_what_is_taken_as_a_rule_is_tried_first(make_bench):
-    """There may be no time for a lane that is refused for 10 s."""
+    """A flush first tries lanes that are usually accepted.
+
+    There may be no time for a refused one.
+    """
     bench = make_bench(*by_lane(refused=away))
     bench.append(records(1, lane="refused"))
     bench.step()
@@ -530,7 +561,7 @@ def test_at_the_end_what_is_taken_as_a_rule_is_tried_first(make_bench):
 
 
 def test_a_lane_whose_records_were_evicted_is_forgotten(make_bench):
-    """Nobody sends them any more, so nobody else would."""
+    """A refused lane whose records were evicted is forgotten."""
     bench = make_bench(away)
     bench.append(records(2, lane="full"))
     bench.step()
@@ -541,7 +572,7 @@ def test_a_lane_whose_records_were_evicted_is_forgotten(make_bench):
 
 
 def test_dead_neighbours_are_looked_for_now_and_then(make_bench):
-    """Adoption is tried at the first step, and then every two seconds of work."""
+    """Adoption is tried at the first step, and then every two seconds while there is work."""
     bench = make_bench()
     bench.step()
     bench.step()
@@ -552,7 +583,10 @@ def test_dead_neighbours_are_looked_for_now_and_then(make_bench):
 
 
 def test_all_the_dead_are_taken_over_before_it_rests(make_bench):
-    """A few are taken over at one time; what is left of them does not wait for the next record."""
+    """All spools of dead processes are taken over, a few at a time, before the drain rests.
+
+    The remaining ones do not wait for the next record.
+    """
     bench = make_bench()
     bench.append(records(1))
     for _ in range(3):
@@ -564,14 +598,14 @@ def test_all_the_dead_are_taken_over_before_it_rests(make_bench):
 
 
 class Unreadable(Spool):
-    """What a bad sector of a disk makes of a spool: it has lanes, and no record can be read."""
+    """A spool on a bad disk sector: it lists its lanes, but no record can be read."""
 
     def claim(self, lane, max_events, max_bytes):
         raise SpoolError("disk I/O error")
 
 
 def test_a_spool_that_cannot_be_read_holds_up_no_other(make_bench):
-    """The others are emptied, and then it is said."""
+    """The other spools are emptied before the read error is raised."""
     bench = make_bench()
     bench.append(records(2))
     bench.spools.insert(0, Unreadable())
@@ -583,7 +617,10 @@ def test_a_spool_that_cannot_be_read_holds_up_no_other(make_bench):
 
 
 def test_a_batch_of_nothing_but_breakers_is_found_among_small_batches(make_bench):
-    """Though a write takes less than a row of the spool, it is compared with what is behind."""
+    """A search claims the following row too, even if the batch size is smaller than a row.
+
+    A row of nothing but breakers is thus compared with records that pass.
+    """
     bad, good = records(16), records(16, start=100)
     bench = make_bench(*itertools.repeat(broken_by(bad), 1_000), max_batch_events=4)
     bench.append(bad)
@@ -594,7 +631,7 @@ def test_a_batch_of_nothing_but_breakers_is_found_among_small_batches(make_bench
 
 
 def test_a_search_ends_in_its_time(make_bench):
-    """Where a deadline is given, all of its writes together keep it, and the rest is kept."""
+    """All writes of a search together keep to the step's deadline, and what is left is kept."""
     batch = records(64)
     answer = broken_by(batch[:1])
 
@@ -618,7 +655,7 @@ def test_a_search_ends_in_its_time(make_bench):
 
 
 def test_what_was_rejected_is_told_once_at_the_end(make_bench):
-    """A step that has settled its claim leaves nothing for `abandon` to tell again."""
+    """`abandon` does not report again what a settled step has rejected."""
     batch = records(3)
     bench = make_bench(*itertools.repeat(refused_for(batch[:1]), 20))
     bench.append(batch)
@@ -628,7 +665,7 @@ def test_what_was_rejected_is_told_once_at_the_end(make_bench):
 
 
 def test_what_came_back_to_disk_behind_a_look_is_looked_for_again(make_bench):
-    """The spools were listed before another thread moved records to one that was empty."""
+    """A step that finds no spool looks again if records have just moved back to disk."""
     bench = make_bench()
     bench.append(records(2))
     spools, looks = bench.spools, itertools.count()
@@ -640,7 +677,7 @@ def test_what_came_back_to_disk_behind_a_look_is_looked_for_again(make_bench):
 
 
 def test_rejections_are_progress(make_bench):
-    """What the destination judged has left the spool, and whoever waits is told so."""
+    """Rejected records count as settled, because they have left the spool."""
     batch = records(2)
     bench = make_bench(*itertools.repeat(refused_for(batch), 10))
     bench.append(batch)
@@ -648,7 +685,7 @@ def test_rejections_are_progress(make_bench):
 
 
 def test_a_spool_that_cannot_be_read_for_once_forgets_no_backoff(make_bench):
-    """The lane of what is in it would be hammered."""
+    """A read error does not reset a lane's backoff, or its destination would be hammered."""
 
     class Shy(Spool):
         fails = False
@@ -672,12 +709,15 @@ def test_a_spool_that_cannot_be_read_for_once_forgets_no_backoff(make_bench):
 
 
 def test_each_flush_tries_first_what_is_taken_as_a_rule(make_bench):
-    """Not only the first one of a process, or its end would wait for a lane that hangs."""
+    """Every flush, not only the first, tries accepted lanes first.
+
+    Otherwise the end of a process would wait for a lane that hangs.
+    """
 
     def answer(batch):
         if batch[0].lane == "refused":
             return away(batch)
-        bench.clock.advance(30.0)  # more than what goes first at a flush has
+        bench.clock.advance(30.0)  # more time than lanes that go first at a flush get
         return deliver(batch)
 
     bench = make_bench(*itertools.repeat(answer, 100))

@@ -1,4 +1,4 @@
-"""What accepting a batch means, sharing, shutdown, and the counters of all of it."""
+"""Pipelines: accepting batches, sharing, shutdown, and all the counters."""
 
 import itertools
 import threading
@@ -47,14 +47,14 @@ def make(tmp_path):
 
 
 def test_a_local_sink_is_written_on_the_callers_thread(make):
-    """Without a spool path a local sink has the records when submit returns."""
+    """Without a spool path, a local sink has the records when `submit` returns."""
     sink = RecordingSink(local=True)
     assert make(sink).submit(events(3), 5.0)
     assert values(sink) == [0, 1, 2]
 
 
 def test_a_remote_sink_never_holds_the_caller(make):
-    """A batch for a remote sink that hangs is accepted at once, and waits in the spool."""
+    """A batch for a remote sink that hangs is accepted at once and waits in the spool."""
     release = threading.Event()
 
     def hang(batch):
@@ -70,7 +70,7 @@ def test_a_remote_sink_never_holds_the_caller(make):
 
 
 def test_direct_delivery_answers_the_truth(make):
-    """With delivery=direct submit returns False for what was not delivered, and counts it."""
+    """With delivery=direct, `submit` returns False for an undelivered batch, and counts it."""
     clock = FakeClock()
     pipeline = make(RecordingSink(*[away] * 4), clock=clock, delivery="direct", retry={})
     assert not pipeline.submit(events(3), 60.0)
@@ -81,14 +81,17 @@ def test_direct_delivery_answers_the_truth(make):
 
 
 def test_a_direct_batch_that_times_out_is_counted_so(make):
-    """With no time left nothing is written, and the reason is the timeout."""
+    """With no time left nothing is written, and the events are counted under `timeout`."""
     pipeline = make(RecordingSink(), clock=FakeClock(), delivery="direct")
     assert not pipeline.submit(events(3), 0.0)
     assert pipeline.health().events_dropped == {"timeout": 3}
 
 
 def test_the_next_batch_tells_what_was_lost_before(make, caplog):
-    """A loss that stops would stay in nobody's log otherwise."""
+    """The next batch logs losses that rate limiting held back.
+
+    If the losses stopped, they would never be logged otherwise.
+    """
     clock = FakeClock()
 
     def refuse(batch):
@@ -105,7 +108,7 @@ def test_the_next_batch_tells_what_was_lost_before(make, caplog):
 
 
 def test_a_local_sink_with_a_spool_path_is_spooled(make, tmp_path):
-    """With a spool path a local sink's records survive a sink that says no."""
+    """With a spool path, a local sink's records survive a write that fails."""
     pipeline = make(RecordingSink(away, local=True), spool={"path": str(tmp_path / "spool")})
     assert pipeline.submit(events(3), 5.0)
     assert pipeline.force_flush(LONG)
@@ -113,7 +116,7 @@ def test_a_local_sink_with_a_spool_path_is_spooled(make, tmp_path):
 
 
 def test_events_are_encoded_once(make):
-    """However often a batch is tried, its events are encoded once."""
+    """A batch is encoded once, however often it is tried."""
     sink = RecordingSink(away, away, away)
     calls = []
     encode = sink.encode
@@ -125,7 +128,7 @@ def test_events_are_encoded_once(make):
 
 
 def test_what_cannot_be_encoded_is_counted_and_takes_nothing_along(make, caplog):
-    """Events that a sink cannot carry are rejected; the others arrive."""
+    """Events that a sink cannot encode are rejected and counted; the others arrive."""
     sink = RecordingSink(local=True)
     encode = sink.encode
 
@@ -145,7 +148,10 @@ def test_what_cannot_be_encoded_is_counted_and_takes_nothing_along(make, caplog)
 
 
 def test_an_event_that_cannot_be_encoded_spares_its_neighbours(make):
-    """It alone is dropped, counted under what encoding raised, and the caller is told."""
+    """An event whose encoding raises is dropped alone and counted under the exception.
+
+    `submit` returns False then.
+    """
 
     def lane(event):
         if event.measurement == "poison":
@@ -162,7 +168,10 @@ def test_an_event_that_cannot_be_encoded_spares_its_neighbours(make):
 
 
 def test_a_spool_that_raises_does_not_reach_the_application(make, tmp_path):
-    """Whatever a file system comes up with, the events are counted, under its name."""
+    """Any exception of the spool is contained.
+
+    Its events are counted under the exception's name.
+    """
     pipeline = make(RecordingSink(), spool={"path": str(tmp_path)})
 
     def explode(records):
@@ -174,7 +183,7 @@ def test_a_spool_that_raises_does_not_reach_the_application(make, tmp_path):
 
 
 def test_an_encoder_that_raises_does_not_reach_the_application(make):
-    """An exception in encode drops the events, counted under its name."""
+    """An exception in `encode` is contained; its events are counted under the exception's name."""
     sink = RecordingSink()
 
     def explode(batch):
@@ -187,12 +196,12 @@ def test_an_encoder_that_raises_does_not_reach_the_application(make):
 
 
 def test_an_empty_batch_is_nothing(make):
-    """Submitting no event succeeds and starts nothing."""
+    """Submitting an empty batch succeeds."""
     assert make(RecordingSink()).submit([], 5.0)
 
 
 def test_rejected_records_are_kept_with_their_reason(make, tmp_path):
-    """With a spool path what is refused for good is in the dead letters."""
+    """With a spool path, rejected records are written to the dead-letter file with their reason."""
     sink = RecordingSink(
         lambda batch: WriteResult(
             delivered=batch[1:], rejected=[Rejection(batch[0], "invalid", "type conflict")]
@@ -208,14 +217,14 @@ def test_rejected_records_are_kept_with_their_reason(make, tmp_path):
 
 
 def test_no_thread_before_the_first_batch(make):
-    """Making a pipeline starts nothing, so that servers may fork afterwards."""
+    """Making a pipeline starts no thread, so that servers may fork afterwards."""
     before = threading.active_count()
     make(RecordingSink())
     assert threading.active_count() == before
 
 
 def test_counters_are_exact_under_threads(make):
-    """Eight threads submit; every event is written or counted, none twice."""
+    """When eight threads submit, every event is counted once, as written or as dropped."""
     sink = RecordingSink(*itertools.chain.from_iterable([[away, None, away]] * 100), local=True)
     sink.answers = [answer for answer in sink.answers if answer]
     pipeline = make(sink, retry={"max_retries": 0})
@@ -233,7 +242,7 @@ def test_counters_are_exact_under_threads(make):
 
 
 def test_equal_keys_share_one_pipeline():
-    """Who asks with the same key gets the same pipeline, and one sink is made."""
+    """Acquiring the same key twice returns the same pipeline and makes only one sink."""
     made = []
 
     def make_sink():
@@ -251,7 +260,7 @@ def test_equal_keys_share_one_pipeline():
 
 
 def test_the_last_holder_closes():
-    """The sink is closed once, when the last holder releases; a new holder gets a new one."""
+    """The last holder's release closes the sink once; a later holder gets a new pipeline."""
     sinks = [RecordingSink(local=True), RecordingSink(local=True)]
     left = iter(sinks)
     one = acquire("k", lambda: next(left), ExporterConfig())
@@ -267,7 +276,7 @@ def test_the_last_holder_closes():
 
 
 def test_release_delivers_what_waits(make):
-    """At shutdown everything that the sink takes is delivered first."""
+    """Shutdown first delivers everything that the sink takes."""
     sink = RecordingSink(away)
     pipeline = make(sink)
     for n in range(20):
@@ -278,7 +287,7 @@ def test_release_delivers_what_waits(make):
 
 
 def test_after_the_shutdown_batches_are_refused_and_counted(make):
-    """submit after the last release returns False and counts under `shutdown`."""
+    """After the last release, `submit` returns False and counts the events under `shutdown`."""
     pipeline = make(RecordingSink())
     pipeline.release(1.0)
     assert not pipeline.submit(events(3), 5.0)
@@ -286,7 +295,7 @@ def test_after_the_shutdown_batches_are_refused_and_counted(make):
 
 
 def test_what_memory_could_not_deliver_is_counted_and_logged(make, caplog):
-    """With the sink away to the end, a spool in memory counts what it held, and says why."""
+    """If the sink stays away, shutdown counts what a spool in memory held, and logs why."""
     pipeline = make(RecordingSink(*[busy(60.0)] * 100))
     pipeline.submit(events(7), 5.0)
     pipeline.release(LONG)
@@ -295,7 +304,7 @@ def test_what_memory_could_not_deliver_is_counted_and_logged(make, caplog):
 
 
 def test_what_is_on_disk_waits_for_the_next_process(make, tmp_path):
-    """A spool on disk loses nothing at a shutdown with the sink away, and the next one sends it."""
+    """A shutdown with the sink away loses nothing of a spool on disk; the next process sends it."""
     first = make(RecordingSink(*[busy(60.0)] * 100), spool={"path": str(tmp_path)})
     first.submit(events(7), 5.0)
     first.release(LONG)
@@ -309,7 +318,7 @@ def test_what_is_on_disk_waits_for_the_next_process(make, tmp_path):
 
 
 def test_a_sink_that_hangs_does_not_hold_the_shutdown(make):
-    """release ends within its time though a write never returns, and the sink is not touched."""
+    """`release` ends in time even if a write never returns, and does not close the sink."""
     release = threading.Event()
 
     def hang(batch):
@@ -327,7 +336,10 @@ def test_a_sink_that_hangs_does_not_hold_the_shutdown(make):
 
 
 def test_a_shutdown_without_time_gives_the_files_up_for_good(make, tmp_path):
-    """The thread that was not waited for takes nothing back: the next holder finds it all."""
+    """After a shutdown without time, the abandoned thread takes no file back.
+
+    The next holder finds them all.
+    """
     for start in range(8):
         first = make(RecordingSink(*[busy(60.0)] * 100), spool={"path": str(tmp_path)})
         first.submit(events(1, start), 5.0)
@@ -341,7 +353,10 @@ def test_a_shutdown_without_time_gives_the_files_up_for_good(make, tmp_path):
 
 @pytest.mark.parametrize("place", ["memory", "disk"])
 def test_a_batch_that_comes_while_the_pipeline_closes_is_counted_or_kept(make, tmp_path, place):
-    """Memory counts it as lost; on disk the next holder finds it, and no lock is in its way."""
+    """A batch submitted during close is counted as lost in memory, and kept on disk.
+
+    The next holder finds it there, with no lock in its way.
+    """
     entered, go = threading.Event(), threading.Event()
 
     def lane(_event):
@@ -370,7 +385,7 @@ def test_a_batch_that_comes_while_the_pipeline_closes_is_counted_or_kept(make, t
 
 
 def test_dead_backends_share_one_budget(make):
-    """Several pipelines with their backends away end within 3 s together, each with a share."""
+    """Pipelines whose backends are away share one shutdown budget of 3 s, and each gets a share."""
     sinks = [RecordingSink(*[away] * 100_000) for _ in range(3)]
     pipelines = [make(sink) for sink in sinks]
     pipeline_module._away_budget.renew()
@@ -388,13 +403,13 @@ def test_dead_backends_share_one_budget(make):
 
 @pytest.mark.parametrize("idle_sink", [RecordingSink(local=True), None])
 def test_a_backend_that_is_slow_is_not_away(make, idle_sink):
-    """Each request takes longer than a share of the time; pipelines that wait for none have none.
+    """A slow backend that answers every request is not treated as away.
 
-    Nothing has left for that long, and yet every request is answered.
+    Each request takes longer than a share of the budget; idle pipelines have no share.
     """
 
     def slow(batch):
-        time.sleep(0.6)  # a server that is slow: the budget is one of real time, for the process
+        time.sleep(0.6)  # a slow server; the process-wide budget is in real time
         return WriteResult(delivered=batch)
 
     idle = [make(idle_sink) for _ in range(8)] if idle_sink else []
@@ -411,7 +426,10 @@ def test_a_backend_that_is_slow_is_not_away(make, idle_sink):
 
 
 def test_the_first_of_several_holders_does_not_spend_what_the_others_wait_with():
-    """Three exporters share a pipeline, and the topic of the first one is missing."""
+    """The first of three holders does not use up the shutdown budget of the others.
+
+    They share a pipeline, and the first one's topic is missing.
+    """
 
     def answer(batch):
         return away(batch) if batch[0].lane == "missing" else WriteResult(delivered=batch)
@@ -432,7 +450,7 @@ def test_the_first_of_several_holders_does_not_spend_what_the_others_wait_with()
 
 
 def test_shutdown_ends_the_retries_of_a_direct_send(make):
-    """A batch that waits to be tried again on another thread is given up at the shutdown."""
+    """Shutdown gives up a direct batch that waits for a retry on another thread."""
     pipeline = make(RecordingSink(*[busy(30.0)] * 10, local=True), retry={"max_retries": 9})
     results = []
     thread = threading.Thread(target=lambda: results.append(pipeline.submit(events(2), 60.0)))
@@ -448,7 +466,10 @@ def test_shutdown_ends_the_retries_of_a_direct_send(make):
 
 
 def test_a_direct_send_in_vain_makes_the_next_ones_short(make):
-    """A process that ends with ten batches left does not wait for ten timeouts, until one arrives."""
+    """After a direct send has failed, the next ones are given little time until one arrives.
+
+    A process that ends with ten batches left must not wait for ten timeouts.
+    """
     clock = FakeClock()
 
     def hang(batch):
@@ -468,21 +489,21 @@ def test_a_direct_send_in_vain_makes_the_next_ones_short(make):
 
 
 def test_force_flush_flushes_the_sink(make):
-    """force_flush reaches the sink's own flush."""
+    """`force_flush` calls the sink's own flush."""
     sink = RecordingSink(local=True)
     assert make(sink).force_flush(1.0)
     assert sink.flushes == 1
 
 
 def test_force_flush_tells_when_something_waits(make):
-    """A flush that could not deliver everything returns False."""
+    """`force_flush` returns False if it could not deliver everything."""
     pipeline = make(RecordingSink(*[busy(60.0)] * 10))
     pipeline.submit(events(1), 5.0)
     assert not pipeline.force_flush(0.2)
 
 
 def test_lanes_do_not_hold_up_each_other(make):
-    """A refused lane waits while another lane of the same sink is delivered."""
+    """A lane is delivered while another lane of the same sink is refused and waits."""
 
     def only_metrics(batch):
         return WriteResult(delivered=batch) if batch[0].lane == "m" else away(batch)
@@ -501,7 +522,10 @@ def test_lanes_do_not_hold_up_each_other(make):
 
 
 def test_where_no_thread_starts_a_batch_is_accepted_and_sent_at_the_end(make, no_threads):
-    """An interpreter that is ending starts none, and the SDK's last export comes then."""
+    """A batch is accepted when no thread can be started, and sent by `release`.
+
+    At interpreter shutdown none can be started, and the SDK's last export comes then.
+    """
     sink = RecordingSink()
     pipeline = make(sink)
     assert pipeline.submit(events(3), 5.0)
@@ -511,7 +535,7 @@ def test_where_no_thread_starts_a_batch_is_accepted_and_sent_at_the_end(make, no
 
 
 def test_what_the_first_of_several_tries_settled_is_counted(make):
-    """A direct batch is rejected in part, delivered in part, and tried again for the rest."""
+    """Records settled by the first try of a direct batch are counted; the rest is retried."""
 
     def first(batch):
         return WriteResult(

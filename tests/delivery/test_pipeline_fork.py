@@ -1,10 +1,10 @@
-"""A fork: the child begins anew, the parent goes on, and neither hangs."""
+"""Forks: the child begins anew, the parent goes on, and neither hangs."""
 
 import subprocess
 import sys
 import textwrap
 
-# Forking a process that has threads is what servers do, and what Python warns of.
+# Servers fork processes that have threads, and Python warns about it.
 PYTHON = [sys.executable, "-W", "ignore::DeprecationWarning", "-c"]
 
 PRELUDE = """
@@ -58,7 +58,7 @@ def run(script):
 
 
 def test_a_child_begins_with_nothing_of_the_parents():
-    """The child's spool and counters are empty, it has its own thread, and its sink was told."""
+    """A child has an empty spool, zero counters and its own thread; its sink is told."""
     run(
         """
         sink = RecordingSink(*[away] * 100_000)
@@ -85,7 +85,7 @@ def test_a_child_begins_with_nothing_of_the_parents():
 
 
 def test_a_fork_in_the_middle_of_a_direct_write():
-    """Parent and child both come back from `submit`, with the answer of the write."""
+    """If a sink forks during a write, parent and child both return its answer from `submit`."""
     run(
         """
         pids = []
@@ -108,7 +108,7 @@ def test_a_fork_in_the_middle_of_a_direct_write():
 
 
 def test_forks_while_threads_submit_do_not_hang():
-    """Children forked while other threads append deliver their own and end."""
+    """Children forked while other threads submit deliver their own events and end."""
     run(
         """
         pipeline = Pipeline(RecordingSink(), ExporterConfig())
@@ -139,7 +139,7 @@ def test_forks_while_threads_submit_do_not_hang():
 
 
 def test_holders_are_counted_on_both_sides():
-    """A pipeline that two share is closed by the second release, in the child as in the parent."""
+    """A shared pipeline is closed by the second of two releases, in the child as in the parent."""
     run(
         """
         sink = RecordingSink(local=True)
@@ -162,7 +162,10 @@ def test_holders_are_counted_on_both_sides():
 
 
 def test_a_sink_that_raises_after_a_fork_leaves_the_others_alone():
-    """Every other pipeline begins anew; what was raised is reported by Python."""
+    """A sink whose fork hook raises does not keep other pipelines from being reset.
+
+    Python reports the exception.
+    """
     run(
         """
         class Broken(RecordingSink):
@@ -185,7 +188,7 @@ def test_a_sink_that_raises_after_a_fork_leaves_the_others_alone():
 
 
 def test_on_disk_each_process_delivers_its_own(tmp_path):
-    """With a spool on disk nothing of the parent is sent twice or lost by a child."""
+    """With a spool on disk, forked children neither resend nor lose events of the parent."""
     run(
         f"""
         out = os.open({str(tmp_path / "out")!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -228,7 +231,7 @@ def test_on_disk_each_process_delivers_its_own(tmp_path):
 
 
 def test_a_child_counts_its_own_losses():
-    """What was lost before any sink in the parent is the parent's, whatever lock it holds."""
+    """A child does not inherit loss counters, even if their lock is held during the fork."""
     run(
         """
         from otel_cbtop_exporter import CbtopSpanExporter

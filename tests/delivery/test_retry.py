@@ -14,7 +14,7 @@ NOW = 1_445_412_480.0
 
 
 def test_the_bound_doubles_from_try_to_try():
-    """The default bounds are 100, 200 and 400 milliseconds before jitter."""
+    """By default the bound doubles from try to try: 100, 200 and 400 milliseconds before jitter."""
     assert [RetryConfig().delay_for_attempt(n) for n in (0, 1, 2)] == [100, 200, 400]
 
 
@@ -25,13 +25,13 @@ def test_the_bound_doubles_from_try_to_try():
     maximum=st.integers(1, 86_400_000),
 )
 def test_no_bound_is_above_the_maximum(attempt, multiplier, initial, maximum):
-    """For any number of tries the bound is a positive number up to the maximum."""
+    """For any number of tries the bound is positive and at most the maximum."""
     retry = RetryConfig(multiplier=multiplier, initial_delay_ms=initial, max_delay_ms=maximum)
     assert 0 < retry.delay_for_attempt(attempt) <= maximum
 
 
 def test_jitter_spreads_waits_over_the_whole_bound():
-    """Full jitter: the wait is anything from nothing to the bound."""
+    """Full jitter spreads the wait from zero to the bound."""
     delays = [
         next_delay_seconds(2, RetryConfig(), asked_seconds=None, jitter=jitter)
         for jitter in (0.0, 0.5, 0.75)
@@ -40,23 +40,29 @@ def test_jitter_spreads_waits_over_the_whole_bound():
 
 
 def test_a_longer_wish_of_the_sink_wins():
-    """Retry-After is respected where it is longer than our own wait."""
+    """A Retry-After that is longer than our own wait is respected."""
     assert next_delay_seconds(0, RetryConfig(), asked_seconds=30.0, jitter=0.5) == 30.0
 
 
 def test_a_shorter_wish_of_the_sink_does_not_win():
-    """A sink cannot talk us into hammering it."""
+    """A Retry-After that is shorter than our own wait is ignored.
+
+    A sink cannot make us hammer it.
+    """
     assert next_delay_seconds(2, RetryConfig(), asked_seconds=0.0, jitter=0.5) == 0.2
 
 
 def test_retry_after_is_seconds_or_a_date():
-    """Both spellings of HTTP are seconds from now."""
+    """Both forms of Retry-After, seconds and an HTTP date, are parsed to seconds from now."""
     assert parse_retry_after(" 7 ", NOW) == 7.0
     assert parse_retry_after("Wed, 21 Oct 2015 07:28:30 GMT", NOW) == 30.0
 
 
 def test_every_form_of_an_http_date_is_in_gmt(monkeypatch):
-    """The old forms too, one of which names no zone, wherever this machine is."""
+    """All three HTTP date formats are read as GMT, whatever the local time zone.
+
+    One of the obsolete formats names no zone.
+    """
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
@@ -72,17 +78,17 @@ def test_every_form_of_an_http_date_is_in_gmt(monkeypatch):
 
 
 def test_a_retry_after_in_the_past_is_now():
-    """A date that has passed asks for no wait."""
+    """A date in the past asks for no wait."""
     assert parse_retry_after("Wed, 21 Oct 2015 07:00:00 GMT", NOW) == 0.0
 
 
 def test_a_retry_after_is_never_over_an_hour():
-    """A wrong date or number must not stop delivery for a day."""
+    """A Retry-After is capped at an hour: a wrong value must not stop delivery for a day."""
     assert parse_retry_after("Wed, 21 Oct 2099 07:28:00 GMT", NOW) == 3600.0
     assert parse_retry_after("9" * 400, NOW) == 3600.0
 
 
 def test_an_unreadable_retry_after_is_none():
-    """What a server says wrongly is no wish."""
+    """A Retry-After that cannot be parsed is ignored."""
     for text in (None, "", "soon", "-1", "1.5", "1e3", "٣", "21 Oct 99999", "Wed, 99 Oct 2015"):
         assert parse_retry_after(text, NOW) is None

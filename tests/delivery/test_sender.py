@@ -1,4 +1,4 @@
-"""The one retry loop: waits, splits, and gives up in time."""
+"""The sender's retry loop: it waits, splits batches, and gives up in time."""
 
 import itertools
 import logging
@@ -24,7 +24,7 @@ KEPT = "not taken (kept, to be tried again)"
 
 
 class Bench:
-    """A sender with a sink that answers as told, and a clock that only waiting moves."""
+    """A sender whose sink gives the answers it was told to, and whose clock only waits advance."""
 
     def __init__(self, *answers, jitter=0.5, woken=False, max_batch_events=None, **retry):
         self.clock = FakeClock()
@@ -62,7 +62,7 @@ def always(answer):
 
 
 def test_what_is_delivered_is_counted():
-    """A good answer delivers all and counts it once."""
+    """A successful write delivers all records and counts them once."""
     bench = Bench()
     batch = records(3)
     sent = bench.send(batch)
@@ -82,7 +82,7 @@ def test_what_is_kept_is_tried_again_with_growing_waits():
 
 
 def test_retries_end():
-    """After max_retries the records are the caller's again."""
+    """After max_retries the kept records are handed back to the caller."""
     bench = Bench(*always(away), max_retries=2)
     batch = records(2)
     sent = bench.send(batch)
@@ -101,35 +101,35 @@ def test_no_retry_means_one_try():
 
 
 def test_retry_after_is_waited_for():
-    """The sink's own wish wins when it is longer."""
+    """A Retry-After that is longer than our own wait is the wait."""
     bench = Bench(busy(3.0))
     assert not bench.send(records(1)).kept
     assert bench.waits == [3.0]
 
 
 def test_it_gives_up_before_a_wait_that_would_pass_the_deadline():
-    """No sleep ends after the deadline: it is not begun."""
+    """A wait that would end after the deadline is not begun."""
     bench = Bench(busy(30.0))
     assert bench.send(records(1), within=10.0).kept
     assert bench.waits == []
 
 
 def test_shutdown_wakes_it():
-    """A wait that shutdown ends is the last one."""
+    """After a shutdown has interrupted a wait, the sender does not wait again."""
     bench = Bench(*always(away), woken=True)
     assert bench.send(records(1)).kept
     assert len(bench.waits) == 1
 
 
 def test_nothing_is_begun_after_the_deadline():
-    """A deadline that has passed keeps everything without a write."""
+    """After the deadline everything is kept without a write."""
     bench = Bench()
     sent = bench.attempt(records(2), within=0.0)
     assert (len(sent.kept), sent.error_type, bench.sink.writes) == (2, "timeout", [])
 
 
 def test_a_sink_is_told_what_is_left_of_the_time():
-    """write gets the time until the deadline."""
+    """`write` receives the time left until the deadline."""
     bench = Bench()
     told = []
     bench.sink.write = lambda batch, seconds: told.append(seconds) or WriteResult(delivered=batch)
@@ -138,7 +138,7 @@ def test_a_sink_is_told_what_is_left_of_the_time():
 
 
 def test_batches_are_cut_to_what_the_sink_wants():
-    """No write has more events or bytes than the sink's limits; order stays."""
+    """No write exceeds the sink's limits in events or bytes, and the order is kept."""
     bench = Bench()
     bench.sender.max_batch_events = 4
     bench.sender.max_batch_bytes = 30
@@ -149,14 +149,14 @@ def test_batches_are_cut_to_what_the_sink_wants():
 
 
 def test_a_configured_batch_size_wins_over_the_sinks():
-    """max_batch_events from the configuration replaces the sink's own."""
+    """A configured max_batch_events replaces the sink's own."""
     bench = Bench(max_batch_events=2)
     bench.send(records(5))
     assert [len(write) for write in bench.sink.writes] == [2, 2, 1]
 
 
 def test_too_large_halves_until_it_fits():
-    """A batch that is too large is sent in halves, and nothing of it is rejected."""
+    """A batch that is too large is halved until it fits, and nothing is rejected."""
     bench = Bench(*always(too_large_over(3)))
     batch = records(10)
     sent = bench.send(batch)
@@ -166,7 +166,7 @@ def test_too_large_halves_until_it_fits():
 
 
 def test_a_single_record_that_is_too_large_is_rejected():
-    """A record that is refused alone is rejected with the sink's reason."""
+    """A record that is refused on its own is rejected with the sink's reason."""
     bench = Bench(*always(too_large_over(0)))
     batch = records(3)
     sent = bench.send(batch)
@@ -176,7 +176,7 @@ def test_a_single_record_that_is_too_large_is_rejected():
 
 
 def test_one_poisoned_record_takes_no_neighbour_with_it():
-    """Halving finds the one bad record of a thousand; all others arrive, in order."""
+    """Halving finds the one bad record among a thousand; all others arrive in order."""
     batch = records(1_000)
     bad = batch[617]
     bench = Bench(*always(refused_for([bad])))
@@ -188,7 +188,7 @@ def test_one_poisoned_record_takes_no_neighbour_with_it():
 
 @given(bad=st.sets(st.integers(0, 63)))
 def test_any_poisoned_records_are_found(bad):
-    """Whatever records are bad, exactly those are rejected."""
+    """Whichever records are bad, exactly those are rejected."""
     batch = records(64)
     bench = Bench(*always(refused_for([batch[n] for n in bad])))
     sent = bench.send(batch)
@@ -197,7 +197,7 @@ def test_any_poisoned_records_are_found(bad):
 
 
 def test_records_that_the_sink_names_are_rejected_alone():
-    """Where the sink names the bad records, nothing is halved."""
+    """If the sink names the bad records, no batch is halved."""
     batch = records(5)
     bench = Bench(named(batch[1:3]))
     sent = bench.send(batch)
@@ -207,7 +207,7 @@ def test_records_that_the_sink_names_are_rejected_alone():
 
 
 def test_after_a_refusal_the_rest_of_a_lane_is_not_tried():
-    """The batches behind a kept one wait, so that a series stays in order."""
+    """Batches behind a kept one are not tried, so that a series stays in order."""
     bench = Bench(away, max_batch_events=2)
     batch = records(6)
     sent = bench.attempt(batch)
@@ -216,7 +216,7 @@ def test_after_a_refusal_the_rest_of_a_lane_is_not_tried():
 
 
 def test_an_outage_in_the_middle_of_halving_keeps_the_order():
-    """What was not delivered when the sink goes away is kept, oldest first."""
+    """If the sink goes away during halving, the undelivered records are kept in order."""
     batch = records(8)
     bench = Bench(too_large_over(2), too_large_over(2), WriteResult(delivered=batch[:2]), away)
     sent = bench.attempt(batch)
@@ -225,7 +225,7 @@ def test_an_outage_in_the_middle_of_halving_keeps_the_order():
 
 
 def test_a_refused_lane_does_not_hold_up_the_others():
-    """Each lane is written for itself."""
+    """Lanes are written separately, so one that is refused does not block another."""
     batch = [*records(2, lane="logs"), *records(2, lane="spans", start=2)]
     bench = Bench(away)
     sent = bench.attempt(batch)
@@ -233,7 +233,7 @@ def test_a_refused_lane_does_not_hold_up_the_others():
 
 
 def test_a_write_holds_one_lane():
-    """Records of several lanes are never in one write."""
+    """A write never mixes records of several lanes."""
     batch = [record for n in range(3) for record in (*records(1, lane="a"), *records(1, lane="b"))]
     bench = Bench()
     bench.attempt(batch)
@@ -241,7 +241,7 @@ def test_a_write_holds_one_lane():
 
 
 def test_a_sink_that_raises_keeps_its_records(caplog):
-    """An exception of a sink costs no record, and is one log line without its text."""
+    """A sink that raises costs no record; it is one log line without the exception's text."""
 
     def explode(batch):
         raise RuntimeError("token=secret")
@@ -258,7 +258,7 @@ def test_a_sink_that_raises_keeps_its_records(caplog):
 
 
 def test_an_outage_is_one_log_line_that_says_why(caplog):
-    """What the sink says of records that it keeps is logged once for each kind of error."""
+    """The sink's reason for keeping records is logged once for each kind of error."""
     away = WriteResult(kept=records(2), error="no server answers", error_type="refused")
     slow = WriteResult(kept=records(2), error="no answer in time", error_type="timeout")
     bench = Bench(away, away, slow)
@@ -271,7 +271,10 @@ def test_an_outage_is_one_log_line_that_says_why(caplog):
 
 
 def test_the_end_of_an_outage_is_told_although_one_ended_just_before(caplog):
-    """By the first batch after the minute; the last word must not be that nothing is taken."""
+    """The end of a second outage within a minute is logged with the first batch after that minute.
+
+    Otherwise the last line of the log would say that nothing is taken.
+    """
     bench = Bench(away, deliver, away, deliver, deliver, max_retries=0)
     for seconds in (0, 10, 50, 4, 60):
         bench.clock.advance(seconds)
@@ -281,7 +284,10 @@ def test_the_end_of_an_outage_is_told_although_one_ended_just_before(caplog):
 
 
 def test_what_is_taken_in_part_is_no_end_of_an_outage(caplog):
-    """Kafka may have reports for some, time after time."""
+    """A batch that is taken only in part does not end an outage.
+
+    Kafka may confirm some records each time.
+    """
 
     def some(batch):
         return WriteResult(delivered=batch[:1], kept=batch[1:], error="slow", error_type="slow")
@@ -293,7 +299,7 @@ def test_what_is_taken_in_part_is_no_end_of_an_outage(caplog):
 
 
 def test_the_end_of_an_outage_is_a_line_for_each_lane(caplog):
-    """Once, and not while another bucket or topic is still refused."""
+    """The end of a lane's outage is logged once, and only when that bucket or topic accepts."""
     gone = Record(b"{}", lane="gone"), Record(b"{}", lane="there")
     refused = WriteResult(kept=[gone[0]], error="there is none", error_type="404")
     bench = Bench(refused, max_retries=0)
@@ -307,7 +313,7 @@ def test_the_end_of_an_outage_is_a_line_for_each_lane(caplog):
 
 
 def test_a_sink_that_does_not_answer_for_every_record_costs_none():
-    """What a sink forgot is kept, with its neighbours: nothing disappears uncounted."""
+    """If a sink answers for only some records, the whole batch is kept and none is lost."""
     bench = Bench(lambda batch: WriteResult(delivered=batch[:1]))
     sent = bench.attempt(records(3))
     assert (sent.kept, sent.delivered) == (records(3), [])
@@ -318,7 +324,7 @@ def test_a_sink_that_does_not_answer_for_every_record_costs_none():
 
 @pytest.mark.parametrize("kept", [[], [0], [1, 3], [0, 1, 2, 3]])
 def test_outcomes_add_up(kept):
-    """Delivered, rejected and kept are together what was sent, also after partial answers."""
+    """Delivered and kept records together are what was sent, also after partial answers."""
     batch = records(4)
     stays = [batch[n] for n in kept]
     result = WriteResult(
@@ -332,7 +338,10 @@ def test_outcomes_add_up(kept):
 
 
 def test_records_that_are_refused_one_after_the_other_cost_no_retry():
-    """InfluxDB names one type conflict at a time, and has not taken what is behind it."""
+    """Rejections one at a time cost no retry and no wait.
+
+    InfluxDB names one type conflict at a time, and has not taken what comes after it.
+    """
     batch = records(8)
     bad = batch[1::2]
 
@@ -352,7 +361,10 @@ def test_records_that_are_refused_one_after_the_other_cost_no_retry():
 
 
 def test_an_abandoned_write_is_the_last_one_and_counts_for_nothing():
-    """Its records were counted when it was given up; nothing else is sent after it."""
+    """After an abandoned write nothing more is sent, and its records are not counted as written.
+
+    They were counted when the write was given up.
+    """
     batch = records(6)
 
     def late(written):

@@ -1,4 +1,4 @@
-"""The promises of a spool, in memory and in a file."""
+"""The guarantees of a spool, in memory and in a file."""
 
 import itertools
 import sqlite3
@@ -37,7 +37,7 @@ def spool(request, tmp_path, told):
 
 
 def test_records_of_a_lane_are_claimed_in_the_order_in_which_they_were_appended(spool):
-    """Over batches, and whatever other lanes do in between."""
+    """Records of a lane are claimed in order, across batches and whatever other lanes do."""
     for start in range(0, 30, 3):
         spool.append(numbered(start, 3, "a") + numbered(start, 3, "b"))
     for lane in ("a", "b"):
@@ -53,7 +53,7 @@ def test_a_record_comes_back_as_it_was(spool):
 
 
 def test_lanes_come_oldest_first(spool):
-    """The lane whose head has waited longest is named first."""
+    """Lanes are listed by how long their oldest record has waited, longest first."""
     for lane in ("c", "a", "b", "a", "c"):
         spool.append(numbered(0, 1, lane))
     assert spool.lanes() == ["c", "a", "b"]
@@ -62,7 +62,7 @@ def test_lanes_come_oldest_first(spool):
 
 
 def test_a_claim_takes_whole_rows_up_to_its_limits(spool):
-    """By events and by bytes, but always one row."""
+    """A claim takes whole rows within its limits on events and bytes, and always at least one."""
     for start in range(0, 40, 10):
         spool.append(numbered(10 + start, 10))
     assert len(spool.claim("lane", 1, MANY).records) == 10
@@ -73,21 +73,21 @@ def test_a_claim_takes_whole_rows_up_to_its_limits(spool):
 
 
 def test_a_huge_batch_is_claimed_in_parts(spool):
-    """What one append brought does not have to be sent at once."""
+    """The records of one append need not be claimed all at once."""
     spool.append(numbered(0, 10_000))
     assert len(spool.claim("lane", 1, MANY).records) == 2_000
     assert len(empty(spool)) == 10_000
 
 
 def test_a_claim_does_not_remove(spool):
-    """Records stay until they are settled."""
+    """Claimed records stay in the spool until they are settled."""
     spool.append(numbered(0, 3))
     assert spool.claim("lane", 3, MANY).records == spool.claim("lane", 3, MANY).records
     assert spool.stats().events_spooled == 3
 
 
 def test_what_a_claim_kept_stays_where_it_was(spool):
-    """Kept records stay in front of what came later, in their order."""
+    """Kept records stay in their order, in front of those that came later."""
     for start in (0, 3, 6):
         spool.append(numbered(start, 3))
     claim = spool.claim("lane", 6, MANY)
@@ -96,7 +96,7 @@ def test_what_a_claim_kept_stays_where_it_was(spool):
 
 
 def test_a_batch_kept_whole_changes_nothing(spool):
-    """An outage does not write to the disk."""
+    """Keeping a whole claim changes nothing, so an outage does not write to the disk."""
     spool.append(numbered(0, 3))
     claim = spool.claim("lane", 3, MANY)
     before = spool.stats()
@@ -106,7 +106,7 @@ def test_a_batch_kept_whole_changes_nothing(spool):
 
 
 def test_equal_records_are_kept_as_often_as_they_were(spool):
-    """Two equal records are two records."""
+    """Equal records are counted separately when some of them are kept."""
     spool.append([Record(b"same", lane="lane")] * 3)
     claim = spool.claim("lane", 3, MANY)
     spool.settle(claim, claim.records[:2])
@@ -114,7 +114,7 @@ def test_equal_records_are_kept_as_often_as_they_were(spool):
 
 
 def test_settling_what_was_not_claimed_is_refused(spool):
-    """A record from elsewhere is an error of the caller, and nothing is changed."""
+    """Settling a record that is not part of the claim raises ValueError and changes nothing."""
     spool.append(numbered(0, 2))
     claim = spool.claim("lane", 2, MANY)
     with pytest.raises(ValueError, match="not of this claim"):
@@ -123,7 +123,7 @@ def test_settling_what_was_not_claimed_is_refused(spool):
 
 
 def test_settling_twice_does_nothing(spool):
-    """Not even where SQLite has given the row's id to a new row."""
+    """Settling a claim twice has no effect, even if SQLite reused the row's id for a new row."""
     spool.append(numbered(0, 1))
     claim = spool.claim("lane", 1, MANY)
     spool.settle(claim)
@@ -133,7 +133,7 @@ def test_settling_twice_does_nothing(spool):
 
 
 def test_a_record_leaves_only_by_settle_or_counted(spool, told):
-    """What overflow took and what was claimed are together what was appended."""
+    """A record leaves the spool only when it is settled or counted as dropped."""
     spool.max_bytes = 64 * 1024
     for seed in range(40):
         spool.append(incompressible(4, 1_000, seed))
@@ -144,7 +144,7 @@ def test_a_record_leaves_only_by_settle_or_counted(spool, told):
 
 
 def test_claimed_rows_are_not_evicted(spool, told):
-    """What is on its way would be counted as dropped and as delivered."""
+    """Claimed rows are not evicted, or they would be counted as both dropped and delivered."""
     spool.append(incompressible(1, 10_000))
     claim = spool.claim("lane", 1, MANY)
     spool.append(incompressible(1, 10_000, 1))
@@ -156,7 +156,7 @@ def test_claimed_rows_are_not_evicted(spool, told):
 
 
 def test_a_batch_larger_than_the_spool_is_counted(spool, told):
-    """It cannot stay, and it is not forgotten."""
+    """A batch that is larger than the spool is dropped and counted."""
     spool.max_bytes = 10_000
     spool.append(incompressible(30, 1_000))
     assert told.dropped == {"spool_full": 30}
@@ -165,7 +165,7 @@ def test_a_batch_larger_than_the_spool_is_counted(spool, told):
 
 @pytest.mark.parametrize("path", [None, "spool.db"])
 def test_old_records_leave_as_expired(tmp_path, told, path):
-    """With a limit of age, at an append and at a claim."""
+    """Records older than the age limit are dropped as expired, at an append and at a claim."""
     now = [85 * SECOND]
     spool = make_spool(path and tmp_path / path, told, max_age_ms=10_000, time_ns=lambda: now[0])
     spool.append(numbered(0, 2))
@@ -182,7 +182,7 @@ def test_old_records_leave_as_expired(tmp_path, told, path):
 
 
 def test_a_clock_set_back_changes_neither_order_nor_content(tmp_path, told):
-    """Rows are ordered by when they came, and age never removes what is younger."""
+    """When the clock is set back, rows keep the order of arrival and none expires early."""
     now = [0]
     spool = make_spool(tmp_path / "spool.db", told, max_age_ms=10_000, time_ns=lambda: now[0])
     for n, second in enumerate((1_000, 10, 11, 1_001)):
@@ -195,7 +195,7 @@ def test_a_clock_set_back_changes_neither_order_nor_content(tmp_path, told):
 
 @pytest.mark.parametrize("path", [None, "spool.db"])
 def test_stats_say_what_waits(tmp_path, path):
-    """Events, compressed bytes and the age of the head; nothing when nothing waits."""
+    """Stats give the events, compressed bytes and age of the oldest record that wait."""
     times_ns = itertools.count(11)
     spool = make_spool(path and tmp_path / path, time_ns=lambda: next(times_ns))
     assert (spool.stats().events_spooled, spool.stats().oldest_ns) == (0, None)
@@ -210,7 +210,7 @@ def test_stats_say_what_waits(tmp_path, path):
 
 
 def test_a_closed_file_is_opened_again_with_all_it_held(tmp_path):
-    """Another spool on the same file finds sums, order and what was kept."""
+    """Another spool on the same file finds its totals, its order and the kept records."""
     spool = make_spool(tmp_path / "spool.db")
     spool.append(numbered(0, 5))
     claim = spool.claim("lane", 5, MANY)
@@ -225,13 +225,13 @@ def test_a_closed_file_is_opened_again_with_all_it_held(tmp_path):
 
 
 def of_every_kind(count):
-    """Records of which a quarter each is a span, a log record, a data point, and none of these."""
+    """Make records of which a quarter each are spans, log records, data points and span events."""
     signals = ("span", "log", "metric", "span_event")
     return [Record(b"%d" % n, lane="lane", signal=signals[n % len(signals)]) for n in range(count)]
 
 
 def test_what_waits_is_known_by_kind_in_every_file(tmp_path):
-    """Spans, log records and data points are counted as they come, stay and go."""
+    """Waiting spans, log records and data points are counted as they come, stay and go."""
     spool = make_spool(tmp_path / "spool.db")
     spool.append(of_every_kind(8))
     assert spool.stats().waiting == Tally(8, 2, 2, 2)
@@ -250,7 +250,7 @@ def test_what_waits_is_known_by_kind_in_every_file(tmp_path):
 
 
 def test_what_the_spool_lets_go_is_told_by_kind():
-    """Whoever counts spans need not look into rows that nobody reads any more."""
+    """Drops are reported with counts per kind, so that callers need not decode the dropped rows."""
     dropped = []
     spool = Spool(None, on_dropped=lambda reason, tally: dropped.append((reason, tally)))
     spool.append(of_every_kind(4))
@@ -263,7 +263,7 @@ def test_what_the_spool_lets_go_is_told_by_kind():
 
 
 def test_a_memory_spool_counts_what_its_end_drops(told):
-    """Nothing disappears uncounted, not even at shutdown."""
+    """Closing a spool in memory counts what it still holds as dropped."""
     spool = make_spool(None, told)
     spool.append(numbered(0, 5))
     spool.close()
@@ -271,7 +271,7 @@ def test_a_memory_spool_counts_what_its_end_drops(told):
 
 
 def test_a_lane_that_is_not_unicode_is_a_spool_error(spool):
-    """Whatever cannot be stored is told to the caller as every other failure."""
+    """A lane name that cannot be stored raises SpoolError, as any other failure to store does."""
     with pytest.raises(SpoolError):
         spool.append([Record(b"x", lane="\ud800")])
 
@@ -282,7 +282,7 @@ def pages(path):
 
 
 def test_space_is_given_back_after_a_peak(tmp_path):
-    """A file that has grown is replaced once it is empty, and the spool goes on."""
+    """A file that has grown is removed once it is empty, and the spool continues in a new one."""
     path = tmp_path / "spool.db"
     spool = make_spool(path)
     for seed in range(24):
@@ -297,7 +297,7 @@ def test_space_is_given_back_after_a_peak(tmp_path):
 
 
 def test_freed_pages_do_not_count_as_full(tmp_path, told):
-    """The limit is on what waits: a file that is half empty has room."""
+    """The size limit applies to waiting records: freed pages in the file count as room."""
     spool = make_spool(tmp_path / "spool.db", told, max_bytes=4_000_000)
     for seed in range(30):
         spool.append(incompressible(1, 900_000, seed))
@@ -310,7 +310,7 @@ def test_freed_pages_do_not_count_as_full(tmp_path, told):
 
 
 def steps(spool, call):
-    """Count SQLite's virtual machine instructions in hundreds: a measure without a clock."""
+    """Count SQLite's virtual machine instructions in hundreds, to measure work without a clock."""
     count = 0
 
     def tick():
@@ -325,7 +325,7 @@ def steps(spool, call):
 
 
 def test_claim_lanes_append_and_settle_cost_the_same_in_a_full_spool(tmp_path):
-    """They do not walk through what waits."""
+    """The cost of each operation does not depend on how much waits."""
     spool = make_spool(tmp_path / "spool.db")
     spool.append(numbered(0, 1, "a") + numbered(0, 1, "b"))
     calls = [
@@ -348,7 +348,10 @@ def test_claim_lanes_append_and_settle_cost_the_same_in_a_full_spool(tmp_path):
 
 
 def test_opening_reads_no_bodies(tmp_path, told):
-    """However much waits, it is there at once: the pages of the bodies may be anything."""
+    """Opening a spool reads no bodies, so it is fast however much waits.
+
+    Here the pages of the bodies are overwritten with zeros.
+    """
     path = tmp_path / "spool.db"
     spool = make_spool(path)
     for seed in range(10):
@@ -359,7 +362,7 @@ def test_opening_reads_no_bodies(tmp_path, told):
     emptied = 0
     with path.open("r+b") as file:
         for at in range(0, path.stat().st_size, 4_096):
-            file.seek(at + 4)  # behind the number of the next page
+            file.seek(at + 4)  # past the number of the next page
             if any(part in body for part in [file.read(64)] for body in bodies_):
                 file.seek(at)
                 emptied += file.write(bytes(4_096))
@@ -374,7 +377,7 @@ def test_opening_reads_no_bodies(tmp_path, told):
 
 @pytest.mark.parametrize("version", range(len(MIGRATIONS) + 1))
 def test_a_spool_of_an_earlier_schema_is_read(tmp_path, version):
-    """Whatever version wrote the file, its rows are claimed."""
+    """Rows of a file written with any earlier schema version can be claimed."""
     path = tmp_path / "spool.db"
     new = make_spool(tmp_path / "new.db")
     batches = [numbered(0, 3, "a"), [Record(b"\xff", b"\xfe", "b", 7, (("h", b"1"),), "span")] * 3]
@@ -394,7 +397,7 @@ def test_a_spool_of_an_earlier_schema_is_read(tmp_path, version):
 
 
 def test_a_migration_and_its_record_are_one_transaction():
-    """A step that fails leaves the version before it, and the steps before it."""
+    """A failing migration step is rolled back with its version; the steps before it stay."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         with pytest.raises(sqlite3.OperationalError):
             migrate(
@@ -405,7 +408,7 @@ def test_a_migration_and_its_record_are_one_transaction():
 
 
 def test_a_newer_schema_is_left_alone(tmp_path):
-    """A file of a later version of the package is not touched, and the reason is told."""
+    """A file of a later schema version is not touched, and the error names the schema version."""
     path = tmp_path / "spool.db"
     path.touch(mode=0o600)
     with closing(sqlite3.connect(path)) as connection:
@@ -419,14 +422,17 @@ def test_a_newer_schema_is_left_alone(tmp_path):
 
 
 def test_a_failed_settle_sends_records_twice_at_worst(tmp_path, told):
-    """While the disk refuses, settled records are gone for later claims; then for good."""
+    """Settled records that the disk refuses to remove are not claimed again, and are removed later.
+
+    Only a crash in between would send them twice.
+    """
     path = tmp_path / "spool.db"
     spool = make_spool(path, told)
     spool.append(numbered(0, 2))
     spool.append(numbered(2, 2))
     spool.append(numbered(4, 2))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")  # nobody else may write, as if the disk were full
+        other.execute("BEGIN IMMEDIATE")  # blocks all other writers, as a full disk would
         claim = spool.claim("lane", 4, MANY)
         spool.settle(claim, claim.records[3:])
         assert told.causes == {"spool_settle"}
@@ -442,7 +448,7 @@ def test_a_failed_settle_sends_records_twice_at_worst(tmp_path, told):
 
 
 def test_a_file_that_owes_everything_is_replaced(tmp_path, told):
-    """On a full disk the file that cannot be updated is removed once all of it was delivered."""
+    """A file that cannot be updated (full disk) is removed once all of it is delivered."""
     path = tmp_path / "spool.db"
     spool = make_spool(path, told)
     spool.append(numbered(0, 2))
@@ -459,7 +465,10 @@ def test_a_file_that_owes_everything_is_replaced(tmp_path, told):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_what_interrupts_a_transaction_leaves_none_open(tmp_path, error):
-    """What is appended later would wait in it, and die with the process."""
+    """An interrupted transaction is closed.
+
+    Otherwise later appends would join it, and be lost with the process.
+    """
     spool = make_spool(tmp_path / "s.db")
     database = spool._store.database
 

@@ -1,4 +1,4 @@
-"""What a place must be to keep telemetry."""
+"""Checks that a place is fit to keep telemetry."""
 
 import os
 import stat
@@ -44,17 +44,17 @@ server:/x /mnt/back\\134slash nfs4 rw 0 0
     ],
 )
 def test_a_network_file_system_is_recognized(tmp_path, path, kind):
-    """By the mount that a path is on: the deepest, and the last of several on one folder."""
+    """A path has the file system of its deepest mount, and of the last mount on one folder."""
     assert network_file_system(type(tmp_path)(path), MOUNTS) == kind
 
 
 def test_this_machine_has_a_file_system_of_its_own(tmp_path):
-    """The system's own table can be read, and a temporary folder is not over a network."""
+    """The system's mount table can be read, and a temporary folder is not on a network mount."""
     assert network_file_system(tmp_path) is None
 
 
 def test_a_new_file_is_private(tmp_path):
-    """0600 whatever the umask, and what is there already is left as it is."""
+    """A new file has mode 0600 whatever the umask, and an existing file keeps its content."""
     before = os.umask(0)
     try:
         make_private_file(tmp_path / "file")
@@ -68,7 +68,7 @@ def test_a_new_file_is_private(tmp_path):
 
 @pytest.mark.parametrize("target", ["there", "missing"])
 def test_a_link_is_no_file(tmp_path, target):
-    """Neither one to an existing file, nor one that would make us create one elsewhere."""
+    """A symbolic link is refused, whether or not its target exists, and no target is created."""
     (tmp_path / "there").touch()
     (tmp_path / "link").symlink_to(tmp_path / target)
     with pytest.raises(OSError, match="link"):
@@ -78,13 +78,13 @@ def test_a_link_is_no_file(tmp_path, target):
 
 @pytest.fixture
 def as_other_user(monkeypatch):
-    """Look at files from a user who owns none of them; no privilege is needed for that."""
+    """Pretend to be a user who owns none of the files; no privilege is needed for that."""
     monkeypatch.setattr(os, "geteuid", lambda: 12_345)
 
 
 @pytest.mark.parametrize("make", [make_private_file, make_private_folder])
 def test_what_belongs_to_others_is_refused(tmp_path, as_other_user, make):
-    """Also where root is the other: in our own folder everything is ours."""
+    """A private file or folder of another user is refused, even if that user is root."""
     path = tmp_path / "x"
     path.mkdir() if make is make_private_folder else path.touch()
     with pytest.raises(OSError, match="belongs to user"):

@@ -1,4 +1,4 @@
-"""Real processes that are killed: what was acknowledged is there, once, and in order."""
+"""Processes that are killed: acknowledged records are all there, once, and in order."""
 
 import os
 import select
@@ -14,8 +14,8 @@ from tests.delivery.spools import bodies, empty, make_folder, numbered
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 60
 
-# Appends batches of three for ever, and says so after each; its first argument is the folder,
-# its second the lane, so that every record is known by lane and number.
+# Appends batches of three for ever, and acknowledges each. The arguments are the folder and the
+# lane, so that every record is identified by lane and number.
 APPENDS = """
 import os, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ def start(code, *arguments):
 
 
 def acknowledged(process, at_least):
-    """Kill a process after it has acknowledged so much; return what it has in the end."""
+    """Kill a process after `at_least` acknowledgements; return the last number it acknowledged."""
     data = b""
     try:
         while data.count(b"\n") < at_least:
@@ -60,7 +60,7 @@ def acknowledged(process, at_least):
 
 
 def assert_whole(records, lane, count):
-    """All that was acknowledged, and perhaps one batch more, in order, none twice."""
+    """Check that all acknowledged records, and at most one batch more, are there in order."""
     numbers = [int(record.body) for record in records if record.lane == lane]
     assert numbers == list(range(len(numbers)))
     assert count <= len(numbers) <= count + 3
@@ -68,7 +68,10 @@ def assert_whole(records, lane, count):
 
 @pytest.mark.faults
 def test_an_appended_record_survives_a_killed_process(tmp_path):
-    """Killed at some moment, ten times; the next process delivers all that was acknowledged."""
+    """A process is killed at ten different moments.
+
+    The next one delivers all that was acknowledged.
+    """
     for n in range(10):
         count = acknowledged(start(APPENDS, tmp_path, "lane"), 5 + 13 * n)
         folder = make_folder(tmp_path)
@@ -80,7 +83,7 @@ def test_an_appended_record_survives_a_killed_process(tmp_path):
 
 @pytest.mark.faults
 def test_what_one_of_four_killed_processes_left_is_claimed_by_a_live_one(tmp_path):
-    """The three others go on meanwhile, and lose nothing either."""
+    """A live process takes over what four killed ones left; no acknowledged record is missing."""
     processes = [start(APPENDS, tmp_path, f"lane{n}") for n in range(4)]
     counts = {}
     try:
@@ -102,8 +105,8 @@ def test_what_one_of_four_killed_processes_left_is_claimed_by_a_live_one(tmp_pat
             process.stdout.close()
 
 
-# Takes over and settles for ever, saying what it settled; killed in the middle, records may be
-# there again for the next, but none may be missing.
+# Takes over, and claims and settles until nothing is left, printing what it claims. If it is killed
+# meanwhile, the next process may see records again, but none may be missing.
 DRAINS = """
 import os, sys, time
 from pathlib import Path
@@ -119,7 +122,7 @@ for spool in folder.spools():
 
 @pytest.mark.faults
 def test_a_killed_drain_sends_twice_at_worst(tmp_path):
-    """Whoever is killed between claim and settle leaves the records where they were."""
+    """A process killed between claim and settle leaves the records in place: none is lost."""
     folder = make_folder(tmp_path)
     for n in range(0, 3_000, 10):
         folder.append(numbered(n, 10))

@@ -1,4 +1,4 @@
-"""Spool files that are not what they were: at every page, cut short, and in their bodies."""
+"""Damaged spool files: at every page, cut short, and in their bodies."""
 
 import random
 import sqlite3
@@ -24,7 +24,7 @@ APPENDED = [record for batch in BATCHES for record in batch]
 
 
 def filled(path):
-    """Make a small closed file; return its pages."""
+    """Make a small closed spool file; return its number of pages."""
     spool = make_spool(path)
     for batch in BATCHES:
         spool.append(batch)
@@ -33,7 +33,7 @@ def filled(path):
 
 
 def root_page(path, name):
-    """Return at which page, from 0, a table or an index begins."""
+    """Return the first page of a table or an index, counted from 0."""
     with closing(sqlite3.connect(path)) as connection:
         query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
         (page,) = connection.execute(query, (name,)).fetchone()
@@ -73,7 +73,7 @@ PAGES = 30
 @pytest.mark.parametrize("how", ["zeros", "noise", "flip"])
 @pytest.mark.parametrize("page", range(PAGES))
 def test_a_damaged_page_costs_what_was_on_it_and_nothing_else(tmp_path, page, how):
-    """What can be read is delivered unchanged, and the spool goes on taking records."""
+    """Rows off a damaged page are delivered unchanged, and the spool goes on taking records."""
     path = tmp_path / "spool.db"
     pages = filled(path)
     assert 20 < pages <= PAGES
@@ -84,7 +84,7 @@ def test_a_damaged_page_costs_what_was_on_it_and_nothing_else(tmp_path, page, ho
     spool = make_spool(path, told)
     try:
         spool.open()
-    except SpoolError as error:  # a page that says it is of a later version
+    except SpoolError as error:  # the damaged page claims a later schema version
         assert "schema version" in str(error)  # noqa: PT017
         return
     got = drain(spool)
@@ -94,20 +94,20 @@ def test_a_damaged_page_costs_what_was_on_it_and_nothing_else(tmp_path, page, ho
     assert set(got) <= set(APPENDED)
     assert len(set(got)) == len(got)
     if page not in through_which_all_is_found:
-        assert len(got) >= len(APPENDED) - 4  # a page holds parts of two rows at most
+        assert len(got) >= len(APPENDED) - 4  # a page holds parts of at most two rows
     if len(got) < len(APPENDED):
         assert told.dropped.get("damaged") or "spool_damaged" in told.causes
 
 
 @pytest.mark.parametrize("page", range(PAGES))
 def test_damage_under_an_open_spool_is_counted_to_the_record(tmp_path, page):
-    """What was delivered and what was counted are together what was appended."""
+    """If an open spool's file is damaged, delivered and dropped add up to what was appended."""
     path = tmp_path / "spool.db"
     pages = filled(path)
     told = Told()
     spool = make_spool(path, told)
     spool.open()
-    spool._store.database.close()  # as a fork does; the sums are known
+    spool._store.database.close()  # as a fork does; the totals are already known
     damage(path, page % pages, "noise")
     got = drain(spool)
     spool.append(numbered(0, 3, "new"))
@@ -119,7 +119,7 @@ def test_damage_under_an_open_spool_is_counted_to_the_record(tmp_path, page):
 
 @pytest.mark.parametrize("length", [0, 1, 100, PAGE, PAGE + 1, 5 * PAGE])
 def test_a_file_cut_short_is_survived(tmp_path, length):
-    """Whatever length is left; an empty file is a new one."""
+    """A spool survives a file cut to any length; an empty file is treated as new."""
     path = tmp_path / "spool.db"
     filled(path)
     with path.open("r+b") as file:
@@ -130,11 +130,11 @@ def test_a_file_cut_short_is_survived(tmp_path, length):
     got = drain(spool)
     assert set(numbered(0, 3, "new")) <= set(got) <= {*APPENDED, *numbered(0, 3, "new")}
     spool.close()
-    assert length <= 1 or "spool_damaged" in told.causes  # SQLite takes a byte for nothing
+    assert length <= 1 or "spool_damaged" in told.causes  # SQLite treats one byte as an empty file
 
 
 def test_a_damaged_file_is_kept_aside(tmp_path):
-    """Byte for byte where it was no database at all, named in the notice."""
+    """A file that is not a database is set aside byte for byte, and the notice names it."""
     path = tmp_path / "spool.db"
     path.write_bytes(b"this is no database" * 1_000)
     path.chmod(0o600)
@@ -149,7 +149,7 @@ def test_a_damaged_file_is_kept_aside(tmp_path):
 
 
 def test_only_the_newest_damaged_files_are_kept(tmp_path):
-    """A failing disk does not fill up with what it has damaged."""
+    """Only the three newest damaged files are kept, so that they cannot fill a failing disk."""
     path = tmp_path / "spool.db"
     for n in range(6):
         path.write_bytes(b"%d is no database" % n * 1_000)
@@ -162,7 +162,10 @@ def test_only_the_newest_damaged_files_are_kept(tmp_path):
 
 
 def test_a_body_that_was_changed_is_noticed(tmp_path):
-    """SQLite does not see it, the checksum does; its neighbours are delivered."""
+    """A changed body, which SQLite does not notice, fails its checksum.
+
+    The other rows are delivered.
+    """
     path = tmp_path / "spool.db"
     filled(path)
     with closing(sqlite3.connect(path)) as connection:
@@ -182,7 +185,7 @@ def test_a_body_that_was_changed_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("found_by", ["settle", "append"])
 def test_a_claim_is_settled_in_the_file_that_took_the_damaged_ones_place(tmp_path, found_by):
-    """Rows keep their ids, so what was delivered meanwhile is not sent again."""
+    """Rows keep their ids in the new file, so records delivered meanwhile are not sent again."""
     path = tmp_path / "spool.db"
     filled(path)
     told = Told()
@@ -190,7 +193,7 @@ def test_a_claim_is_settled_in_the_file_that_took_the_damaged_ones_place(tmp_pat
     claim = spool.claim("a", 1, MANY)
     index_page = root_page(path, "batches_by_lane")
     spool._store.database.close()
-    damage(path, index_page, "noise")  # every row can be read without it
+    damage(path, index_page, "noise")  # all rows can be read without the index
     if found_by == "append":
         spool.append(numbered(0, 1, "new"))
     spool.settle(claim)
@@ -202,7 +205,10 @@ def test_a_claim_is_settled_in_the_file_that_took_the_damaged_ones_place(tmp_pat
 
 
 def test_a_damaged_file_of_a_dead_process_is_taken_over(tmp_path):
-    """What can be read of it is sent, and its files are removed but for what is set aside."""
+    """The readable rows of a dead process's damaged file are sent.
+
+    Its files are removed, except for the one set aside.
+    """
     folder = make_folder(tmp_path)
     for batch in BATCHES:
         folder.append(batch)
@@ -219,7 +225,7 @@ def test_a_damaged_file_of_a_dead_process_is_taken_over(tmp_path):
 
 
 def test_what_was_settled_before_the_damage_was_seen_is_not_sent_again(tmp_path):
-    """A new file has the rows as they were left, and so has what is at hand of them."""
+    """Settled records are not sent again from the new file, nor from rows cached in memory."""
     path = tmp_path / "spool.db"
     now_ns = time.time_ns()
     told = Told()

@@ -1,4 +1,4 @@
-"""A disk that is full, or says no in another way, and takes records again later."""
+"""A disk that is full or refuses writes otherwise, and later takes records again."""
 
 import os
 import shutil
@@ -12,8 +12,8 @@ from tests.delivery.spools import Told, bodies, empty, incompressible, make_fold
 
 ROOT = Path(__file__).parents[2]
 
-# Runs in a process of its own, because a quota is a process's. `squeeze` leaves next to no
-# space, `relax` gives it back; both are defined before, for a quota and for a small disk.
+# Runs in a process of its own, because a quota applies to a process. `squeeze` leaves next to no
+# space and `relax` frees it; QUOTA and SMALL_DISK below define both.
 SCENARIO = """
 told = Told()
 now = [0.0]
@@ -102,7 +102,7 @@ def run(command, code, *arguments):
 
 
 def in_small_disk(folder):
-    """Return the command that mounts a small file system and runs what follows, if it may."""
+    """Return a command that runs another one on a small file system, or None if not allowed."""
     mount = f'mount -t tmpfs -o size=4m none "{folder}" && exec "$@"'
     for unshare in (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]):
         command = [*unshare, "sh", "-c", mount, "sh"]
@@ -117,14 +117,20 @@ def in_small_disk(folder):
 @pytest.mark.faults
 @pytest.mark.parametrize("sink", ["away", "drain"])
 def test_a_quota_then_space_again_loses_nothing(tmp_path, sink):
-    """RLIMIT_FSIZE is an I/O error to SQLite: records wait in memory and go back, in order."""
+    """While a file size limit makes SQLite fail with I/O errors, records wait in memory.
+
+    They go back to disk in order.
+    """
     run([], QUOTA, tmp_path / "spool", sink)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("sink", ["away", "drain"])
 def test_a_full_disk_then_space_again_loses_nothing(tmp_path, sink):
-    """A small file system is filled; where none can be mounted, a quota stands for it."""
+    """While a small file system is full, records wait in memory, and go back in order.
+
+    A quota is used where none can be mounted.
+    """
     command = in_small_disk(tmp_path)
     if command is None:
         run([], QUOTA, tmp_path / "spool", sink)
@@ -134,7 +140,7 @@ def test_a_full_disk_then_space_again_loses_nothing(tmp_path, sink):
 
 @pytest.fixture
 def refusing(tmp_path):
-    """A place where no folder can be made, until it is mended: a file stands there."""
+    """A path where no folder can be made until the test removes the file in its place."""
     path = tmp_path / "spool"
     path.touch()
     yield path
@@ -142,7 +148,10 @@ def refusing(tmp_path):
 
 
 def test_while_the_disk_says_no_records_are_in_memory_and_go_back_in_order(refusing):
-    """Said once it begins and once it ends; the disk is asked again after a second."""
+    """Records wait in memory while the disk refuses them, and go back in order.
+
+    Both changes are reported once, and the disk is tried again after a second.
+    """
     told = Told()
     now = [0.0]
     folder = make_folder(refusing, told, monotonic=lambda: now[0])
@@ -163,7 +172,7 @@ def test_while_the_disk_says_no_records_are_in_memory_and_go_back_in_order(refus
 
 
 def test_what_is_being_sent_stays_in_memory_and_is_next(refusing):
-    """A claim is not pulled away from under its sender when the rest goes back to the disk."""
+    """A claim stays in memory when other records go back to disk, and keeps its order."""
     now = [0.0]
     folder = make_folder(refusing, monotonic=lambda: now[0])
     folder.append(numbered(0, 2))
@@ -180,7 +189,10 @@ def test_what_is_being_sent_stays_in_memory_and_is_next(refusing):
 
 
 def test_much_in_memory_goes_back_a_part_at_a_time(refusing):
-    """No append takes long over it, and the order stays."""
+    """A large backlog goes back to disk in parts, so that no append takes long.
+
+    The order is kept.
+    """
     now = [0.0]
     folder = make_folder(refusing, monotonic=lambda: now[0])
     sent = []
@@ -200,7 +212,7 @@ def test_much_in_memory_goes_back_a_part_at_a_time(refusing):
 
 
 def test_memory_overflows_counted(refusing):
-    """When the disk never comes back, the oldest leave, and the rest is counted at the end."""
+    """If the disk stays unusable, the oldest records are dropped; the rest counts at shutdown."""
     told = Told()
     folder = make_folder(refusing, told, max_bytes=100_000)
     for seed in range(20):
@@ -212,7 +224,7 @@ def test_memory_overflows_counted(refusing):
 
 
 def test_memory_is_put_on_disk_at_the_end_if_it_can_be(refusing):
-    """Shutdown asks the disk once more, also for what was being sent."""
+    """Shutdown tries the disk once more, also for claimed records."""
     folder = make_folder(refusing)
     folder.append(numbered(0, 2))
     folder.append(numbered(2, 1))
@@ -260,14 +272,17 @@ late.close()
 
 @pytest.mark.faults
 def test_memory_is_flat_during_an_outage_with_the_spool_on_disk(tmp_path):
-    """A hundred megabytes on disk take no memory, neither while they come nor at take-over."""
+    """A hundred megabytes on disk use no memory, neither while appended nor when taken over."""
     subprocess.run(
         [sys.executable, "-c", MEMORY_FLAT, str(tmp_path)], check=True, cwd=ROOT, timeout=170
     )
 
 
 def test_a_folder_without_permission_means_memory(tmp_path):
-    """A read-only folder is said, and records wait in memory; run as a user, even if we are root."""
+    """A read-only folder is reported, and records wait in memory.
+
+    The test drops root privileges, if it has them.
+    """
     code = """
 import os, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The folder that processes share: who owns what, its limit, and its privacy."""
+"""The folder that processes share: who owns which file, its size limit, and its privacy."""
 
 import os
 import sqlite3
@@ -46,7 +46,7 @@ def path(tmp_path):
 
 
 def leave(path, *batches, **options):
-    """Do what a process does that ends with records in its spool."""
+    """Act as a process that ends with records in its spool."""
     folder = make_folder(path, **options)
     for batch in batches:
         folder.append(batch)
@@ -55,18 +55,21 @@ def leave(path, *batches, **options):
 
 
 def test_a_file_that_cannot_be_read_now_is_not_taken_for_empty(path, told):
-    """Or nobody would come for it before the next record, and a flush would call it done."""
+    """An unreadable file is not taken for empty.
+
+    Otherwise a flush would count as done, and nobody would look at it before the next record.
+    """
     folder = make_folder(path, told)
     folder.append(numbered(0, 3))
     (spool,) = folder.spools()
-    spool._store.database.after_fork_in_child()  # it is the parent's now, every call raises
+    spool._store.database.after_fork_in_child()  # as in a forked child: every call raises
     assert folder.spools() == [spool]
     assert "spool_read" in told.causes
     folder.close()
 
 
 def test_making_one_touches_nothing(path):
-    """Neither the disk nor the memory, before the first record."""
+    """Making a folder object creates nothing on disk before the first record."""
     folder = make_folder(path)
     assert folder.spools() == []
     assert folder.stats().events_spooled == 0
@@ -76,7 +79,7 @@ def test_making_one_touches_nothing(path):
 
 
 def test_configuration_says_where_records_wait(tmp_path):
-    """Without a path in memory, with one in that folder, absolute from the beginning."""
+    """Without a path, records wait in memory; with one, in that folder, made absolute at once."""
     options = {"on_dropped": None, "on_notice": None, "clock": SYSTEM_CLOCK}
     memory = make_spool(SpoolConfig(), "kafka", "x", **options)
     assert isinstance(memory, Spool)
@@ -87,7 +90,10 @@ def test_configuration_says_where_records_wait(tmp_path):
 
 
 def test_what_a_dead_process_left_is_claimed_in_order_and_removed(path):
-    """First what the dead left, the oldest process first, then our own."""
+    """Records of dead processes are claimed first, oldest process first, then our own.
+
+    The files are removed.
+    """
     at = leave(path, numbered(0, 2), numbered(2, 2))
     leave(path, numbered(4, 2))
     folder = make_folder(path)
@@ -100,7 +106,7 @@ def test_what_a_dead_process_left_is_claimed_in_order_and_removed(path):
 
 
 def test_what_a_dead_process_left_is_claimed_by_one_live_one(path):
-    """Two that look for it share it, and neither takes what the other has."""
+    """Each dead process's file is taken over by exactly one of two live processes."""
     for n in range(3):
         leave(path, numbered(n, 1))
     one, two = make_folder(path), make_folder(path)
@@ -115,7 +121,10 @@ def test_what_a_dead_process_left_is_claimed_by_one_live_one(path):
 
 
 def test_many_dead_are_taken_over_a_few_at_a_time(path):
-    """A thousand crashes must not be a thousand open files."""
+    """Files of dead processes are taken over a few at a time.
+
+    A thousand crashes must not mean a thousand open files.
+    """
     for n in range(12):
         leave(path, numbered(n, 1))
     folder = make_folder(path)
@@ -128,7 +137,7 @@ def test_many_dead_are_taken_over_a_few_at_a_time(path):
 
 
 def test_nothing_of_another_destination_is_touched(path):
-    """It is reported, and stays byte for byte what it was."""
+    """Files of another destination are reported and left unchanged."""
     other = leave(path, numbered(0, 3), destination="elsewhere")
     before = {file: file.read_bytes() for file in other.iterdir()}
     folder = make_folder(path)
@@ -141,7 +150,10 @@ def test_nothing_of_another_destination_is_touched(path):
 
 
 def test_what_a_live_process_holds_is_not_reported_as_left(path):
-    """Two destinations in one folder are the usual case; only what nobody empties is news."""
+    """Another destination is reported only if no live process holds its files.
+
+    Two destinations in one folder are the usual case.
+    """
     neighbour = make_folder(path, destination="elsewhere")
     neighbour.append(numbered(0, 3))
     folder = make_folder(path)
@@ -155,7 +167,7 @@ def test_what_a_live_process_holds_is_not_reported_as_left(path):
 
 
 def test_what_is_no_spool_file_does_not_hide_the_others(path, told):
-    """A folder or a link of that name is told of, and the next dead process is taken over."""
+    """A folder or link named like a lock file is reported; other files are taken over."""
     at = leave(path, numbered(0, 3))
     (at / "0-folder.lock").mkdir()
     (at / "0-link.lock").symlink_to("/etc/hostname")
@@ -167,7 +179,7 @@ def test_what_is_no_spool_file_does_not_hide_the_others(path, told):
 
 
 def test_a_newer_file_of_a_dead_process_is_left_alone(path, told):
-    """What a later version of the package wrote waits for that version."""
+    """A file written by a later version of the package is left for that version."""
     at = leave(path, numbered(0, 3))
     (file,) = at.glob("*.db")
     data = bytearray(file.read_bytes())
@@ -181,7 +193,7 @@ def test_a_newer_file_of_a_dead_process_is_left_alone(path, told):
 
 
 def test_a_file_without_an_owner_is_taken_over(path):
-    """A restored backup is as good as what a dead process left."""
+    """A spool file without an owner file, as from a restored backup, is taken over."""
     at = leave(path, numbered(0, 3))
     for file in at.glob("*.lock"):
         file.unlink()
@@ -193,7 +205,7 @@ def test_a_file_without_an_owner_is_taken_over(path):
 
 
 def test_an_owner_that_died_before_its_first_record_leaves_nothing(path):
-    """An owner file alone is removed."""
+    """An owner file without a spool file is removed."""
     at = leave(path, numbered(0, 1))
     empty_handed = make_folder(path)
     empty_handed.adopt()
@@ -204,7 +216,7 @@ def test_an_owner_that_died_before_its_first_record_leaves_nothing(path):
 
 
 def test_folders_and_files_are_private(path):
-    """0700 and 0600 whatever the umask, WAL and all."""
+    """Folders have mode 0700 and all files 0600, WAL included, whatever the umask."""
     before = os.umask(0)
     try:
         folder = make_folder(path)
@@ -220,7 +232,7 @@ def test_folders_and_files_are_private(path):
 
 
 def test_an_open_folder_of_the_destination_is_closed_to_others(path):
-    """One that a careless script has opened is made private again."""
+    """A destination's folder that was opened to others is made private again."""
     at = leave(path, numbered(0, 1))
     at.chmod(0o755)
     folder = make_folder(path)
@@ -230,7 +242,10 @@ def test_an_open_folder_of_the_destination_is_closed_to_others(path):
 
 
 def test_the_mode_of_a_folder_that_others_use_is_left_alone(path):
-    """The spool's path may be /var/spool, and we may be root."""
+    """The mode of an existing spool path is not changed.
+
+    It may be /var/spool, and we may be root.
+    """
     path.mkdir()
     path.chmod(0o755)
     leave(path, numbered(0, 1))
@@ -246,7 +261,7 @@ def assert_refused(folder, told, word):
 
 
 def test_a_link_in_place_of_the_folder_is_refused(tmp_path, path, told):
-    """Records wait in memory instead, and that is said."""
+    """A link in place of the spool folder is refused and reported, and records wait in memory."""
     (tmp_path / "real").mkdir()
     path.symlink_to(tmp_path / "real")
     assert_refused(make_folder(path, told), told, "is a link")
@@ -254,7 +269,7 @@ def test_a_link_in_place_of_the_folder_is_refused(tmp_path, path, told):
 
 
 def test_a_link_in_place_of_the_folder_of_the_destination_is_refused(tmp_path, path, told):
-    """Likewise one level below."""
+    """A link in place of the destination's folder is refused in the same way."""
     folder = make_folder(path, told)
     path.mkdir()
     (tmp_path / "real").mkdir()
@@ -264,7 +279,7 @@ def test_a_link_in_place_of_the_folder_of_the_destination_is_refused(tmp_path, p
 
 
 def test_a_link_in_place_of_a_spool_file_is_not_followed(tmp_path, path, told):
-    """Not when it is to be taken over, nor its owner file."""
+    """Take-over does not follow a link in place of a spool file."""
     at = leave(path, numbered(0, 1))
     (file,) = at.glob("*.db")
     file.rename(tmp_path / "elsewhere.db")
@@ -277,19 +292,19 @@ def test_a_link_in_place_of_a_spool_file_is_not_followed(tmp_path, path, told):
 
 
 def test_a_folder_that_cannot_be_made_means_memory(tmp_path, told):
-    """Because a file is in its place, here."""
+    """If the folder cannot be made, here because a file is in its place, records wait in memory."""
     (tmp_path / "file").touch()
     assert_refused(make_folder(tmp_path / "file", told), told, "expected")
 
 
 def test_a_missing_folder_above_is_made(tmp_path):
-    """A path of which nothing exists yet is a path all the same."""
+    """Missing parent folders of the spool path are created."""
     leave(tmp_path / "a" / "b" / "c", numbered(0, 1))
     assert len(list((tmp_path / "a" / "b" / "c").iterdir())) == 1
 
 
 def test_the_files_of_a_folder_together_stay_within_the_limit(path, told):
-    """Two processes' worth of owners, each evicting its own oldest, within what they may."""
+    """Processes that share a folder each evict their own oldest records to keep to its limit."""
     clock = Clock()
     options = {"max_bytes": 400_000, "monotonic": clock}
     one, two = make_folder(path, told, **options), make_folder(path, told, **options)
@@ -298,7 +313,7 @@ def test_the_files_of_a_folder_together_stay_within_the_limit(path, told):
             folder.append(incompressible(1, 10_000, seed))
             clock.now += 3
     total = one.stats().spool_bytes + two.stats().spool_bytes
-    assert 350_000 < total <= 420_000  # the one appends after the other has looked
+    assert 350_000 < total <= 420_000  # one appends after the other has looked
     assert abs(one.stats().events_spooled - two.stats().events_spooled) <= 1
     left = one.stats().events_spooled + two.stats().events_spooled
     assert told.dropped == {"spool_full": 120 - left}
@@ -326,7 +341,10 @@ def test_records_in_a_folder_are_as_old_as_its_clock_says(path, told):
 
 
 def test_what_is_not_ours_in_the_folder_takes_no_room(path, told):
-    """Others keep locks below `/var/spool` too, and what is in them is no number of bytes."""
+    """Files of other programs in the folder do not count towards the limit.
+
+    Others keep lock files below `/var/spool` too, and their content is not a number of bytes.
+    """
     (path / "lpd").mkdir(parents=True)
     (path / "lpd" / "queue.lock").write_text("1732838400\n")
     clock = Clock()
@@ -339,7 +357,7 @@ def test_what_is_not_ours_in_the_folder_takes_no_room(path, told):
 
 
 def test_a_dead_destination_does_not_starve_ours(path, told):
-    """A fair share is ours, however full the folder is."""
+    """Each destination has a fair share of the limit, however full the folder is."""
     clock = Clock()
     other = make_folder(path, destination="elsewhere", max_bytes=400_000, monotonic=clock)
     for seed in range(39):
@@ -355,7 +373,7 @@ def test_a_dead_destination_does_not_starve_ours(path, told):
 
 
 def test_what_the_dead_left_leaves_first_when_there_is_too_much(path, told):
-    """The oldest are theirs."""
+    """Records of dead processes, which are the oldest, are evicted first."""
     clock = Clock()
     leave(path, *(incompressible(1, 10_000, seed) for seed in range(20)))
     folder = make_folder(path, told, max_bytes=300_000, monotonic=clock)
@@ -372,7 +390,7 @@ def test_what_the_dead_left_leaves_first_when_there_is_too_much(path, told):
 
 
 def test_an_idle_process_evicts_what_became_too_much(path, told):
-    """Looking for what to send is enough; it needs no append."""
+    """Looking for records to send is enough to evict; it needs no append."""
     clock = Clock()
     one = make_folder(path, told, max_bytes=400_000, monotonic=clock)
     for seed in range(39):
@@ -390,7 +408,7 @@ def test_an_idle_process_evicts_what_became_too_much(path, told):
 
 
 def test_a_file_that_was_removed_is_left_for_a_new_one(path, told):
-    """What is in it is still sent, and what comes after it survives the process."""
+    """If its file is removed, a spool still sends what was in it and starts a new file."""
     clock = Clock()
     folder = make_folder(path, told, monotonic=clock)
     folder.append(numbered(0, 2))
@@ -409,7 +427,7 @@ def test_a_file_that_was_removed_is_left_for_a_new_one(path, told):
 
 
 def test_a_removed_file_that_is_never_sent_is_counted(path, told):
-    """When the process ends, what only it could read is dropped."""
+    """Records in a removed file that were not sent are counted as dropped when the process ends."""
     folder = make_folder(path, told)
     folder.append(numbered(0, 2))
     for file in folder.folder.iterdir():
@@ -419,7 +437,7 @@ def test_a_removed_file_that_is_never_sent_is_counted(path, told):
 
 
 def test_closing_twice_is_closing_once(path):
-    """And what comes later begins anew."""
+    """Closing twice has no further effect, and a later append starts a new file."""
     folder = make_folder(path)
     folder.append(numbered(0, 1))
     folder.close()
@@ -431,7 +449,7 @@ def test_closing_twice_is_closing_once(path):
 
 
 def test_no_descriptor_is_left(path):
-    """Neither of a spool that was emptied, nor of one that was taken over."""
+    """No descriptor leaks from a spool that was emptied or taken over."""
     before = len(list(Path("/dev/fd").iterdir()))
     leave(path, numbered(0, 1))
     folder = make_folder(path)
@@ -444,7 +462,7 @@ def test_no_descriptor_is_left(path):
 
 
 def test_full_synchronous_is_asked_of_sqlite(path):
-    """The option that survives a power cut reaches the database."""
+    """The `synchronous` option, which guards against power cuts, reaches SQLite."""
     for word, number in (("normal", 1), ("full", 2)):
         folder = make_folder(path, synchronous=word)
         folder.append(numbered(0, 1))
@@ -458,7 +476,7 @@ def test_full_synchronous_is_asked_of_sqlite(path):
 
 
 def test_without_flock_records_wait_in_memory(path):
-    """Where the system has no flock (Windows), the modules import and the spool still works."""
+    """Where the system has no flock (Windows), the modules import and records wait in memory."""
     import subprocess
 
     code = """
@@ -483,7 +501,10 @@ folder.close()
 
 
 def test_looking_for_the_dead_leaves_no_descriptor_open(tmp_path):
-    """A live neighbour is looked at every two seconds, for as long as the process lives."""
+    """Checking a live neighbour leaks no descriptor.
+
+    Neighbours are checked every two seconds for as long as the process lives.
+    """
     living, looking = make_folder(tmp_path), make_folder(tmp_path)
     living.append(numbered(0, 1))
     looking.append(numbered(1, 1))
@@ -496,7 +517,7 @@ def test_looking_for_the_dead_leaves_no_descriptor_open(tmp_path):
 
 
 def test_a_file_that_is_left_alone_is_nobodys(tmp_path):
-    """The version of the package that wrote it takes it over while this process lives."""
+    """A file of a newer schema is not held, so that the version that wrote it can take it over."""
     first = make_folder(tmp_path)
     first.append(numbered(0, 2))
     first.close()

@@ -1,4 +1,4 @@
-"""Forks: while other threads are inside SQLite, and who has what afterwards."""
+"""Forks while other threads are inside SQLite, and who owns which file afterwards."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ CHILD_SECONDS = 60
 
 
 def in_child(function):
-    """Run in a forked child; fail where it raises, says False, or hangs."""
+    """Run a function in a forked child; fail if it raises, returns False, or hangs."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -37,18 +37,18 @@ def in_child(function):
     pytest.fail("the child hangs")
 
 
-# Python 3.12 warns of every fork beside other threads; that is what is tested here.
+# Python 3.12 warns about every fork in a process with threads, which is what is tested here.
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["memory", "folder"])
 def test_a_fork_while_another_thread_appends_neither_hangs_nor_loses_a_record(tmp_path, kind):
-    """A hundred forks beside two busy threads; parent and children lose nothing."""
+    """A hundred forks beside two appending threads do not hang, and no process loses a record."""
     told = Told()
     place = make_spool(None, told) if kind == "memory" else make_folder(tmp_path, told)
     stop = threading.Event()
     counts = [0, 0]
 
     def append(index):
-        # What waits must not be too much for memory, where the forks are slow.
+        # Where forks are slow, the backlog must still fit into memory.
         while not stop.is_set() and counts[index] < 250_000:
             place.append(numbered(counts[index], 5, f"lane{index}"))
             counts[index] += 5
@@ -92,7 +92,7 @@ def test_a_fork_while_another_thread_appends_neither_hangs_nor_loses_a_record(tm
 
 
 def test_a_memory_spool_stays_the_parents(tmp_path):
-    """The child begins with an empty one, and counts nothing of the parent's as dropped."""
+    """A child's spool in memory starts empty, and counts none of the parent's as dropped."""
     told = Told()
     spool = make_spool(None, told)
     spool.append(numbered(0, 5))
@@ -111,7 +111,7 @@ def test_a_memory_spool_stays_the_parents(tmp_path):
 
 
 def test_the_file_of_the_parent_is_not_the_childs(tmp_path):
-    """A spool on a file refuses every call in a child, and leaves the file alone."""
+    """In a child, the parent's spool on a file refuses every call and leaves the file alone."""
     spool = make_spool(tmp_path / "spool.db")
     spool.append(numbered(0, 5))
 
@@ -126,14 +126,17 @@ def test_the_file_of_the_parent_is_not_the_childs(tmp_path):
 
 
 def test_a_child_inherits_no_open_file(tmp_path):
-    """Neither database nor WAL nor owner file: closing one there could harm the parent's."""
+    """A child inherits no database, WAL or owner file.
+
+    Closing one there could harm the parent's.
+    """
     place = make_folder(tmp_path)
     place.append(numbered(0, 2))
     files = {file.stat().st_ino for file in place.folder.iterdir()}
     assert len(files) == 4
 
     def child():
-        # A name is followed to its file; the one that was open for the listing is gone.
+        # `exists` follows the link; the descriptor of the listing itself is closed by now.
         inherited = [name for name in Path("/dev/fd").iterdir() if name.exists()]
         assert not files & {os.fstat(int(name.name)).st_ino for name in inherited}
 
@@ -143,14 +146,14 @@ def test_a_child_inherits_no_open_file(tmp_path):
 
 
 def test_a_child_has_a_file_of_its_own(tmp_path):
-    """And leaves the parent's lock alone: while the parent lives, nobody takes its file."""
+    """A child writes to its own file, and cannot take over the parent's while the parent lives."""
     place = make_folder(tmp_path)
     place.append(numbered(0, 2))
 
     def child():
         assert place.stats().events_spooled == 0
         place.append(numbered(10, 2))
-        assert place.adopt() == 0  # the parent lives
+        assert place.adopt() == 0  # the parent is alive
         assert len(list(place.folder.glob("*.db"))) == 2
         place.close()
 
@@ -164,7 +167,7 @@ def test_a_child_has_a_file_of_its_own(tmp_path):
 
 
 def test_the_child_does_not_hold_the_lock_of_a_dead_parent(tmp_path):
-    """When the parent dies, its file is free, however many children live on."""
+    """When a parent dies its file is free, even if a child lives on."""
     place = make_folder(tmp_path)
     reads, writes = os.pipe()
 
@@ -173,7 +176,7 @@ def test_the_child_does_not_hold_the_lock_of_a_dead_parent(tmp_path):
         grandchild = os.fork()
         if grandchild == 0:
             os.close(writes)
-            os.read(reads, 1)  # until the test is over
+            os.read(reads, 1)  # blocks until the test is over
             os._exit(0)
 
     try:
@@ -187,7 +190,7 @@ def test_the_child_does_not_hold_the_lock_of_a_dead_parent(tmp_path):
 
 
 def test_what_was_taken_over_stays_with_the_parent(tmp_path):
-    """A fork does not give the dead's file to two."""
+    """A file that the parent took over stays with the parent after a fork."""
     dead = make_folder(tmp_path)
     dead.append(numbered(0, 2))
     dead.close()
@@ -242,7 +245,10 @@ sys.exit(0 if good and status == 0 else 1)
 
 
 def test_a_fork_in_c_does_not_hang(tmp_path):
-    """uWSGI runs only what Python runs in the child, with the lock in whatever state it is."""
+    """A fork in C, as in uWSGI, neither hangs nor mixes up records while the lock is held.
+
+    Only Python's own after-fork handlers run in the child.
+    """
     subprocess.run(
         [sys.executable, "-c", FORKS_IN_C, str(tmp_path)],
         check=True,

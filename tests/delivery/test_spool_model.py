@@ -1,4 +1,4 @@
-"""The spool against a list: whatever is done, in whatever order, processes die and take over."""
+"""Model-based tests of the spool against a list, with processes that die and are taken over."""
 
 import shutil
 import tempfile
@@ -24,12 +24,15 @@ LANES = st.sampled_from(["a", "b", "c"])
 
 @pytest.fixture(autouse=True)
 def _some_rows_are_packed(monkeypatch):
-    """And others are claimed as they came: the bound of 8 MiB, within the model's reach."""
+    """Lower the bound of 8 MiB, so that the model packs some rows and leaves others unpacked."""
     monkeypatch.setattr(spool_store, "_RECENT_BYTES", 400)
 
 
 class Machine(RuleBasedStateMachine):
-    """Rules that every place keeps; `model` is what waits, by lane, oldest first."""
+    """Rules that hold for every kind of spool.
+
+    `model` lists the waiting records by lane, oldest first.
+    """
 
     def __init__(self):
         super().__init__()
@@ -52,7 +55,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(lanes=st.lists(LANES, min_size=1, max_size=6), clock=st.integers(0, 10))
     def append(self, lanes, clock):
-        """Records of any lanes, at any time of a clock that may go back."""
+        """Append records of any lanes, at any time of a clock that may go back."""
         batch = []
         for lane in lanes:
             batch.append(Record(b"%d" % self.number, lane=lane))
@@ -71,7 +74,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(lane=LANES, events=st.integers(1, 8), data=st.data())
     def claim_and_settle(self, lane, events, data):
-        """The oldest of a lane come out in order; what is kept stays in front."""
+        """Check that a lane's oldest records come out in order, and kept ones stay in front."""
         claim = self.claim(lane, events)
         if claim is None:
             assert not self.model.get(lane)
@@ -80,17 +83,17 @@ class Machine(RuleBasedStateMachine):
         assert claim.records == waiting[: len(claim.records)]
         kept = [r for r in claim.records if data.draw(st.booleans(), label="kept")]
         claim.spool.settle(claim, kept)
-        claim.spool.settle(claim)  # again: nothing
+        claim.spool.settle(claim)  # a second time: no effect
         self.model[lane] = kept + waiting[len(claim.records) :]
 
     @rule(lane=LANES)
     def claim_and_forget(self, lane):
-        """A claim that is never settled changes nothing."""
+        """Check that a claim that is never settled changes nothing."""
         self.claim(lane, 3)
 
     @invariant()
     def counts_agree(self):
-        """Stats and lanes are those of the list."""
+        """Check that stats and lanes agree with the model."""
         if not hasattr(self, "place"):
             return
         assert self.place.stats().events_spooled == self.waiting()
@@ -105,7 +108,7 @@ class MemoryMachine(Machine):
 
 
 class OverflowMachine(Machine):
-    """With a limit: what is gone is the oldest, and it is counted."""
+    """A spool with a size limit: the oldest records are dropped, and they are counted."""
 
     @initialize(in_file=st.booleans(), rows=st.integers(1, 6))
     def make(self, in_file, rows):
@@ -115,7 +118,7 @@ class OverflowMachine(Machine):
 
     @rule(lanes=st.lists(LANES, min_size=1, max_size=6), clock=st.integers(0, 10))
     def append(self, lanes, clock):
-        """As before; then the list loses what the spool says that it dropped."""
+        """Append records, then remove from the model what the spool reports as dropped."""
         for spool in self.place.spools():
             for lane in "abc":
                 spool._store.ledger.end_claim(lane)
@@ -136,11 +139,11 @@ class OverflowMachine(Machine):
 
 
 class FolderMachine(Machine):
-    """On disk: processes end, are killed, and are taken over, also while others live."""
+    """Spools on disk: processes end or are killed, and are taken over, also while others live."""
 
     @initialize()
     def make(self):
-        # Which file a record is in, numbered as the files were made.
+        # The file of each record, numbered in the order of creation.
         self.files = {}
         self.newest_file = 0
         self.start(self.folder / "live")
@@ -156,7 +159,7 @@ class FolderMachine(Machine):
 
     @rule(lanes=st.lists(LANES, min_size=1, max_size=6), clock=st.integers(0, 10))
     def append(self, lanes, clock):
-        """As before, into a file that the first record makes."""
+        """Append records, into a file that the first of them creates."""
         self.own_file = self.own_file or self.make_file()
         first = self.number
         super().append(lanes, clock)
@@ -170,18 +173,18 @@ class FolderMachine(Machine):
         for records in self.model.values():
             records.sort(key=lambda record: (self.files[int(record.body)], int(record.body)))
 
-    # So that no more are held than are taken over at one time, with one that is still to come.
+    # Never hold more files than one take-over adopts, counting one that is still to come.
     @precondition(lambda self: self.newest_file < 8)
     @rule()
     def end_and_take_over(self):
-        """A process ends with what it has on disk, the next one delivers it, in order."""
+        """End a process with records on disk, and let the next one deliver them in order."""
         self.place.close()
         self.take_over_from_dead_self(self.live)
 
     @precondition(lambda self: self.newest_file < 8)
     @rule()
     def crash_and_take_over(self):
-        """What the disk holds of a killed process, WAL and all, is the whole truth."""
+        """Check that what a killed process has on disk, WAL included, is complete."""
         copy = self.folder / f"copy-{self.number}-{len(list(self.folder.iterdir()))}"
         if self.live.exists():
             shutil.copytree(self.live, copy)
@@ -191,7 +194,7 @@ class FolderMachine(Machine):
     @precondition(lambda self: self.newest_file < 7)
     @rule(lanes=st.lists(LANES, min_size=1, max_size=6))
     def a_neighbour_dies_and_is_taken_over(self, lanes):
-        """What it left comes before what is our own, and behind what others had left."""
+        """Check that a dead neighbour's records come before our own, after earlier ones."""
         neighbour = make_folder(self.live, self.told)
         file = self.make_file()
         left = []
@@ -213,13 +216,13 @@ class FolderMachine(Machine):
     @precondition(lambda self: self.waiting() > 0)
     @rule()
     def fork_closes_and_reopens(self):
-        """What a fork does to the parent changes nothing for it."""
+        """Check that a fork changes nothing for the parent."""
         for spool in self.place.spools():
             spool._store.database.before_fork()
 
     @rule()
     def adopt(self):
-        """Looking for the dead when there are none changes nothing."""
+        """Check that looking for dead processes changes nothing when there are none."""
         assert self.place.adopt() == 0
 
     def teardown(self):

@@ -1,4 +1,4 @@
-"""What is claimed soon after it was appended: nothing of it is packed, or unpacked, for that."""
+"""Records claimed soon after they were appended are neither packed nor unpacked for it."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.delivery.spools import MANY, Told, empty, incompressible, make_spool,
 
 @pytest.fixture(autouse=True)
 def _recent_bytes(monkeypatch):
-    """As much as four batches of `batch`: the bound of 8 MiB, within a test's reach."""
+    """Lower the bound of 8 MiB to about four batches of `batch`, within a test's reach."""
     monkeypatch.setattr(spool_store, "_RECENT_BYTES", 4 * 11_000)
 
 
@@ -29,7 +29,7 @@ def is_as_it_came(claim, batch):
 
 
 def test_what_is_claimed_soon_is_what_was_appended(spool):
-    """The very blocks, and not others that were made of packed bytes."""
+    """A claim made soon returns the appended blocks themselves, not ones from packed bytes."""
     for number in range(20):
         appended = batch(number)
         spool.append(appended)
@@ -39,7 +39,7 @@ def test_what_is_claimed_soon_is_what_was_appended(spool):
 
 
 def test_a_file_holds_what_is_claimed_from_memory(tmp_path):
-    """Whoever opens it after a crash finds the records that were at hand before."""
+    """Records claimed from memory are also in the file, which may be opened after a crash."""
     spool = make_spool(tmp_path / "spool.db")
     spool.append(batch(0))
     assert is_as_it_came(spool.claim("lane", MANY, MANY), batch(0)) is False
@@ -50,7 +50,7 @@ def test_a_file_holds_what_is_claimed_from_memory(tmp_path):
 
 
 def test_only_so_much_is_kept_as_it_came(spool):
-    """Behind the limit rows are packed; as soon as the spool is empty, it begins anew."""
+    """Rows beyond the limit are packed; an emptied spool keeps new rows unpacked again."""
     for _ in range(2):
         appended = [batch(number) for number in range(10)]
         for one in appended:
@@ -67,7 +67,10 @@ def test_only_so_much_is_kept_as_it_came(spool):
 
 
 def test_memory_packs_what_waits_long():
-    """Only the rows at the head of an outage are counted at their size, the others packed."""
+    """In a long outage only the oldest rows stay unpacked.
+
+    All others are packed and counted at that size.
+    """
     spool = make_spool()
     for number in range(10, 90):
         spool.append(numbered(1_000 * number, 1_000))
@@ -78,12 +81,12 @@ def test_memory_packs_what_waits_long():
 
 
 def test_a_full_spool_packs_everything(monkeypatch):
-    """It holds as many records as if nothing was ever kept as it came."""
+    """A full spool holds as many records as if no row were ever kept unpacked."""
     told = [Told(), Told()]
     full = [make_spool(None, one, max_bytes=100_000, time_ns=lambda: 7) for one in told]
     for number in range(200):
         full[0].append(numbered(1_000 * number, 1_000))
-    monkeypatch.setattr(spool_store, "_RECENT_BYTES", 0)  # nothing is kept as it came
+    monkeypatch.setattr(spool_store, "_RECENT_BYTES", 0)  # nothing is kept unpacked
     for number in range(200):
         full[1].append(numbered(1_000 * number, 1_000))
     assert told[0].dropped["spool_full"] == told[1].dropped["spool_full"]
@@ -93,7 +96,7 @@ def test_a_full_spool_packs_everything(monkeypatch):
 
 
 def test_what_goes_back_to_the_disk_is_packed(tmp_path):
-    """A file never holds a row as it came, whoever handed it over."""
+    """Rows that are handed over from memory to a file are packed there."""
     memory, file = make_spool(), make_spool(tmp_path / "spool.db")
     memory.append(batch(0))
     assert memory.hand_over(file, MANY)
@@ -107,7 +110,7 @@ def test_what_goes_back_to_the_disk_is_packed(tmp_path):
 
 
 def test_what_a_claim_keeps_is_at_hand_for_the_next(spool):
-    """Records that were refused for now are not unpacked for each new try, whole or in part."""
+    """Kept records, all or part of a claim, are not unpacked again for each new try."""
     spool.append(batch(0))
     claim = spool.claim("lane", MANY, MANY)
     spool.settle(claim, claim.records)
@@ -121,7 +124,7 @@ def test_what_a_claim_keeps_is_at_hand_for_the_next(spool):
 
 
 def test_a_row_id_that_comes_again_is_another_row(spool):
-    """SQLite gives the id of the last row once more when that row is gone."""
+    """A reused row id is a different row: SQLite reuses the id of the last row once it is gone."""
     for number in range(3):
         spool.append(numbered(number, 1))
         spool.max_bytes = 0

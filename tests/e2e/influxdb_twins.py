@@ -1,8 +1,8 @@
-"""Make spans that nothing tells apart but their ids, from four threads and four forked workers.
+"""Make spans that differ only in their ids, from four threads and four forked workers.
 
-Usage: influxdb_twins.py OPTIONS COUNT; OPTIONS are the sink's as JSON, and each thread and each
-worker makes COUNT spans of one name, one start and one duration. Prints what each process has
-written.
+Usage: influxdb_twins.py OPTIONS COUNT. OPTIONS are the sink's options as JSON; each thread and
+each worker makes COUNT spans of one name, one start and one duration. Prints the number of events
+that each process has written.
 """
 
 import json
@@ -35,7 +35,7 @@ def finish(provider, exporter):
 def main(options, count):
     exporter = CbtopSpanExporter(sink="influxdb", influxdb=options)
     provider = TracerProvider(resource=Resource.create({"service.name": "twins"}))
-    # Room for all of them: what the SDK's queue drops is not the exporter's to deliver.
+    # Room for all of them: the exporter cannot deliver what the SDK's queue drops.
     provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=8 * count))
     tracer = provider.get_tracer("twins")
     threads = [threading.Thread(target=make, args=(tracer, count)) for _ in range(4)]

@@ -30,7 +30,7 @@ KINDS = {
 
 
 def made_events(writer, count):
-    """Make the events of a writer: the same ones in whatever process, every kind in turn."""
+    """Make a writer's events, of every kind in turn; they are the same in any process."""
     tags = [TagSet({"writer": writer, "route": f"/{route}"}) for route in range(5)]
     kinds = list(KINDS.items())
     for number in range(count):
@@ -75,7 +75,7 @@ def main(bootstrap, topic, count):
     )
     pipeline = Pipeline(KafkaSink(config.kafka), config)
     write(pipeline, "before", 500)
-    pipeline.force_flush(30)  # connected, so that the workers inherit a producer
+    pipeline.force_flush(30)  # connects, so that the workers inherit a producer
     threads = [threading.Thread(target=write, args=(pipeline, w, count)) for w in THREADS]
     for thread in threads:
         thread.start()

@@ -1,4 +1,4 @@
-"""Real applications in real processes, instrumented from outside, and what they left behind."""
+"""Real applications in real processes, instrumented from outside, and the events they leave."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from otel_cbtop_exporter import decode_event
 
 BIN = Path(sys.executable).parent
 
-# Small delays: the tests wait for real processes.
+# Short delays, because the tests wait for real processes.
 INSTRUMENTED = {
     "OTEL_SERVICE_NAME": "shop",
     "OTEL_TRACES_EXPORTER": "cbtop",
@@ -41,7 +41,7 @@ def executable(name):
 
 
 class Application:
-    """A running command with a port; `url` answers."""
+    """A running command that serves HTTP at `url`."""
 
     def __init__(self, process, port, log):
         self.process = process
@@ -70,7 +70,7 @@ class Application:
 
 @contextlib.contextmanager
 def running(command, folder, *, port, ready="/ready", **environment):
-    """Run a command in a folder until the block ends, and wait until it answers."""
+    """Run a command in a folder, wait until it answers, and kill it when the block ends."""
     log = folder / "application.log"
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("OTEL_")}
     with log.open("wb") as output:
@@ -102,7 +102,7 @@ def events_in(folder, pattern="*.jsonl"):
 
 
 def server_spans(events, path_key="url.path"):
-    """Return the paths of all server spans but those of the readiness check."""
+    """Return the paths of all server spans except those of the readiness check."""
     found = [
         event.attributes[path_key]
         for event in events

@@ -1,8 +1,8 @@
-"""A shop's telemetry of ten minutes, made through the SDK: known to the last number.
+"""Ten minutes of a shop's telemetry, made through the SDK, with every number known.
 
-Usage: shop_traffic.py OPTIONS BASE_NS LIFE; OPTIONS are the sink's as JSON, LIFE one of `LIVES`:
-two workers, of which the first is restarted half-way. Spans and logs have the times of the
-traffic, from BASE_NS on; metrics are collected when they are, once for each minute.
+Usage: shop_traffic.py OPTIONS BASE_NS LIFE. OPTIONS are the sink's options as JSON; LIFE is one of
+`LIVES`: there are two workers, and the first is restarted half-way. Spans and logs have the times
+of the traffic, starting at BASE_NS; metrics have the time of their collection, one for each minute.
 """
 
 import json
@@ -25,13 +25,13 @@ from otel_cbtop_exporter import CbtopLogRecordExporter, CbtopMetricExporter, Cbt
 
 MINUTES = 10
 LIVES = {"first": range(5), "second": range(MINUTES), "restarted": range(5, MINUTES)}
-# Requests a minute of one worker, and what the quickest of them takes.
+# Requests per minute of one worker, and the seconds that the quickest of them takes.
 ROUTES = {"/": (60, 0.010), "/orders/{id}": (30, 0.080), "/report": (6, 0.200)}
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1)
 
 
 class Request(NamedTuple):
-    """One request: when, where to, how long, and how it ended."""
+    """One request: its time, route, duration and outcome."""
 
     at_ns: int
     minute: int
@@ -84,7 +84,7 @@ def main(options, base_ns, life):
     orders = meter.create_counter("shop.orders")
     value = meter.create_histogram("shop.order.value", unit="EUR")
 
-    # What exists nowhere has no route, and is in no answer about routes.
+    # A request for an unknown path has no route, and is in no result about routes.
     duration.record(0.001, {"http.request.method": "GET", "http.response.status_code": 404})
     minute = None
     for number, request in enumerate(requests(life, base_ns)):

@@ -1,8 +1,8 @@
 """An application that makes 1,000 spans a second through the SDK's own BatchSpanProcessor.
 
-Usage: spans_app.py SETTINGS, a JSON object with the fields of `Settings`. What `export` accepted
-is appended to a file, a JSON list of numbers for each batch. Prints the health at the end, and
-how long the shutdown took.
+Usage: spans_app.py SETTINGS, a JSON object with the fields of `Settings`. For each batch that
+`export` accepted, a JSON list of span numbers is appended to a file. At the end it prints the
+health and how long the shutdown took.
 """
 
 import json
@@ -18,11 +18,11 @@ from otel_cbtop_exporter import CbtopSpanExporter
 
 
 class Settings(msgspec.Struct, kw_only=True):
-    """What to do; `options` are the exporter's, `handed` is the file of what it accepted.
+    """What to do; `options` are the exporter's, and `handed` is the file of accepted spans.
 
-    `count` spans are numbered from `first`. Every one whose number is divisible by `odd_every`,
-    unless that is 0, begins at `odd_start_ns` and has an attribute of `odd_padding` characters.
-    At the end a flush has `flush_seconds`.
+    `count` spans are numbered from `first`. Unless `odd_every` is 0, every span whose number it
+    divides begins at `odd_start_ns` and has an attribute of `odd_padding` characters. The flush at
+    the end has `flush_seconds`.
     """
 
     options: dict
@@ -36,7 +36,7 @@ class Settings(msgspec.Struct, kw_only=True):
 
 
 class Watched(CbtopSpanExporter):
-    """Notes what it accepted, before the SDK hears of it."""
+    """Records what it accepted, before the SDK learns of it."""
 
     def __init__(self, path, **options):
         super().__init__(**options)

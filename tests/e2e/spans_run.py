@@ -1,4 +1,4 @@
-"""Runs of spans_app.py: its life and death, and what it handed over."""
+"""Run spans_app.py, end or kill it, and read what it handed over."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("spans_app.py")
 
 
 class App:
-    """The application, running; its folder outlives it, as its spool does."""
+    """The running application; its folder, with the spool in it, outlives it."""
 
     def __init__(self, folder, options, *, spooled, **settings):
         common = {
@@ -31,7 +31,7 @@ class App:
         )
 
     def end(self):
-        """Wait for its end; returns what it prints."""
+        """Wait until it ends; return what it printed."""
         out, err = self.process.communicate(timeout=90)
         assert self.process.returncode == 0, err.decode()
         return json.loads(out)
@@ -43,7 +43,7 @@ class App:
 
 @contextlib.contextmanager
 def running(folder, options, *, spooled=True, **settings):
-    """Run the application with a sink's options; it does not outlive the block."""
+    """Run the application with a sink's options; it is killed if it still runs after the block."""
     app = App(folder, options, spooled=spooled, **settings)
     try:
         yield app
@@ -53,9 +53,9 @@ def running(folder, options, *, spooled=True, **settings):
 
 
 def accepted(folder):
-    """Return the numbers of the spans that `export` accepted, whoever ran in the folder."""
+    """Return the numbers of all spans that `export` accepted in any process of this folder."""
     path = folder / "handed"
-    # Without a line that is being written.
+    # Ignore a line that is still being written.
     lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
     return [number for line in lines for number in json.loads(line)]
 

@@ -1,4 +1,4 @@
-"""Flask applications under opentelemetry-instrument, unchanged, alone and under gunicorn."""
+"""Unchanged Flask applications under opentelemetry-instrument, alone and under gunicorn."""
 
 import shutil
 import signal
@@ -28,7 +28,7 @@ def drive(url, paths):
 
 
 def test_an_unchanged_flask_application_leaves_all_three_signals(folder):
-    """Spans, log lines and metrics of real requests land in the default file, joined by trace."""
+    """Spans, logs and metrics of real requests reach the default file, joined by trace."""
     port = free_port()
     command = ["flask", "--app", "shop", "run", "--port", str(port)]
     with running(command, folder, port=port, **INSTRUMENTED) as application:
@@ -56,13 +56,13 @@ def test_an_unchanged_flask_application_leaves_all_three_signals(folder):
 
 @pytest.mark.parametrize("preload", [False, True], ids=["no-preload", "preload"])
 def test_under_gunicorn_every_span_is_there_once_and_workers_share_no_series(folder, preload):
-    """Four forked workers write one file; each has its own service.instance.id."""
+    """Four forked workers write each span once to one file, each with its own instance id."""
     port = free_port()
     command = ["gunicorn", "--workers", "4", "--bind", f"127.0.0.1:{port}", "shop:app"]
     if preload:
         command.insert(1, "--preload")
-    # The master's reader collects under a lock of the SDK; a fork in that moment would hand a
-    # locked one to the worker, which then never collects. So it does not collect meanwhile.
+    # The master's reader collects under a lock of the SDK. A fork at that moment would give the
+    # worker a locked lock, and it would never collect. So the master does not collect here.
     environment = {**INSTRUMENTED, "OTEL_METRIC_EXPORT_INTERVAL": "60000"}
     with running(command, folder, port=port, **environment) as application:
         paths = [f"/orders/{number}" for number in range(400)]
@@ -89,7 +89,7 @@ def test_under_gunicorn_every_span_is_there_once_and_workers_share_no_series(fol
 
 
 def test_a_wrong_variable_stops_neither_the_application_nor_its_instrumentation(folder):
-    """An error in the log, the default stands, spans arrive."""
+    """A wrong variable is logged as an error, its default applies, and spans arrive."""
     port = free_port()
     command = ["flask", "--app", "shop", "run", "--port", str(port)]
     wrong = {
@@ -106,7 +106,7 @@ def test_a_wrong_variable_stops_neither_the_application_nor_its_instrumentation(
 
 
 def test_a_declarative_file_configures_all_three_signals(folder):
-    """OTEL_CONFIG_FILE reaches the exporters as plain nested values, null for the default."""
+    """OTEL_CONFIG_FILE reaches the exporters as plain nested values; null means the default."""
     port = free_port()
     (folder / "otel.yaml").write_text(
         """
@@ -160,7 +160,7 @@ logger_provider:
 
 
 def test_a_third_party_application_is_recorded_whole(tmp_path):
-    """httpbin, which nobody here wrote, under gunicorn: a server span for each request."""
+    """A third-party application, httpbin under gunicorn, gives a server span for each request."""
     port = free_port()
     command = ["gunicorn", "--workers", "2", "--bind", f"127.0.0.1:{port}", "httpbin:app"]
     paths = [f"/anything/{number}" for number in range(80)] + ["/status/418", "/uuid", "/gzip"]

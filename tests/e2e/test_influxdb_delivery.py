@@ -1,6 +1,6 @@
-"""What delivery promises, with a real application and a real InfluxDB: lost is always 0.
+"""The guarantees of delivery with a real application and a real InfluxDB: nothing is lost.
 
-Lost means: accepted by `export()` and not in the bucket.
+"Lost" means accepted by `export()` and not in the bucket.
 """
 
 import json
@@ -41,7 +41,7 @@ def arrived(server, bucket):
 
 @SPOOLS
 def test_server_down_in_the_middle(server, tmp_path, spooled):
-    """Scenario 1: the server is killed and comes back; nothing is lost, with any spool."""
+    """Scenario 1: the server is killed and comes back; no spool loses anything."""
     bucket = server.new_bucket()
     with run(server, bucket, tmp_path, count=4_000, spooled=spooled) as app:
         wait_until_accepted(tmp_path, 500)
@@ -57,7 +57,7 @@ def test_server_down_in_the_middle(server, tmp_path, spooled):
 
 
 def test_application_killed_in_an_outage(server, tmp_path):
-    """Scenario 3: what a killed process left in its spool is delivered by the next one."""
+    """Scenario 3: the next process delivers what a killed one left in its spool."""
     bucket = server.new_bucket()
     with run(server, bucket, tmp_path, count=100_000) as app:
         wait_until(lambda: server.count(bucket, "spans", "span_id") > 0)
@@ -76,7 +76,7 @@ def test_application_killed_in_an_outage(server, tmp_path):
 
 @SPOOLS
 def test_one_span_in_a_hundred_is_refused(server, tmp_path, spooled):
-    """Scenario 6: spans outside of retention are rejected alone, and counted to the record."""
+    """Scenario 6: spans outside the retention period are rejected alone, and counted exactly."""
     bucket = server.new_bucket(retention_seconds=24 * 3600)
     with run(
         server,
@@ -99,7 +99,10 @@ def test_one_span_in_a_hundred_is_refused(server, tmp_path, spooled):
 
 @SPOOLS
 def test_requests_that_are_too_large(monkeypatch, tmp_path, spooled):
-    """Scenario 7: InfluxDB 1.8 with a small `max-body-size` gets smaller requests, and all spans."""
+    """Scenario 7: requests are made smaller until they fit, and all spans arrive.
+
+    The server is InfluxDB 1.8 with a small `max-body-size`.
+    """
     monkeypatch.setenv("INFLUXDB_HTTP_MAX_BODY_SIZE", "4000")
     server = InfluxDB.start(tmp_path / "server", 1)
     try:
@@ -115,7 +118,7 @@ def test_requests_that_are_too_large(monkeypatch, tmp_path, spooled):
 
 @SPOOLS
 def test_one_bucket_refused_all_the_time(server, tmp_path, spooled):
-    """Scenario 16: a bucket that does not exist waits, counted, and the others are unharmed."""
+    """Scenario 16: events for a missing bucket wait and are counted; the others arrive."""
     bucket = server.new_bucket("lanes-spans").replace("spans", "{signal}")
     options = {"spooled": spooled, "patience_seconds": 0, **server.options(bucket)}
     tags = TagSet({"service.name": "shop"})

@@ -1,4 +1,4 @@
-"""`make demo` with InfluxDB: what the demo's file has, the server has, event for event."""
+"""`make demo` with InfluxDB: the server has every event that the demo's file has."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ PREFIX = "OTEL_EXPORTER_CBTOP_"
 
 
 def test_the_demo_fills_a_real_influxdb(influxdb2, tmp_path):
-    """With five variables set, as a user would: every event of the file is a point, and no more."""
+    """With five variables set, as a user would set them, each event of the file is one point."""
     bucket = influxdb2.new_bucket()
     token = tmp_path / "token"
     token.write_text(influxdb2.new_token(bucket, "write")["token"])
@@ -40,7 +40,7 @@ def test_the_demo_fills_a_real_influxdb(influxdb2, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the same events went to influxdb" in done.stdout
-    assert "otel_cbtop_exporter" not in done.stdout  # it has nothing to complain of
+    assert "otel_cbtop_exporter" not in done.stdout  # no warning from the package
     events = defaultdict(list)
     signals = Counter()
     for event in events_in(tmp_path / ".demo"):

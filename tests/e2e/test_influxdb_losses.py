@@ -1,4 +1,4 @@
-"""Data with which other exporters lose its good neighbours, on real servers: nothing is lost."""
+"""Data that makes other exporters lose its neighbours: on real servers, nothing is lost."""
 
 import pytest
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.influxdb
 
 
 def deliver_spans(options, names_and_routes):
-    """Make a span of each name and route through the SDK; returns the health at the end."""
+    """Make a span for each name and route through the SDK; return the health at the end."""
     exporter = CbtopSpanExporter(sink="influxdb", influxdb=options)
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -37,7 +37,7 @@ def deliver_spans(options, names_and_routes):
 
 
 def test_nan_and_exponential_histograms_among_good_metrics(influxdb, caplog):
-    """A value that cannot be carried goes alone, counted; every other metric arrives."""
+    """A value that cannot be written is left out and counted alone; all other metrics arrive."""
     bucket = influxdb.new_bucket()
     exporter = CbtopMetricExporter(sink="influxdb", influxdb=influxdb.options(bucket))
     nan = float("nan")
@@ -89,7 +89,7 @@ def test_nan_and_exponential_histograms_among_good_metrics(influxdb, caplog):
     ],
 )
 def test_a_name_that_would_break_a_line(influxdb, text, stored):
-    """A newline or a trailing backslash in a tag costs no point, and injects none."""
+    """A newline or a trailing backslash in a tag neither loses a point nor injects one."""
     bucket = influxdb.new_bucket()
     made = [(text if n == 50 else "fine", text if n == 60 else f"/{n}") for n in range(100)]
     health = deliver_spans(influxdb.options(bucket), made)
@@ -102,7 +102,7 @@ def test_a_name_that_would_break_a_line(influxdb, text, stored):
 
 
 def test_a_tag_value_of_70_kb(influxdb):
-    """A value over the server's limit is cut and its span kept, and so are its neighbours."""
+    """A tag value over the server's limit is cut; its span and the neighbours are kept."""
     bucket = influxdb.new_bucket()
     long = "é" * 35_000
     made = [("work", long if n == 50 else f"/{n}") for n in range(100)]

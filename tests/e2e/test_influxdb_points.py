@@ -1,4 +1,4 @@
-"""How many points and series arrive: as many points as spans, and few series."""
+"""How many points and series arrive: one point for each span, and few series."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ EACH = 12_500
 
 
 def test_a_hundred_thousand_twins_are_a_hundred_thousand_points(influxdb2):
-    """Equal tags and equal times, from threads and forks at once: no span overwrites another."""
+    """Spans with equal tags and times, from threads and forks, do not overwrite each other."""
     bucket = influxdb2.new_bucket()
     done = subprocess.run(
         [sys.executable, SCRIPT, json.dumps(influxdb2.options(bucket)), str(EACH)],
@@ -43,7 +43,7 @@ def test_a_hundred_thousand_twins_are_a_hundred_thousand_points(influxdb2):
 
 
 def test_the_first_digit_of_the_trace_id_as_a_tag(influxdb2):
-    """Asked for, it makes 16 times the series, and finds a trace by its tag."""
+    """The optional trace id tag makes 16 times the series, and matches each point's trace."""
     bucket = influxdb2.new_bucket()
     options = influxdb2.options(bucket, trace_id_tag_digits=1)
     exporter = CbtopSpanExporter(sink="influxdb", influxdb=options)
@@ -62,7 +62,7 @@ def test_the_first_digit_of_the_trace_id_as_a_tag(influxdb2):
 
 
 def test_ten_thousand_spans_of_a_service_are_few_series(influxdb):
-    """Ids, urls and addresses are no tags: under 100 series, asked of the server."""
+    """Ids, URLs and addresses are not tags: the server has under 100 series."""
     bucket = influxdb.new_bucket()
     exporter = CbtopSpanExporter(sink="influxdb", influxdb=influxdb.options(bucket))
     provider = TracerProvider(resource=Resource.create({"service.name": "shop"}))

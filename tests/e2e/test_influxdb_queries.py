@@ -1,4 +1,4 @@
-"""Every query of examples/influxdb, the dashboard's too, gives the numbers that were driven."""
+"""Every query of examples/influxdb and of its dashboard gives the numbers that were driven."""
 
 import json
 import math
@@ -23,7 +23,7 @@ TRACE = re.compile(r"0af7651916cd43dd8448eb211c80319c")
 
 
 class Driven:
-    """What a bucket was filled with."""
+    """A bucket that was filled with known traffic, and the traffic itself."""
 
     def __init__(self, server):
         self.server = server
@@ -77,7 +77,7 @@ class Driven:
         return self.server.influxql(query, self.bucket)
 
     def influxql_by(self, tag, query):
-        """Return the one value of each series, by a tag."""
+        """Return the single value of each series, keyed by a tag."""
         return {series["tags"][tag]: series["values"][0][1] for series in self.influxql(query)}
 
 
@@ -93,7 +93,7 @@ def old_driven(influxdb1):
 
 @pytest.fixture(params=["2", "1"], ids=["influxdb2", "influxdb1"])
 def driven(request):
-    """Both servers; InfluxQL is run on each."""
+    """Provide both servers: InfluxQL runs on each."""
     return request.getfixturevalue("flux_driven" if request.param == "2" else "old_driven")
 
 
@@ -106,7 +106,7 @@ def nearest_rank(values, percent):
 
 
 def interpolated(q, cumulative):
-    """Return a quantile as histogramQuantile does, of pairs (upper bound, count up to it)."""
+    """Return a quantile as histogramQuantile does, from pairs (upper bound, cumulative count)."""
     wanted, lower, below = q * cumulative[-1][1], 0.0, 0
     for upper, within in cumulative:
         if within >= wanted:
@@ -131,7 +131,7 @@ def exponential_p95(orders):
 
 
 def test_every_query_is_tried():
-    """Each file has a comment that says what it answers, and a test here names it."""
+    """Each query file has a comment that says what it answers, and a test here that names it."""
     source = Path(__file__).read_text()
     for path in QUERIES.iterdir():
         assert path.read_text().startswith(("// ", "-- ")), path.name
@@ -139,7 +139,7 @@ def test_every_query_is_tried():
 
 
 def test_requests_per_second(flux_driven, driven):
-    """By route and minute."""
+    """The query gives requests per second by route and minute."""
     rows = flux_driven.flux(text("requests_per_second.flux"))
     found = {
         (row["http.route"], flux_driven.minute(int(row["_time"].timestamp()) * 10**9)): row[
@@ -157,7 +157,7 @@ def test_requests_per_second(flux_driven, driven):
 
 
 def test_counter_total(flux_driven, driven):
-    """Delta points of two workers and a restart sum up to what was counted."""
+    """Delta points of two workers and a restart add up to the counted total."""
     expected = Counter(r.payment for r in driven.orders)
     rows = flux_driven.flux(text("counter_total.flux"))
     assert {row["payment"]: row["_value"] for row in rows} == expected
@@ -165,7 +165,7 @@ def test_counter_total(flux_driven, driven):
 
 
 def test_latency_p99(flux_driven, driven):
-    """The nearest rank, in milliseconds."""
+    """The query gives the nearest-rank 99th percentile in milliseconds."""
 
     def expected(driven):
         return {
@@ -182,7 +182,7 @@ def test_latency_p99(flux_driven, driven):
 
 
 def test_error_rate(flux_driven, driven):
-    """In percent of the requests."""
+    """The query gives the share of failed requests in percent."""
     expected = {
         route: 100 * sum(r.failed for r in made) / len(made)
         for route, made in driven.by_route().items()
@@ -192,12 +192,12 @@ def test_error_rate(flux_driven, driven):
 
 
 def of_routes(found):
-    """Leave out the answer about what has no route, where a query has one."""
+    """Drop the result for requests without a route, if the query has one."""
     return {route: value for route, value in found.items() if route}
 
 
 def test_slo_share(flux_driven, driven):
-    """The share of requests within a bound, exactly, out of the histogram."""
+    """The query gives the exact share of requests within a bound, from the histogram."""
     expected = {
         route: 100 * sum(r.seconds <= 0.25 for r in made) / len(made)
         for route, made in driven.by_route().items()
@@ -208,7 +208,7 @@ def test_slo_share(flux_driven, driven):
 
 
 def test_slowest(flux_driven, driven):
-    """The ten slowest requests, each with its trace."""
+    """The query gives the ten slowest requests, each with its trace."""
 
     def expected(driven):
         return sorted(round(r.seconds * 1e9) for r in driven.requests)[-10:]
@@ -223,7 +223,7 @@ def test_slowest(flux_driven, driven):
 
 
 def test_histogram_quantile(flux_driven, driven):
-    """Over two workers and a restart, interpolated from what was driven."""
+    """The quantile over two workers and a restart equals the one interpolated from the traffic."""
     expected = {route: explicit_p95(made) for route, made in flux_driven.by_route().items()}
     found = flux_driven.flux_by_route(text("histogram_quantile.flux"))
     assert of_routes(found) == pytest.approx(expected)
@@ -237,7 +237,7 @@ def test_histogram_quantile(flux_driven, driven):
 
 
 def test_exponential_histogram_quantile(flux_driven):
-    """Over two workers and a restart; near the true one, because buckets are narrow."""
+    """The quantile over two workers and a restart is near the true one: buckets are narrow."""
     (row,) = flux_driven.flux(text("exponential_histogram_quantile.flux"))
     assert row["_value"] == pytest.approx(exponential_p95(flux_driven.orders))
     true = nearest_rank([r.value for r in flux_driven.orders], 95)
@@ -245,7 +245,7 @@ def test_exponential_histogram_quantile(flux_driven):
 
 
 def test_errors_in_logs(flux_driven, driven):
-    """All failed orders, newest first, with their traces."""
+    """The query gives all failed orders, newest first, with their traces."""
     failed = sum(r.failed for r in driven.requests)
     rows = flux_driven.flux(text("errors_in_logs.flux"))
     assert len(rows) == failed == 60
@@ -257,7 +257,7 @@ def test_errors_in_logs(flux_driven, driven):
 
 
 def test_one_trace(flux_driven, driven):
-    """Both spans of a failed order, its exception and its log, in order."""
+    """The query gives both spans of a failed order, its exception and its log, in order."""
     rows = flux_driven.flux(TRACE.sub(flux_driven.failed_trace(), text("one_trace.flux")))
     assert [row["_measurement"] for row in rows] == ["spans", "spans", "logs", "span_events"]
     assert rows[0]["span_id"] == rows[1]["parent_span_id"] == rows[2]["span_id"]
@@ -270,7 +270,10 @@ def test_one_trace(flux_driven, driven):
 
 
 def test_sql_names_what_is_there(flux_driven):
-    """SQL needs InfluxDB 3, which is not run here; its tables and columns are those stored."""
+    """The SQL queries name only tables and columns that exist.
+
+    They need InfluxDB 3, which is not run here.
+    """
     fields = flux_driven.influxql("SHOW FIELD KEYS; SHOW TAG KEYS")
     known = {series["name"] for series in fields} | {"time"}
     known |= {row[0] for series in fields for row in series["values"]}
@@ -284,7 +287,7 @@ DASHBOARD = json.loads((EXAMPLE / "grafana" / "dashboard.json").read_text())
 
 
 def panel(driven, title, trace=""):
-    """Run the query of a panel, with what Grafana puts in for its variables."""
+    """Run the query of a panel, with its variables replaced as Grafana does."""
     (found,) = [one for one in DASHBOARD["panels"] if one["title"].startswith(title)]
     (target,) = found["targets"]
     return driven.server.flux(filled(driven, target["query"], trace))
@@ -307,7 +310,7 @@ def filled(driven, query, trace=""):
 
 
 def by_route_and_minute(driven, rows):
-    """Read windows, which are named by their end."""
+    """Read the rows of windows, whose time is their end."""
     return {
         (row["http.route"], driven.minute(int(row["_time"].timestamp()) * 10**9 - 1)): row["_value"]
         for row in rows
@@ -324,12 +327,12 @@ def test_every_panel_is_tried():
 
 
 def test_panels_over_time(flux_driven):
-    """Requests, errors and latencies by route and minute are what was driven."""
+    """Requests, errors and latencies by route and minute match the traffic."""
     made = defaultdict(list)
     for request in flux_driven.requests:
         made[request.route, request.minute].append(request)
     rate = by_route_and_minute(flux_driven, panel(flux_driven, "Requests a second"))
-    assert 0.0 in rate.values()  # a minute without requests is a line at nothing
+    assert 0.0 in rate.values()  # a minute without requests is shown as zero
     assert {at: value for at, value in rate.items() if value} == pytest.approx(
         flux_driven.per_second()
     )
@@ -348,7 +351,7 @@ def test_panels_over_time(flux_driven):
 
 
 def test_panels_of_histograms(flux_driven):
-    """Shares and quantiles by route are what was driven."""
+    """Shares and quantiles by route match the traffic."""
     rows = panel(flux_driven, "Requests within 250 ms")
     assert {row["http.route"]: row["_value"] for row in rows} == pytest.approx(
         {
@@ -365,7 +368,7 @@ def test_panels_of_histograms(flux_driven):
 
 
 def test_panels_of_single_events(flux_driven):
-    """The slowest requests, the errors in the logs, and one trace."""
+    """The panels show the slowest requests, the errors in the logs, and one trace."""
     rows = panel(flux_driven, "Slowest requests")
     expected = sorted(round(r.seconds * 1e9) for r in flux_driven.requests)[-10:]
     assert sorted(row["duration_ns"] for row in rows) == expected
@@ -378,7 +381,7 @@ def test_panels_of_single_events(flux_driven):
 
 
 def test_the_dashboards_variables(flux_driven):
-    """They offer the services and the exponential histograms that are there."""
+    """The variables offer the services and exponential histograms that exist."""
     queries = {
         one["name"]: one["query"]["query"]
         for one in DASHBOARD["templating"]["list"]

@@ -1,6 +1,6 @@
-"""What delivery promises, with a real application and a real broker: lost is always 0.
+"""The guarantees of delivery with a real application and a real broker: nothing is lost.
 
-Lost means: accepted by `export()` and not in the topic. Duplicates are allowed, and printed.
+"Lost" means accepted by `export()` and not in the topic. Duplicates are allowed, and printed.
 """
 
 import time
@@ -45,7 +45,7 @@ def assert_nothing_lost(broker, topic, folder, except_for=()):
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["disk", "memory"])
 def test_broker_down_in_the_middle(broker, tmp_path, spooled):
-    """Scenario 1: the broker is killed and comes back; nothing is lost, with any spool."""
+    """Scenario 1: the broker is killed and comes back; no spool loses anything."""
     topic = broker.new_topic(partitions=3)
     with run(broker, topic, tmp_path, first=0, count=5000, spooled=spooled) as app:
         wait_until_accepted(tmp_path, 1000)
@@ -60,7 +60,7 @@ def test_broker_down_in_the_middle(broker, tmp_path, spooled):
 
 
 def test_application_killed_in_an_outage(broker, tmp_path):
-    """Scenario 3: what a killed process left in its spool is delivered by the next one."""
+    """Scenario 3: the next process delivers what a killed one left in its spool."""
     topic = broker.new_topic()
     with run(broker, topic, tmp_path, first=0, count=100_000) as app:
         wait_until_accepted(tmp_path, 500)
@@ -76,7 +76,7 @@ def test_application_killed_in_an_outage(broker, tmp_path):
 
 
 def test_shutdown_with_the_broker_away(broker, tmp_path):
-    """The application ends within 3 s, and the next one delivers what it left."""
+    """Without a broker the application ends within 3 s, and the next one delivers what it left."""
     topic = broker.new_topic()
     broker.stop()
     try:
@@ -85,7 +85,7 @@ def test_shutdown_with_the_broker_away(broker, tmp_path):
             told = app.end()
     finally:
         broker.restart()
-    assert told["shutdown_seconds"] < 4  # 3 s, and a machine that is busy
+    assert told["shutdown_seconds"] < 4  # 3 s, plus time for a busy machine
     assert told["health"]["events_written"] == 0
     assert "no broker answers" in told["health"]["last_error"]
     with run(broker, topic, tmp_path, first=500, count=100) as app:
@@ -95,7 +95,7 @@ def test_shutdown_with_the_broker_away(broker, tmp_path):
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["disk", "memory"])
 def test_poisoned_records(broker, tmp_path, spooled):
-    """Scenario 6: one record in a thousand that the topic refuses; exactly those are rejected."""
+    """Scenario 6: one record in a thousand is refused by the topic; only those are rejected."""
     topic = broker.new_topic(max_message_bytes=50_000)
     options = {
         "first": 1,
@@ -113,7 +113,7 @@ def test_poisoned_records(broker, tmp_path, spooled):
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["disk", "memory"])
 def test_batches_too_large_for_the_topic(broker, tmp_path, spooled):
-    """Scenario 7: every full produce batch is refused; halved, all of it arrives."""
+    """Scenario 7: every full produce batch is refused; after halving, all of it arrives."""
     topic = broker.new_topic(max_message_bytes=5_000)
     with run(broker, topic, tmp_path, first=0, count=1500, spooled=spooled) as app:
         health = app.end()["health"]
@@ -123,7 +123,7 @@ def test_batches_too_large_for_the_topic(broker, tmp_path, spooled):
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["disk", "memory"])
 def test_one_lane_refused_all_the_time(broker, tmp_path, spooled):
-    """Scenario 16: a topic that does not exist waits, counted, and the others are unharmed."""
+    """Scenario 16: events for a missing topic wait and are counted; the others arrive."""
     topic = broker.new_topic()
     config = ExporterConfig(
         sink="kafka",

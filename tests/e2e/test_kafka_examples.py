@@ -35,7 +35,7 @@ def run(script, *arguments, cwd, **environment):
 
 @pytest.fixture(scope="module")
 def demo(broker, tmp_path_factory):  # noqa: F811  the fixture
-    """What the demo printed, and the lines of the file that it writes beside."""
+    """Return what the demo printed, and the lines of the file that it writes as well."""
     folder = tmp_path_factory.mktemp("demo")
     for topic in TOPICS.values():
         broker.make_topic(topic, 3)
@@ -51,7 +51,7 @@ def demo(broker, tmp_path_factory):  # noqa: F811  the fixture
 
 
 def test_the_demo_reaches_kafka(broker, demo):  # noqa: F811  the fixture
-    """The topics hold what the file holds, to the byte, each event once and where it belongs."""
+    """The topics hold the bytes of the file, each event once and in the right topic."""
     printed, lines = demo
     assert "the same events went to kafka" in printed
     wanted = {topic: Counter() for topic in TOPICS.values()}
@@ -65,7 +65,7 @@ def test_the_demo_reaches_kafka(broker, demo):  # noqa: F811  the fixture
 
 
 def test_the_consumer_prints_one_trace(broker, demo, tmp_path):  # noqa: F811  the fixture
-    """Every event of a trace, from all three topics, below the span that it belongs to."""
+    """The consumer prints every event of a trace, from all three topics, below its span."""
     _, lines = demo
     events = [decode_event(line) for line in lines]
     trace_id = next(

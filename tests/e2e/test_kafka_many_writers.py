@@ -1,4 +1,4 @@
-"""100,000 events of every kind through pipeline and sink to a real broker, from many writers."""
+"""Many writers send 100,000 events of every kind through pipeline and sink to a real broker."""
 
 import json
 import subprocess
@@ -22,7 +22,10 @@ TOPIC_OF = {"span": "spans", "span_event": "spans", "span_link": "spans", "log":
 
 
 def test_many_writers(broker):  # noqa: F811  the fixture
-    """Read back equal, each once; every trace and series in its own partition, in order."""
+    """Every event is read back unchanged and once.
+
+    Each trace and series is in one partition, in order.
+    """
     name = broker.new_topic()
     topics = {kind: f"{name}.{kind}" for kind in ("metrics", "spans", "logs")}
     for topic in topics.values():

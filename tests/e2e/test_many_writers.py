@@ -1,4 +1,4 @@
-"""Many real processes on one JSON Lines destination: no line torn, mixed, lost or twice."""
+"""Many real processes on one JSON Lines destination: no line is torn, mixed, lost or repeated."""
 
 import collections
 import contextlib
@@ -15,8 +15,8 @@ import time
 
 import pytest
 
-# argv: writer, events, size of an event's padding, options of the sink as JSON. Tells its
-# beginning on standard error, and ends with 3 if anything was not delivered.
+# argv: writer, events, size of an event's padding, options of the sink as JSON. Reports its start
+# on standard error, and exits with 3 if anything was not delivered.
 WRITER = textwrap.dedent(
     """
     import json, os, sys
@@ -46,7 +46,7 @@ WRITER = textwrap.dedent(
 
 @contextlib.contextmanager
 def writers(number, count, size, stdout=None, **options):
-    """Start writers named 0, 1, ...; none outlives the block."""
+    """Start writers named 0, 1, ...; they are killed when the block ends."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, str(n), str(count), str(size), json.dumps(options)],
@@ -70,7 +70,7 @@ def finish(processes):
 
 
 def lines_of(folder):
-    """Every line of the current and the rotated files, oldest file first."""
+    """Yield every line of the current and the rotated files, oldest file first."""
     current = folder / "a.jsonl"
     rotated = sorted(p for p in folder.iterdir() if p != current)
     for path in [*rotated, current] if current.exists() else rotated:
@@ -81,7 +81,7 @@ def lines_of(folder):
 
 
 def numbers_by_writer(lines):
-    """Read every line, check that it is whole, and list each writer's numbers in file order."""
+    """Check that every line is whole, and list each writer's numbers in file order."""
     found = collections.defaultdict(list)
     for line in lines:
         event = json.loads(line)
@@ -92,7 +92,7 @@ def numbers_by_writer(lines):
 
 
 def test_eight_processes_share_one_rotating_file(tmp_path):
-    """Eight writers of 10,000 events each: every line once, in its writer's order."""
+    """Eight writers of 10,000 events each write every line once, in their own order."""
     with writers(
         8, 10_000, 100, path=str(tmp_path / "a.jsonl"), max_bytes=1_000_000, max_files=1_000
     ) as processes:
@@ -104,7 +104,7 @@ def test_eight_processes_share_one_rotating_file(tmp_path):
 
 
 def test_one_pipe_of_several_processes(tmp_path):
-    """Lines of 10 KB from four processes with one standard output do not mix."""
+    """Lines of 10 KB from four processes that share one standard output do not mix."""
     reader, pipe = os.pipe()
     with writers(4, 500, 10_000, stdout=pipe, path="-") as processes:
         os.close(pipe)
@@ -115,7 +115,7 @@ def test_one_pipe_of_several_processes(tmp_path):
 
 
 def test_a_killed_writer_tears_no_line_but_its_own(tmp_path):
-    """After kill -9 at any moment a reader finds every whole line, and others go on."""
+    """After kill -9 at any moment every whole line can be read, and other writers go on."""
     path = tmp_path / "a.jsonl"
     options = {"path": str(path), "max_bytes": 0}
     for kill in range(5):
@@ -125,23 +125,23 @@ def test_a_killed_writer_tears_no_line_but_its_own(tmp_path):
             processes[0].wait(30)
             grow(path, 1_000_000, processes)
     with path.open("ab") as file:
-        file.write(b'{"torn')  # whatever the kills have done, here is one for certain
+        file.write(b'{"torn')  # makes sure that there is a torn line, whatever the kills did
     with writers(1, 200, 10, **options) as processes:
         finish(processes)
     lines = path.read_bytes().splitlines()
     whole = [line for line in lines if is_json(line)]
-    # One for each kill, of which a round has two, and ours.
+    # One for each kill, two in each round, and our own.
     assert 1 <= len(lines) - len(whole) <= 11
     values = numbers_by_writer(whole)
     assert values["0"][-200:] == list(range(200))
-    for numbers in values.values():  # each life of a writer counts up from 0 without a gap
+    for numbers in values.values():  # each process of a writer counts up from 0 without a gap
         for before, after in itertools.pairwise(numbers):
             assert after in (before + 1, 0)
 
 
 @pytest.mark.parametrize("how", ["move", "copy and truncate"])
 def test_logrotate_beside_many_writers(tmp_path, how):
-    """Moved away under load no line is lost; copied and truncated none is torn afterwards."""
+    """No line is lost when a file is moved under load, and none is torn after copy and truncate."""
     path = tmp_path / "a.jsonl"
     with writers(4, 5_000, 200, path=str(path), max_bytes=0) as processes:
         for number in itertools.count():
@@ -155,11 +155,11 @@ def test_logrotate_beside_many_writers(tmp_path, how):
                 os.truncate(path, 0)
         finish(processes)
     if how == "move":
-        # A batch that was under way when the file moved is in the moved one: nothing is lost.
+        # A batch that was being written when the file moved is in the moved file: nothing is lost.
         found = {writer: sorted(v) for writer, v in numbers_by_writer(lines_of(tmp_path)).items()}
         assert found == {str(n): list(range(5_000)) for n in range(4)}
     else:
-        # What is written between the copy and the truncation is logrotate's own loss.
+        # logrotate itself loses what is written between the copy and the truncation.
         data = path.read_bytes()
         assert b"\0" not in data
         numbers_by_writer(data.splitlines())
@@ -174,7 +174,7 @@ def is_json(line):
 
 
 def grow(path, size, processes):
-    """Wait until a file is longer by so many bytes than now."""
+    """Wait until a file has grown by `size` bytes."""
     now = path.stat().st_size if path.exists() else 0
     wait_until(lambda: has(path, now + size) or ended(processes))
     assert not ended(processes), processes[-1].stderr.read()

@@ -1,4 +1,4 @@
-"""A process with SimpleSpanProcessor, which calls export() from every thread at once."""
+"""A process with a SimpleSpanProcessor, which calls export() from every thread at once."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
 
 
 def test_eight_threads_write_every_span_once(tmp_path):
-    """No line is torn, lost or doubled, and the end of the process needs no call of ours."""
+    """No line is torn, lost or repeated, and the process can end without a call to us."""
     subprocess.run([sys.executable, "-c", APPLICATION], cwd=tmp_path, check=True, timeout=60)
     events = events_in(tmp_path)
     assert len({event.fields["span_id"] for event in events}) == len(events) == 4000

@@ -1,4 +1,4 @@
-"""FastAPI under uvicorn, ended by SIGTERM, which Python does not survive by itself."""
+"""FastAPI under uvicorn, ended by SIGTERM, on which Python exits without cleaning up."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ from tests.e2e.processes import INSTRUMENTED, events_in, free_port, running, ser
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
-# Nothing leaves before the end, so that the end is what is tested.
+# Nothing is exported before the end, so that the end is what is tested.
 AT_THE_END = {
     **INSTRUMENTED,
     "OTEL_BSP_SCHEDULE_DELAY": "60000",
@@ -50,20 +50,23 @@ def driven(folder, workers, server=uvicorn, **environment):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_with_exit_on_sigterm_nothing_is_lost(folder, workers):
-    """The SDK's queue is exported although uvicorn raises SIGTERM again."""
+    """With exit_on_sigterm the SDK's queue is exported, although uvicorn raises SIGTERM again."""
     _, paths = driven(folder, workers, OTEL_EXPORTER_CBTOP_EXIT_ON_SIGTERM="true")
     assert server_spans(events_in(folder), "url.path") == sorted(paths)
 
 
 def test_without_it_what_was_exported_is_whole_and_the_queue_is_lost(folder):
-    """What the documentation says: uvicorn dies of SIGTERM, and the SDK's queue with it."""
+    """Without it uvicorn dies of SIGTERM and the SDK's queue is lost, as documented."""
     status, _ = driven(folder, 1)
     assert status == -signal.SIGTERM
     assert server_spans(events_in(folder)) == []
 
 
 def test_under_gunicorn_the_worker_needs_a_hook(folder):
-    """What the documentation says: uvicorn's worker undoes a handler that was there before it."""
+    """With the documented hook, gunicorn's uvicorn worker exports everything.
+
+    The worker undoes a signal handler that was installed before it.
+    """
     documented = (ROOT / "docs" / "operations.md").read_text()
     (hook,) = re.findall(r"```python\n(# gunicorn\.conf\.py\n.*?)```", documented, re.DOTALL)
     (folder / "gunicorn.conf.py").write_text(hook)

@@ -10,7 +10,7 @@ from otel_cbtop_exporter.event_table import MAX_NUMBER, MIN_NUMBER, EventTable
 from otel_cbtop_exporter.events import Event, MetricInfo
 from otel_cbtop_exporter.tag_set import TagColumn, TagSet
 
-# What line protocol, its parsers and the readers behind them trip over.
+# Characters that line protocol, its parsers and their readers may trip over.
 _NASTY = list(
     " ,=\"'\\#\n\r\t\x00\x01\x1f\x7f\x85\u2028\ufeff\ud800é漢😀:;{}[]()`$%&*!~^|<>/?@+-._0aZ"
 )
@@ -47,7 +47,7 @@ attribute_values = st.recursive(
 
 attributes = st.one_of(st.none(), st.dictionaries(texts, attribute_values, max_size=3))
 
-# Names that need nothing but the escapes of line protocol.
+# Names that need only the escapes of line protocol.
 plain_texts = st.text(
     st.one_of(
         st.sampled_from(" ,=\"'é漢😀:;aZ0"),
@@ -70,7 +70,7 @@ metric_infos = st.builds(
 
 @st.composite
 def events(draw, names=texts):
-    """An event of any kind; the caller sets its time, and makes its measurement unique."""
+    """Draw an event of any kind; the caller sets its time and makes its measurement unique."""
     tags = draw(st.dictionaries(names, names, max_size=4))
     signal = draw(st.sampled_from([None, *SIGNALS]))
     if signal in ("span", "log"):
@@ -137,7 +137,7 @@ _TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 @st.composite
 def mapped_events(draw):
-    """An event as mapping makes it, at one of a few times; no metric's."""
+    """Draw an event as mapping makes it, other than a metric's, at one of a few times."""
     signal = draw(st.sampled_from(sorted(_MAPPED)))
     chosen = draw(st.sets(st.sampled_from(sorted(_MAPPED[signal]))))
     fields = {key: draw(_MAPPED[signal][key]) for key in sorted(chosen)}
@@ -156,7 +156,7 @@ def mapped_events(draw):
 
 @st.composite
 def point_tables(draw):
-    """Data points as mapping makes them, at one time as a rule, a few of one series."""
+    """Draw data points as mapping makes them, often all at one time, some in the same series."""
     size = draw(st.integers(1, 4))
 
     def column(of):
@@ -179,7 +179,7 @@ def point_tables(draw):
 
 
 def expected_name(text):
-    """Say what a measurement, a key or a tag value reads back as."""
+    """Return what a reader finds for a measurement, a key or a tag value."""
     text = _without_surrogates(text)
     text = text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     text = re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\x{ord(m.group()):02x}", text)
@@ -243,7 +243,7 @@ def expected_tag_name(key):
 
 
 def expected_fields(event):
-    """Say which fields a reader finds; numbers as floats but for our own integers."""
+    """Return the fields that a reader finds: numbers are floats, except for our own integers."""
     found = {}
     integers = {"count", "duration_ns", "error", "le_0.5"} if event.signal else set()
     tags = {} if event.signal else event.tags
@@ -270,7 +270,7 @@ def expected_fields(event):
 
 
 def same(found, expected):
-    """Compare bit-exactly, with the kinds of values that JSON tells apart."""
+    """Compare bit-exactly, and tell apart the types that JSON tells apart."""
     if isinstance(expected, bool) or isinstance(found, bool):
         return found is expected
     if isinstance(expected, float) and not isinstance(found, str):

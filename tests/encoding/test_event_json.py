@@ -1,4 +1,4 @@
-"""The rules for what JSON and UTF-8 cannot carry."""
+"""The rules for values that JSON and UTF-8 cannot represent."""
 
 import enum
 import itertools
@@ -60,17 +60,20 @@ ITSELF.append(ITSELF)
     ],
 )
 def test_values_have_one_json_each(value, text):
-    """Each rule of the module's docstring, by example."""
+    """Each kind of value has the JSON that the module's docstring defines."""
     assert encode_value(value).decode() == text
 
 
 def test_a_container_that_holds_itself_ends():
-    """Deep nesting is shown by repr instead of being followed for ever."""
+    """A container that holds itself is shown by its repr instead of being followed for ever."""
     assert b"[...]" in encode_value(ITSELF)
 
 
 def test_what_can_be_read_once_is_not_read():
-    """A generator in a log's body is shown by its repr, and the application still has it."""
+    """A generator in a log body is shown by its repr and not consumed.
+
+    The application still needs it.
+    """
     parts = (number for number in [1, 2])
     assert encode_value(parts).startswith(b'"<generator object')
     assert encode_value({"a": itertools.count()}) == b'{"a":"count(0)"}'
@@ -78,33 +81,39 @@ def test_what_can_be_read_once_is_not_read():
 
 
 def test_json_is_one_line_whatever_the_texts_hold():
-    """A newline in data never ends a line."""
+    """A newline in the data never ends a line of the output."""
     event = Event("m\n", {"a\n": "b\r\n"}, {"f\n": "x\n"}, 1, attributes={"k\n": "\u2028\n"})
     assert b"\n" not in encode_event(event)
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
 def test_a_field_that_is_no_value_is_an_error_that_names_it(value):
-    """Mapping has left such fields out; a hand-made event is told."""
+    """A field of a hand-made event that has no valid value raises an error that names it.
+
+    Mapping has already left such fields out.
+    """
     with pytest.raises(EventError, match="field 'load' of measurement 'cpu'"):
         encode_event(Event("cpu", {}, {"ok": 1, "load": value}, 1))
 
 
 @pytest.mark.parametrize("time_ns", [1.5, "1", None])
 def test_a_time_that_is_no_integer_is_an_error(time_ns):
-    """A spool would read back nothing of the batch that such an event is in."""
+    """A time that is not an integer is an error.
+
+    Otherwise a spool could not read back the batch that holds the event.
+    """
     with pytest.raises(EventError, match="timestamp_ns .*'m' is .*, an integer was expected"):
         encode_event(Event("m", {}, {"a": 1}, time_ns))
 
 
 def test_an_event_without_a_field_is_an_error():
-    """An event has at least one field."""
+    """An event without a field raises an error."""
     with pytest.raises(EventError, match="'cpu' has no field"):
         encode_event(Event("cpu", {}, {}, 1))
 
 
 def test_surrogates_anywhere_in_an_event_are_replaced():
-    """No part of an event can keep it from being encoded."""
+    """Lone surrogates are replaced in every part of an event, so that it can be encoded."""
     bad = "\ud800"
     event = Event(
         f"m{bad}",

@@ -1,4 +1,4 @@
-"""Line protocol: what becomes a tag or a field, its type, and that no two events are one point."""
+"""Line protocol: tags and fields, their types, and that no two events become one point."""
 
 import json
 import math
@@ -73,7 +73,10 @@ def metric(name="requests", time_ns=T, value=1, **tags):
 
 
 def test_a_sample_is_what_cbtop_writes_with_the_schema_tag_and_the_correlation_id():
-    """Tags sorted, fields sorted, time last, as cbtop has it; ours adds the two of issue 4."""
+    """A sample has cbtop's format: sorted tags, sorted fields, then the time.
+
+    We add the schema tag and the correlation id of issue 4.
+    """
     event = event_from_sample("cpu_usage", 42.5, {"host": "a", "core": "3"}, timestamp_ns=T)
     assert line(event) == f"cpu_usage,core=3,host=a,schema_version=1 value=42.5 {T}"
     event = event_from_sample("cpu", 1.0, {"host": "a"}, timestamp_ns=T, correlation_id="cbtop-1-2")
@@ -90,7 +93,10 @@ def test_a_span_is_one_line_with_its_attributes_in_one_field():
 
 
 def test_numbers_of_metrics_and_samples_are_floats_whatever_their_type():
-    """An integer and a float of one field have one type, or the second would be refused."""
+    """Numbers of metrics and samples are floats, even integers.
+
+    InfluxDB would refuse a second type in one field.
+    """
     assert line(metric(value=5)).split(" ")[1] == f"start_time_ns={T}i,value=5"
     assert line(metric(value=5.5)).split(" ")[1] == f"start_time_ns={T}i,value=5.5"
     assert line(hand_made({"count": 3})).split(" ")[1] == "count=3"
@@ -105,7 +111,7 @@ def test_histogram_fields_are_integers_but_for_the_values():
 
 
 def test_what_a_metric_is_goes_into_one_field():
-    """Type, unit and temporality are JSON in the field `metric`."""
+    """A metric's type, unit and temporality are JSON in the field `metric`."""
     info = MetricInfo(type="sum", unit="1", temporality="delta", monotonic=True)
     event = Event("r", TagSet({}), {"value": 1}, T, signal="metric", metric=info)
     fields = parse_line(line(event))["fields"]
@@ -119,7 +125,7 @@ def test_what_a_metric_is_goes_into_one_field():
 
 @pytest.mark.parametrize("key", ["time", "_time", "_start", "_stop", "_value", "_field", "value"])
 def test_reserved_tag_keys_get_an_underscore_and_stay_apart(key):
-    """A key that InfluxDB cannot query is renamed, and no two keys become one."""
+    """A tag key that InfluxDB cannot query is renamed, without merging it with another key."""
     tags = parse_line(line(hand_made({"x": 1}, {key: "a", f"{key}_": "b"})))["tags"]
     assert tags == {"schema_version": "1", f"{key}_": "a", f"{key}__": "b"}
 
@@ -129,12 +135,15 @@ def test_reserved_tag_keys_get_an_underscore_and_stay_apart(key):
     ["le_5", "in_0", "span_id", "error", "metric", "otel.dropped_links_count", "trace_id_prefix"],
 )
 def test_tag_keys_that_are_fields_of_ours_get_an_underscore(key):
-    """A tag and a field of one name, even in different points, cannot be queried."""
+    """A tag key that equals one of our fields is renamed.
+
+    InfluxDB cannot query a tag and a field of one name, even if they are in different points.
+    """
     assert f",{key}_=a" in line(hand_made({"x": 1}, {key: "a"}))
 
 
 def test_an_event_that_cannot_be_rendered_costs_its_neighbours_nothing():
-    """Neither their times nor, for metrics, their points."""
+    """An event that cannot be rendered changes neither times nor metric points of others."""
     odd = Event("m", {}, {"x": 1}, T, correlation_id=7)
     point = Event("load", {}, {"value": 1}, T, signal="metric")
     lines = LineProtocolEncoder().encode([hand_made({"x": 1}), odd, point])
@@ -144,7 +153,10 @@ def test_an_event_that_cannot_be_rendered_costs_its_neighbours_nothing():
 
 
 def test_a_hand_made_field_never_has_the_name_of_a_tag_or_of_what_we_add():
-    """Such a field gets an underscore, so that both can be queried."""
+    """A hand-made field with the name of a tag, or of a field we add, gets an underscore.
+
+    Both can then be queried.
+    """
     fields = {"cpu": 1, "time": 2, "metric": 3, "attributes": 4, "_time": 5}
     assert line(hand_made(fields, {"cpu": "0"})).split(" ")[1] == (
         "_time_=5,attributes_=4,cpu_=1,metric_=3,time_=2"
@@ -152,7 +164,7 @@ def test_a_hand_made_field_never_has_the_name_of_a_tag_or_of_what_we_add():
 
 
 def test_empty_tag_values_are_left_out():
-    """InfluxDB refuses a line with an empty tag value."""
+    """Empty tag values are left out, because InfluxDB refuses a line with one."""
     assert line(hand_made({"x": 1}, {"a": "", "b": "c"})).startswith("m,b=c,schema_version=1 ")
 
 
@@ -171,7 +183,7 @@ def test_empty_tag_values_are_left_out():
     ],
 )
 def test_a_tag_value_cannot_end_its_line(text, written):
-    """Whatever a value holds, it is one value on one line, and can be read."""
+    """Any tag value stays one readable value on one line."""
     assert line(hand_made({"x": 1}, {"t": text})) == f"m,schema_version=1,t={written} x=1 {T}"
 
 
@@ -180,13 +192,13 @@ def test_a_tag_value_cannot_end_its_line(text, written):
     [("#a", "_#a"), ("_#a", "__#a"), ("", "_"), ("_", "__"), ("a=b c,d", "a=b\\ c\\,d")],
 )
 def test_a_measurement_is_never_a_comment_and_never_empty(measurement, written):
-    """InfluxDB answers 204 to a comment and stores nothing."""
+    """A measurement never starts a comment: InfluxDB answers 204 to that and stores nothing."""
     assert line(hand_made({"x": 1}, measurement=measurement)).startswith(f"{written},schema")
 
 
 @pytest.mark.parametrize("value", [0.1, -0.0, 5e-324, 1.7976931348623157e308, 1e16, 1e-7, 3.0])
 def test_floats_read_back_bit_exact(value):
-    """The shortest text that reads back as the same float, without a trailing .0."""
+    """A float is written as the shortest text that reads back exactly, without a trailing .0."""
     text = line(hand_made({"x": value})).split(" ")[1].removeprefix("x=")
     assert float(text).hex() == value.hex()
     assert not text.endswith(".0")
@@ -194,7 +206,7 @@ def test_floats_read_back_bit_exact(value):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, None, b"x"])
 def test_a_field_that_cannot_be_carried_takes_nothing_along(value):
-    """The rest of the event is written, and the loss is counted."""
+    """A field that cannot be written is left out and counted; the rest of the event is written."""
     encoder = LineProtocolEncoder()
     lines = encoder.encode([hand_made({"bad": value, "good": 1})])
     assert lines.bodies == [f"m,schema_version=1 good=1 {T}".encode()]
@@ -205,7 +217,10 @@ def test_a_field_that_cannot_be_carried_takes_nothing_along(value):
 
 @pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 1.5])
 def test_an_integer_field_of_ours_is_an_integer_or_left_out(value):
-    """Beyond 64 bits there is no integer in InfluxDB, and another type would be a conflict."""
+    """An integer field beyond 64 bits is left out.
+
+    InfluxDB has no such integer, and another type would be a conflict.
+    """
     encoder = LineProtocolEncoder()
     lines = encoder.encode([span(duration_ns=value)])
     assert b"duration_ns" not in lines.bodies[0]
@@ -217,7 +232,10 @@ def test_an_integer_field_of_ours_is_an_integer_or_left_out(value):
 
 
 def test_a_tag_value_of_70_kb_is_cut_at_a_character_and_counted():
-    """InfluxDB refuses more than 65,535 bytes of key; the event is worth more than the rest."""
+    """A tag value that makes the series key exceed 65,535 bytes is cut at a character and counted.
+
+    InfluxDB would refuse the event otherwise.
+    """
     encoder = LineProtocolEncoder()
     event = hand_made({"x": 1}, TagSet({"long": "é" * 35_000, "short": "s"}))
     lines = encoder.encode([event, event])
@@ -229,7 +247,10 @@ def test_a_tag_value_of_70_kb_is_cut_at_a_character_and_counted():
 
 
 def test_a_text_is_cut_as_long_as_it_is_written():
-    """NUL, which no reader of InfluxDB takes, is written as a character of three bytes."""
+    """A text is cut by the size it is written with.
+
+    NUL, which no reader of InfluxDB accepts, is written as a character of three bytes.
+    """
     lines = LineProtocolEncoder().encode([hand_made({"x": "\x00" * 400_000})])
     (text,) = parse_line(lines.bodies[0].decode())["fields"].values()
     assert set(text) == {"\ufffd"}
@@ -238,20 +259,20 @@ def test_a_text_is_cut_as_long_as_it_is_written():
 
 
 def test_keys_that_alone_are_too_long_are_refused():
-    """Cutting a key would make it another one."""
+    """An event whose keys alone are too long is refused: a cut key would be a different one."""
     lines = LineProtocolEncoder().encode([hand_made({"x": 1}, {"k" * 70_000: "v"})])
     assert lines.refused[0].reason == "too_large"
 
 
 @pytest.mark.parametrize("time_ns", [2**63, -(2**63), 2**63 - 1, 1.5, None])
 def test_a_time_that_influxdb_cannot_hold_is_refused(time_ns):
-    """Nothing becomes another time in silence."""
+    """A time that InfluxDB cannot hold is refused and not silently changed."""
     lines = LineProtocolEncoder().encode([hand_made({"x": 1}, time_ns=time_ns)])
     assert lines.refused[0].reason == "invalid_time"
 
 
 def test_equal_times_of_a_series_move_to_the_next_free_nanosecond():
-    """Two events are two points; the exact time stays in a field."""
+    """Events of equal series and time become separate points; the exact time stays in a field."""
     lines = LineProtocolEncoder().encode([span(), span(T + 1), span(), span(tags={"a": "b"})])
     assert lines.times_ns == [T, T + 1, T + 2, T]
     assert [b"original_timestamp_ns" in body for body in lines.bodies] == [
@@ -264,7 +285,10 @@ def test_equal_times_of_a_series_move_to_the_next_free_nanosecond():
 
 
 def test_a_second_metric_point_of_one_series_and_time_is_refused_by_name():
-    """Moved, two streams under one name would interleave into nonsense."""
+    """A metric point of a series and time already used is refused by name.
+
+    If it were moved, two streams would interleave into nonsense.
+    """
     encoder = LineProtocolEncoder()
     lines = encoder.encode([metric(route="/"), metric(route="/a"), metric(route="/", value=7)])
     assert set(lines.refused) == {2}
@@ -274,13 +298,13 @@ def test_a_second_metric_point_of_one_series_and_time_is_refused_by_name():
 
 
 def test_a_hundred_thousand_equal_times_are_a_hundred_thousand_points():
-    """More equal times than pairs are remembered stay apart all the same, and fast."""
+    """Equal times stay apart, and fast, even if there are more than the table remembers."""
     points = UniquePoints()
     assert [points.take_next("s", T) for _ in range(100_000)] == list(range(T, T + 100_000))
 
 
 def test_times_that_run_into_moved_ones_find_their_way():
-    """Every event has a nanosecond of its own, whatever the order of the times."""
+    """Every event gets its own nanosecond, in whatever order the times come."""
     points = UniquePoints()
     taken = [points.take_next("s", T + offset // 3) for offset in range(3_000)]
     taken += [points.take_next("s", T + offset) for offset in range(3_000)]
@@ -288,7 +312,7 @@ def test_times_that_run_into_moved_ones_find_their_way():
 
 
 def test_only_the_last_pairs_are_remembered():
-    """The table is bounded, and two thirds of its size are remembered at the least."""
+    """The table is bounded, and always remembers at least two thirds of its size."""
     points = UniquePoints(max_pairs=6)
     for time_ns in range(1, 8):  # the seventh makes room
         assert points.take_all(["s"], [time_ns])
@@ -298,7 +322,10 @@ def test_only_the_last_pairs_are_remembered():
 
 
 def test_a_batch_with_one_pair_twice_is_not_taken():
-    """And nothing of it, so that what came first can be told from what came second."""
+    """Nothing of a batch with a repeated pair is taken.
+
+    What came first can then be told from what came second.
+    """
     points = UniquePoints()
     assert not points.take_all(["s", "s"], [7, 7])
     assert points.take_all(["s"], [7])
@@ -308,20 +335,23 @@ def test_a_batch_with_one_pair_twice_is_not_taken():
 
 
 def test_the_latest_time_of_a_batch_need_not_be_its_last():
-    """Later times are not looked up, so the latest one has to be known."""
+    """The latest time of a batch is remembered even if it is not the last.
+
+    Later times are not looked up.
+    """
     points = UniquePoints()
     assert points.take_all(["s", "s"], [5, 3])
     assert not points.take_all(["s"], [5])
 
 
 def test_series_that_never_came_are_free():
-    """A hash is enough to tell pairs apart."""
+    """No new series is mistaken for a known one: the hash is enough to tell pairs apart."""
     points = UniquePoints()
     assert all(points.take_all([f"s{number}"], [T]) for number in range(20_000))
 
 
 def test_points_of_one_time_may_come_in_parts():
-    """A second part of a collection is remembered as the first one is."""
+    """A second part of a collection is remembered like the first."""
     points = CollectedPoints()
     assert points.take_all([b"a"], 1)
     assert points.take_all([b"b"], 1)
@@ -329,7 +359,7 @@ def test_points_of_one_time_may_come_in_parts():
 
 
 def test_collected_points_are_bounded_and_half_of_them_remembered_at_least():
-    """Two collections fill a half; the half before is there, and nothing older."""
+    """The table keeps the current half and the one before it, and nothing older."""
     points = CollectedPoints(max_pairs=8)
     for time_ns in range(1, 8):
         assert points.take_all([b"a", b"b"], time_ns)
@@ -345,19 +375,19 @@ def test_collected_points_are_bounded_and_half_of_them_remembered_at_least():
     )
 )
 def test_pairs_are_found_whatever_the_order_of_the_times(batches):
-    """What is remembered for sure is never taken again, and what never came is free."""
+    """Recent pairs are never taken twice, and new pairs are always free."""
     points = UniquePoints(max_pairs=30)
     taken = []
     for batch in batches:
         if points.take_all(*zip(*batch, strict=True)):
-            assert not {*batch} & {*taken[-16:]}  # two generations of ten, less a batch
+            assert not {*batch} & {*taken[-16:]}  # two generations of ten, minus a batch
             taken += batch
         else:
             assert len({*batch}) < len(batch) or {*batch} & {*taken}
 
 
 def test_threads_never_make_the_same_point():
-    """One encoder, four threads, equal times: as many points as events."""
+    """Four threads that encode equal events with one encoder make as many points as events."""
     encoder = LineProtocolEncoder()
     bodies = []
 
@@ -374,11 +404,14 @@ def test_threads_never_make_the_same_point():
 
 
 def test_a_forked_child_begins_with_an_empty_table():
-    """Its series differ by service.instance.id, and the parent's lock may be held."""
+    """A forked child starts with an empty table, even if the parent's lock is held.
+
+    Its series differ by service.instance.id.
+    """
     encoder = LineProtocolEncoder()
     encoder.encode([span()])
     reading, writing = os.pipe()
-    with encoder._lock:  # as another thread might at that moment
+    with encoder._lock:  # as another thread might during the fork
         pid = os.fork()
         if pid == 0:
             encoder.after_fork_in_child()
@@ -394,7 +427,10 @@ def test_a_forked_child_begins_with_an_empty_table():
     ("digits", "tag"), [(0, ""), (1, ",trace_id_prefix=0"), (2, ",trace_id_prefix=0a")]
 )
 def test_the_first_digits_of_the_trace_id_can_be_a_tag(digits, tag):
-    """Spans and logs only: a metric's series must not depend on an exemplar."""
+    """Spans and logs can have a trace id prefix as a tag; metrics never do.
+
+    A metric's series must not depend on an exemplar.
+    """
     assert line(span(), trace_id_tag_digits=digits).startswith(
         f"spans,schema_version=1,service.name=shop{tag} "
     )
@@ -403,7 +439,7 @@ def test_the_first_digits_of_the_trace_id_can_be_a_tag(digits, tag):
 
 
 def test_one_tag_set_serves_encoders_with_different_options():
-    """What an encoder caches in a tag set is never another's."""
+    """What one encoder caches in a tag set is never used by another with different options."""
     event = span()
     assert "trace_id_prefix" in line(event, trace_id_tag_digits=1)
     assert "trace_id_prefix" not in line(event)
@@ -414,7 +450,10 @@ def test_one_tag_set_serves_encoders_with_different_options():
 @settings(max_examples=1_000, deadline=None)
 @given(st.lists(mapped_events(), min_size=1, max_size=6))
 def test_a_table_is_rendered_as_its_events_are(made):
-    """What is quick for tables says what is careful with each event, in both encodings."""
+    """The fast path for tables writes what the careful path does for each event.
+
+    This holds in both encodings.
+    """
     tables = Tables()
     for event in made:
         tables.add(event)
@@ -429,7 +468,10 @@ def test_a_table_is_rendered_as_its_events_are(made):
 @settings(max_examples=1_000, deadline=None)
 @given(st.lists(point_tables(), min_size=1, max_size=3))
 def test_points_in_columns_are_rendered_as_their_events_are(tables):
-    """What is quick for columns says what is careful with each event, in both encodings."""
+    """The fast path for columns writes what the careful path does for each event.
+
+    This holds in both encodings.
+    """
     batch = Events(tables)
     assert LineProtocolEncoder().encode(batch) == LineProtocolEncoder().encode(list(batch))
     bodies = [encode_event(event) for event in batch]
@@ -444,12 +486,15 @@ _quoted = st.text(st.sampled_from('",\\a\né\x00\ud800'), max_size=6)
 @given(st.lists(_quoted, min_size=1, max_size=4))
 @example(['"a": "b",', "next"])
 def test_texts_are_escaped_together_as_each_is_alone(values):
-    """Nothing that a text ends or begins with reaches into its neighbour."""
+    """Texts that are escaped together do not affect their neighbours."""
     assert [f'"{text}"' for text in string_texts(values)] == list(map(string_text, values))
 
 
 def test_events_made_by_hand_and_points_of_metrics_see_each_other():
-    """Whichever comes second is not written over the first."""
+    """A hand-made event and a metric point of one series and time do not overwrite each other.
+
+    The second event is moved, and the second metric point refused.
+    """
     by_hand = Event("m", TagSet({"a": "b"}), {"value": 2.0}, T)
     table = EventTable(
         "m",
@@ -472,7 +517,7 @@ def test_events_made_by_hand_and_points_of_metrics_see_each_other():
 
 
 def test_an_event_without_a_field_is_refused_and_spares_its_neighbours():
-    """It has no line that a server would take."""
+    """An event without a field is refused alone: no server would take its line."""
     lines = LineProtocolEncoder().encode([hand_made({}), hand_made({"a": 1})])
     assert [refusal.reason for refusal in lines.refused.values()] == ["no_field"]
     assert list(lines.refused) == [0]
@@ -481,13 +526,13 @@ def test_an_event_without_a_field_is_refused_and_spares_its_neighbours():
 @settings(max_examples=1_000, deadline=None)
 @given(events())
 def test_an_independent_parser_reads_what_was_written(event):
-    """Every name, value and type comes back, but where that parser differs from the server."""
+    """An independent parser reads back every name, value and type."""
     lines = LineProtocolEncoder().encode([event])
     if lines.refused:
         assert lines.refused[0].reason == "no_field"
         return
     tags, fields = expected_tags(event), expected_fields(event)
-    # It knows no subnormal floats; the server reads them (test_influxdb_differences.py).
+    # The parser rejects subnormal floats; the server reads them (test_influxdb_differences.py).
     assume(not any(isinstance(v, float) and 0 < abs(v) < 1e-300 for v in fields.values()))
     parsed = parse_line(lines.bodies[0].decode())
     assert parsed["measurement"] == expected_measurement(event.measurement)
@@ -501,9 +546,9 @@ def test_an_independent_parser_reads_what_was_written(event):
 @settings(max_examples=1_000, deadline=None)
 @given(events(names=plain_texts))
 def test_the_clients_point_writes_the_same_where_it_is_right(event):
-    """Given names that need no more than escapes, the client's encoder writes our bytes.
+    """For names that need only escapes, the InfluxDB client's encoder writes the same bytes.
 
-    What the server makes of the others is in tests/sinks/test_influxdb_differences.py.
+    What the server makes of other names is in tests/sinks/test_influxdb_differences.py.
     """
     lines = LineProtocolEncoder().encode([event])
     assume(not lines.refused)
@@ -518,7 +563,7 @@ def test_the_clients_point_writes_the_same_where_it_is_right(event):
 
 
 def test_a_member_of_an_enum_never_stands_for_the_text_that_it_equals():
-    """It is written as its text, and so is that text ever after."""
+    """A str Enum member is written as its text, and so is an equal plain text after it."""
 
     class Name(str, Enum):
         CHECKOUT = "check out"
@@ -528,7 +573,7 @@ def test_a_member_of_an_enum_never_stands_for_the_text_that_it_equals():
 
 
 def test_what_a_table_cannot_promise_stays_an_event_of_its_own():
-    """A text where a number belongs, or the reverse, spoils no other point."""
+    """A value of an unexpected type keeps its event out of a table, and spoils no other point."""
     good = {"error": 1, "span_id": "00f067aa0ba902b7", "value": 2.5}
     tables = Tables()
     for fields in (
@@ -544,7 +589,7 @@ def test_what_a_table_cannot_promise_stays_an_event_of_its_own():
 
 
 def test_exemplars_have_no_tag_of_their_trace():
-    """They belong to a series, which would be sixteen."""
+    """Exemplars get no trace id tag, because it would split their series into sixteen."""
     points = [histogram_point(exemplars=[exemplar(9.0)])]
     bodies = (
         LineProtocolEncoder(trace_id_tag_digits=1)
@@ -556,23 +601,23 @@ def test_exemplars_have_no_tag_of_their_trace():
 
 
 def test_a_body_of_a_table_that_is_too_long_is_cut_and_counted():
-    """InfluxDB refuses the point of a text of over 1 MiB."""
+    """An oversized body in a table is cut and counted: InfluxDB refuses a text of over 1 MiB."""
     made = LineProtocolEncoder().encode(map_logs(log("é" * 600_000), log("short")))
     assert dict(made.values_lost) == {"field_cut": 1}
     assert len(made.bodies[0]) < 1_100_000
 
 
 def test_points_of_the_generation_before_are_remembered():
-    """The first one after the newer half was full is still there to be noticed."""
+    """A point is still remembered after the newer half of the table has become full."""
     points = CollectedPoints(max_pairs=4)
-    assert points.take_all([b"a", b"b"], 1)  # full, and the older half from now on
+    assert points.take_all([b"a", b"b"], 1)  # full: this half becomes the older one
     assert not points.take_all([b"a"], 1)
     assert points.take_all([b"a"], 2)
 
 
 @pytest.mark.parametrize("key", ["value", "time", "count", "attributes", "le_1", "schema_version"])
 def test_a_tag_and_a_field_of_one_reserved_name_stay_apart(key):
-    """In one point, under one name, they cannot be queried: `pivot` fails on them."""
+    """A tag and a field of one reserved name get different names: `pivot` fails on equal ones."""
     event = Event("m", {key: "x"}, {key: 0.5}, T)
     line = parse_line(LineProtocolEncoder().encode([event]).bodies[0].decode())
     assert line["tags"].keys().isdisjoint(line["fields"])
@@ -581,7 +626,10 @@ def test_a_tag_and_a_field_of_one_reserved_name_stay_apart(key):
 
 
 def test_an_event_with_a_tag_that_is_no_text_costs_its_neighbours_nothing():
-    """It becomes a text, and what is no event at all takes no time of the others."""
+    """A tag value that is not a text becomes one.
+
+    An object that is not an event raises an error, and takes no time from the others.
+    """
     encoder = LineProtocolEncoder()
     good = Event("m", {"a": "b"}, {"x": 1}, T, signal="metric", metric=MetricInfo("gauge"))
     odd = Event("m", {"core": 0, "none": None, "on": True}, {"x": 1}, T)
@@ -607,7 +655,7 @@ class Unreadable(dict):
 
 
 def test_an_event_that_raises_takes_no_time_of_its_neighbours():
-    """It is refused alone, by its measurement and the error's name."""
+    """An event that raises is refused alone, and named by its measurement and the error."""
     good = Event("m", {"a": "b"}, {"x": 1}, T, signal="metric", metric=MetricInfo("gauge"))
     odd = [Event(5, {}, {"x": 1}, T), Event("m", {}, Unreadable(x=1), T)]
     made = LineProtocolEncoder().encode([*odd, good])

@@ -1,4 +1,4 @@
-"""A value is written the same, whatever else is beside it."""
+"""A value is encoded the same, whatever other values are beside it."""
 
 import collections
 import datetime as dt
@@ -82,14 +82,17 @@ class Foreign:
     ],
 )
 def test_what_is_beside_a_value_does_not_change_it(value, text):
-    """Not-a-number and a lone surrogate take the careful way, and it says the same."""
+    """NaN or a lone surrogate beside a value selects the careful path, which writes the same."""
     assert encode_value({"v": value}).decode() == f'{{"v":{text}}}'
     careful = encode_value({"v": value, "n": float("nan"), "s": "\ud800"}).decode()
     assert careful == f'{{"v":{text},"n":"NaN","s":"\ufffd"}}'
 
 
 def test_an_integer_that_python_does_not_write_in_decimal():
-    """It costs nothing that is beside it."""
+    """An integer too large for Python's decimal conversion is written in hex.
+
+    Its neighbours are unchanged.
+    """
     digits = "1" + 5_000 * "0"
     value = [2**20_000, -(2**20_000), 2**70]
     assert encode_value(value).decode() == f'["0x{digits}","-0x{digits}",{2**70}]'
@@ -97,14 +100,17 @@ def test_an_integer_that_python_does_not_write_in_decimal():
 
 
 def test_what_an_object_holds_is_written_by_the_rules():
-    """Not-a-number, bytes and lone surrogates in a dataclass, too."""
+    """NaN, bytes and lone surrogates inside a dataclass follow the same rules."""
     login = Login("bo\ud800b", [float("nan"), b"\x00", {"k": float("inf")}])
     expected = '{"user":"bo\ufffdb","parts":["NaN","AA==",{"k":"Infinity"}]}'
     assert encode_value(login).decode() == expected
 
 
 def test_a_container_that_holds_itself_costs_no_other_value():
-    """What is there twice beside it is written twice, and what is empty stays so."""
+    """Beside a container that holds itself, a repeated value is written each time.
+
+    Empty containers stay empty.
+    """
     row = {"sku": "A1"}
     order = {"ordered": [row, row], "tags": [(), ()], "labels": ()}
     order["self"] = order
@@ -117,7 +123,10 @@ def test_a_container_that_holds_itself_costs_no_other_value():
 
 
 def test_what_everybody_knows_ends():
-    """Each of fifteen knows the fourteen others, one list each: too many paths to follow."""
+    """Fifteen maps that refer to each other through separate lists end.
+
+    There are too many paths to follow.
+    """
     people = [{"name": number} for number in range(15)]
     for one in people:
         one["knows"] = [other for other in people if other is not one]
@@ -127,7 +136,7 @@ def test_what_everybody_knows_ends():
 
 
 def test_a_container_that_is_there_twice_is_written_twice():
-    """It is not inside of itself."""
+    """A container that occurs twice is written twice, because it is not inside itself."""
     twice = {"n": float("nan")}
     assert json.loads(encode_value([twice, twice, {"in": twice}])) == [
         {"n": "NaN"},
@@ -137,7 +146,10 @@ def test_a_container_that_is_there_twice_is_written_twice():
 
 
 def test_maps_that_know_each_other_are_written_once():
-    """Along every path, twenty of them would be more texts than there is memory."""
+    """Maps that refer to each other are written once.
+
+    Along every path, twenty of them would need more memory than there is.
+    """
     friends = [{"name": number} for number in range(20)]
     for one in friends:
         one["friends"] = friends
@@ -147,7 +159,7 @@ def test_maps_that_know_each_other_are_written_once():
 
 
 def test_children_that_know_their_parent():
-    """A tree as it comes from many a library."""
+    """A tree whose nodes refer to their parent, as many libraries build it, can be written."""
     root = {"name": "root", "children": []}
     root["children"] = [{"name": number, "parent": root} for number in range(100)]
     assert json.loads(encode_value(root)) == {
@@ -157,14 +169,14 @@ def test_children_that_know_their_parent():
 
 
 def test_an_object_that_holds_itself():
-    """It is named."""
+    """An object that holds itself is written as its class name."""
     login = Login("bob")
     login.parts = [login]
     assert encode_value({"login": login}) == b'{"login":"<Login>"}'
 
 
 def test_a_long_chain_that_is_closed_ends():
-    """A list that is linked both ways is followed for as long as a value may be deep."""
+    """A closed, doubly linked list is followed only to the maximum depth of a value."""
     nodes = [{"number": number} for number in range(1_000)]
     for before, after in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
         before["next"], after["previous"] = after, before

@@ -1,4 +1,4 @@
-"""The files of examples/kafka fit each other, and Telegraf's points are those of our sink."""
+"""The files of examples/kafka fit together, and Telegraf's points are those of our sink."""
 
 import json
 import re
@@ -22,12 +22,12 @@ FOLDER = Path(__file__).parents[2] / "examples" / "kafka"
 SERVICES = yaml.safe_load((FOLDER / "docker-compose.yml").read_text())["services"]
 TELEGRAF = tomllib.loads((FOLDER / "telegraf.conf").read_text())
 
-# Texts that the two clients of InfluxDB escape each in its own way.
+# Texts that Telegraf and our sink escape differently.
 HARD_TEXTS = {"log_hard_texts", "metric_hard_tags", "span_hard_texts"}
 
 
 def test_compose_names_files_that_exist():
-    """Every mounted file is there, and is where the container is told to find it."""
+    """Every mounted file exists, and is mounted where the container looks for it."""
     telegraf = SERVICES["telegraf"]
     mounted = dict(volume.split(":")[:2] for volume in telegraf["volumes"])
     assert all((FOLDER / file).is_file() for file in mounted)
@@ -36,7 +36,7 @@ def test_compose_names_files_that_exist():
 
 
 def test_compose_gives_telegraf_what_it_asks_for():
-    """Every variable of telegraf.conf is set, and InfluxDB is set up with the same words."""
+    """Every variable of telegraf.conf is set, to the values that InfluxDB is set up with."""
     given = SERVICES["telegraf"]["environment"]
     asked = re.findall(r"\$\{(\w+)\}", (FOLDER / "telegraf.conf").read_text())
     assert set(asked) == set(given)
@@ -46,7 +46,7 @@ def test_compose_gives_telegraf_what_it_asks_for():
 
 
 def test_compose_listens_where_its_clients_look():
-    """Programs on the host and other containers each have a listener that is advertised."""
+    """Kafka advertises one listener for programs on the host and one for other containers."""
     kafka = SERVICES["kafka"]["environment"]
     advertised = dict(
         listener.split("://") for listener in kafka["KAFKA_ADVERTISED_LISTENERS"].split(",")
@@ -60,7 +60,7 @@ def test_compose_listens_where_its_clients_look():
 
 
 def test_telegraf_reads_the_topics_of_the_sink():
-    """The topics are those that the exporter writes to where nothing is configured."""
+    """Telegraf reads the topics that the exporter writes to by default."""
     (consumer,) = TELEGRAF["inputs"]["kafka_consumer"]
     topic = KafkaConfig().topic
     assert consumer["topics"] == [
@@ -69,7 +69,7 @@ def test_telegraf_reads_the_topics_of_the_sink():
 
 
 def run_script(message):
-    """Run event.star on a message; Starlark is Python with a few names of its own."""
+    """Run event.star on a message; Starlark is Python with a few different names."""
     names = {"str": "string"}
     scope = {
         "load": lambda *_: None,
@@ -85,7 +85,7 @@ def run_script(message):
 
 
 def _with_json(fields):
-    """Compare JSON as JSON, and integers as different from floats."""
+    """Parse JSON fields, and tell apart integers and floats."""
     return {
         key: json.loads(value) if key in ("attributes", "metric") else (value, type(value))
         for key, value in fields.items()
@@ -98,13 +98,13 @@ def _with_json(fields):
     ids=lambda p: p.stem,
 )
 def test_telegraf_makes_the_points_of_the_influxdb_sink(path):
-    """Measurement, tags, fields, their types and the time are the same for each golden event."""
+    """For each golden event, Telegraf's point equals our sink's, with its types and time."""
     messages = path.read_bytes().splitlines()
     lines = path.with_suffix(".lp").read_bytes().splitlines()
     compared = 0
     for message, line in zip(messages, lines, strict=True):
         point = parse_line(line.decode())
-        if "original_timestamp_ns" in point["fields"]:  # moved by the sink
+        if "original_timestamp_ns" in point["fields"]:  # the sink moved its time
             continue
         fields = _with_json(point["fields"])
         assert run_script(message) == (point["measurement"], point["tags"], fields, point["time"])

@@ -1,12 +1,13 @@
-"""An application under test: it makes spans through the SDK's own BatchSpanProcessor.
+"""An application under test that makes spans through the SDK's own BatchSpanProcessor.
 
-Usage: app.py SETTINGS, a JSON object with the fields of `Settings`. It makes its spans, says so,
-and then does what it is told on standard input, a word and a number a line: `look 0`,
-`flush SECONDS`, `close SECONDS` (the exporter alone), `shutdown 0` (the SDK, as at exit),
-`join SECONDS` (threads that were told to end), `reap 0` (forked children). Every answer is one JSON object on standard output.
+Usage: app.py SETTINGS, a JSON object with the fields of `Settings`. It makes its spans, reports it,
+and then follows commands on standard input, one word and one number per line: `look 0`,
+`flush SECONDS`, `close SECONDS` (only the exporter), `shutdown 0` (the SDK, as at exit),
+`join SECONDS` (threads that were told to end), `reap 0` (forked children). Every answer is one JSON
+object on standard output.
 
-Every batch that was handed to `export()` is noted in a file when `export()` has returned, and
-before the SDK hears of it, as ranges of numbers: `<name> <first>-<last>`.
+Every batch that was handed to `export()` is noted in a file, after `export()` has returned and
+before the SDK gets the result, as ranges of numbers: `<name> <first>-<last>`.
 """
 
 import contextlib
@@ -22,14 +23,15 @@ import msgspec
 
 
 class Settings(msgspec.Struct):
-    """What to do; `sink` is `http`, `influxdb` or `none`, `options` are the exporter's.
+    """What to do; `sink` is `http`, `influxdb` or `none`, and `options` are the exporter's.
 
-    `rate` is spans in a second, 0 for no pause. `padding` bytes are in each. After `flush_every`
-    spans the SDK has to hand over what it has queued; 0 leaves that to the SDK. At the span with that number the largest file is limited to what it is (`squeeze_at`), the
-    limit is taken back (`relax_at`), or the clock is set back by an hour (`set_back_at`).
+    `rate` is spans per second, 0 for no pause. Each span has `padding` bytes. The SDK's queue is
+    flushed after every `flush_every` spans; 0 leaves that to the SDK. At the span with the given
+    number, file sizes are limited to about the largest spool file (`squeeze_at`), the limit is
+    removed (`relax_at`), or the clock is set back by an hour (`set_back_at`).
 
-    With `crowded` a thread beside makes spans, too, and has them handed over a few at a time. At
-    the spans `fork_at` a child begins, which makes `child_count` spans of its own, and exits as
+    With `crowded` a second thread makes spans, too, and flushes them a few at a time. At each span
+    number in `fork_at` a child is forked, which makes `child_count` spans of its own and exits as
     an application does.
     """
 
@@ -52,7 +54,7 @@ class Settings(msgspec.Struct):
     child_count: int = 0
 
 
-# Before anything imports it by name, so that it is everybody's clock.
+# Replaced before anything imports it by name, so that everything uses this clock.
 _clock = {"back_ns": 0, "real": time.time_ns}
 time.time_ns = lambda: _clock["real"]() - _clock["back_ns"]
 
@@ -73,7 +75,7 @@ from tests.faults.http_sink import HttpSink  # noqa: E402
 
 
 class Notes:
-    """The file of what was handed to `export()`; several processes may write it."""
+    """The file that lists what was handed to `export()`; several processes may write it."""
 
     def __init__(self, path):
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -115,7 +117,7 @@ class NotedLogRecordExporter(CbtopLogRecordExporter):
 
 
 def sink_options(sink, url):
-    """Return what an exporter is told about its sink."""
+    """Return the exporter options that select its sink."""
     if sink == "http":
         return {"sink": HttpSink(url)}
     influxdb = {"url": url, "org": "o", "bucket": "{signal}", "token": "a-token"}
@@ -123,7 +125,7 @@ def sink_options(sink, url):
 
 
 class App:
-    """The application with its providers; without a sink it has no exporter at all."""
+    """The application with its providers; without a sink it has no exporter."""
 
     def __init__(self, settings):
         self._settings = settings
@@ -157,7 +159,7 @@ class App:
             self._providers.append(metrics)
 
     def make_all(self):
-        """Make every span, and hand over what the SDK has queued; returns what there is to tell."""
+        """Make every span, flush the SDK's queue, and return the facts to report."""
         settings = self._settings
         crowd, crowd_ends = None, threading.Event()
         if settings.crowded:
@@ -168,7 +170,7 @@ class App:
             crowd_ends.set()
             crowd.join()
         for provider in self._providers:
-            if not isinstance(provider, MeterProvider):  # its reader would flush the exporter, too
+            if not isinstance(provider, MeterProvider):  # its reader would also flush the exporter
                 provider.force_flush()
         took = sorted(self._took_ns)
         return {"made": settings.count, "p99_us": took[len(took) * 99 // 100] / 1_000}
@@ -251,7 +253,7 @@ class App:
 
     def shutdown(self, _):
         began = time.monotonic()
-        for provider in reversed(self._providers):  # as at exit: the newest first
+        for provider in reversed(self._providers):  # newest first, as at exit
             provider.shutdown()
         return {"seconds": time.monotonic() - began}
 
@@ -267,7 +269,7 @@ class App:
         return {}
 
     def state(self):
-        """Return what can be told at any time."""
+        """Return the facts that can be reported at any time."""
         if self._exporter is None:
             return {}
         return {
@@ -279,10 +281,10 @@ class App:
 
 
 def descriptors():
-    """Return what is open, but for the file of the notes."""
+    """Return the open descriptors, except that of the notes file."""
     opened = set()
     for path in Path("/dev/fd").iterdir():
-        with contextlib.suppress(OSError):  # the one for the listing is gone by now
+        with contextlib.suppress(OSError):  # the descriptor of the listing is closed by now
             target = path.readlink()
             if target.name != "noted":
                 opened.add(f"{path.name}: {target}")

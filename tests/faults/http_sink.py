@@ -1,6 +1,6 @@
-"""The suite's own remote sink: one JSON event a line, posted to the receiver with the stdlib.
+"""The suite's own remote sink, which posts one JSON event per line with the standard library.
 
-It is as small as a remote sink can be, so that what a scenario shows is delivery's doing.
+It is as small as a remote sink can be, so that scenarios test delivery and not the sink.
 """
 
 import http.client
@@ -14,7 +14,7 @@ LANES = {"span": "spans", "log": "logs", "metric": "metrics"}
 
 
 class HttpSink:
-    """Posts to `<url>/write/<lane>`, one connection for each write."""
+    """Posts to `<url>/write/<lane>`, with a new connection for each write."""
 
     name = "http"
     local = False

@@ -1,8 +1,8 @@
-"""A backend on loopback that can be up, down, slow, busy, picky or rude, and counts what it got.
+"""A backend on loopback that can be down, slow, busy or faulty, and counts what it received.
 
-It takes the posts of `http_sink.py` (`/write/<lane>`, one record a line) and those of the
-InfluxDB sink (`/api/v2/write?bucket=<lane>`), whose answers are in InfluxDB 2's own words.
-Records are told apart by an id that stands somewhere in them: `#<name>:<number>#`.
+It accepts the posts of `http_sink.py` (`/write/<lane>`, one record per line) and those of the
+InfluxDB sink (`/api/v2/write?bucket=<lane>`), which it answers in InfluxDB 2's own words.
+Records are identified by an id somewhere in them: `#<name>:<number>#`.
 """
 
 import collections
@@ -23,7 +23,10 @@ ID = re.compile(rb"#([\w.-]+:\d+)#")
 
 
 class Request(NamedTuple):
-    """What came: `ids` stand beside `lines`, "" for a line without one."""
+    """A request received.
+
+    `ids` holds the id of each line in `lines`, or "" for a line without one.
+    """
 
     lane: str
     lines: list
@@ -33,10 +36,10 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What to answer; records are stored where the status says so.
+    """What to answer; records are stored if the status is a success.
 
-    `cut` is "" or how the connection ends instead of an answer: `unanswered` or, in the middle
-    of one, `half`; what was to be stored is stored then, too.
+    `cut` is "", or says how the connection ends: `unanswered` ends it instead of an answer, `half`
+    in the middle of one. The records are stored in these cases, too.
     """
 
     status: int = 204
@@ -56,7 +59,7 @@ def refuse(status, retry_after=None):
 
 
 def poisoned_by(is_bad):
-    """Refuse a request that holds a bad record, with 400; InfluxDB names the lines."""
+    """Answer 400 to a request that holds a bad record; InfluxDB's answer names the lines."""
 
     def rule(request):
         bad = [line for line, id_ in zip(request.lines, request.ids, strict=True) if is_bad(id_)]
@@ -71,25 +74,25 @@ def poisoned_by(is_bad):
 
 
 def too_large_over(size):
-    """Refuse a request with more bytes than that, with 413."""
+    """Answer 413 to a request of more than `size` bytes."""
     text = _message("request too large", "cannot read data: points batch is too large")
     return lambda request: Reply(413, text) if request.size > size else Reply()
 
 
 def broken_by(is_bad):
-    """Break over a request that holds a bad record, with 500."""
+    """Answer 500 to a request that holds a bad record."""
     text = _message("internal error", "unexpected error writing points to database")
     return lambda request: Reply(500, text) if any(map(is_bad, request.ids)) else Reply()
 
 
 def without_lane(lane):
-    """Have no such bucket: 404 for it, and everything else is taken."""
+    """Answer 404 for one lane, as for a missing bucket, and take everything else."""
     text = _message("not found", f'bucket "{lane}" not found')
     return lambda request: Reply(404, text) if request.lane == lane else Reply()
 
 
 def cutting(first, how):
-    """Store what came in the first requests, and cut the connection instead of answering."""
+    """Store the first requests, but cut their connections instead of answering."""
     numbers = itertools.count()
     return lambda request: Reply(cut=how) if next(numbers) < first else Reply()
 
@@ -99,17 +102,17 @@ def _message(code, text):
 
 
 class Receiver:
-    """The backend; `rule` may be changed at any time. Close it, so that its threads end.
+    """The backend; `rule` may be changed at any time. Close it to end its threads.
 
     Attributes:
-        rule: Makes a reply of a request.
+        rule: Returns the reply to a request.
         seconds: How long each answer takes.
-        hangs: While it is set, requests are read, and neither stored nor ever answered.
+        hangs: While set, requests are read, but neither stored nor ever answered.
         cut_requests: How many of the next requests are cut while they are being read.
-        seen: Of every answered request the monotonic time, lane, status and record count.
-        stored: By lane the ids in the order of their arrival, twice if they came twice.
-        acknowledged: Records of all requests whose success was told.
-        errors: What went wrong in here.
+        seen: The monotonic time, lane, status and record count of every answered request.
+        stored: The ids of each lane in order of arrival, with duplicates.
+        acknowledged: How many records were in requests that were answered with success.
+        errors: Errors of the receiver itself.
     """
 
     def __init__(self, rule=take):
@@ -124,7 +127,7 @@ class Receiver:
         self._changed = threading.Condition()
         self._ending = threading.Event()
         self._server = None
-        # It never listens: while it is all that has the port, connecting is refused, and nobody
+        # It never listens. While only this socket has the port, connections are refused, and nobody
         # else can be given the port.
         self._reserved = _bound(0)
         self.port = self._reserved.getsockname()[1]
@@ -168,22 +171,22 @@ class Receiver:
             return list(dict.fromkeys(id_ for ids in lanes for id_ in ids))
 
     def duplicates(self):
-        """Return how many records came again."""
+        """Return how many records arrived again."""
         with self._changed:
             return sum(len(ids) - len(set(ids)) for ids in self.stored.values())
 
     def statuses(self, lane=None):
-        """Return the statuses that were answered, in order."""
+        """Return the statuses that were answered, in order, optionally for one lane."""
         with self._changed:
             return [status for _, at, status, _ in self.seen if lane in (None, at)]
 
     def wait_until(self, condition, seconds=120):
-        """Wait until a function of nothing is true, and look whenever something was answered."""
+        """Wait until a condition is true; it is checked whenever a request is answered."""
         with self._changed:
             assert self._changed.wait_for(condition, seconds), f"not within {seconds} s"
 
     def answer(self, request):
-        """Decide about a request; stores what is to be stored, before anything is answered."""
+        """Decide about a request; what is to be stored is stored before the answer is sent."""
         if self.hangs:
             self._ending.wait()
             return Reply(cut="unanswered")
@@ -196,19 +199,19 @@ class Receiver:
         return reply
 
     def note(self, request, reply):
-        """Note what is about to be answered."""
+        """Record what is about to be answered."""
         with self._changed:
             self.seen.append((time.monotonic(), request.lane, reply.status, len(request.lines)))
             self._changed.notify_all()
 
     def acknowledge(self, records):
-        """Count records whose success was told, when it was."""
+        """Count records once their success has been answered."""
         with self._changed:
             self.acknowledged += records
             self._changed.notify_all()
 
     def cuts_this_one(self):
-        """Say whether the request that comes now is cut, and count it."""
+        """Return whether to cut the current request, and count it if so."""
         with self._changed:
             cut = self.cut_requests > 0
             self.cut_requests -= cut
@@ -240,7 +243,7 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request, client_address):
         error = sys.exc_info()[1]
-        if not isinstance(error, OSError):  # the other side is gone, or we cut it
+        if not isinstance(error, OSError):  # the other side has closed, or we cut the connection
             self.receiver.errors.append(repr(error))
 
 
@@ -275,7 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
             receiver.note(request, reply)
             self.end_headers()
             self.wfile.write(text)
-            self.wfile.flush()  # it raises where the connection was cut before
+            self.wfile.flush()  # raises if the connection was cut before
             if reply.status < 300:
                 receiver.acknowledge(len(request.lines))
 
@@ -289,7 +292,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def cut(connection):
-    """End a connection from both sides; whoever reads from it is woken."""
+    """End a connection in both directions, which wakes whoever reads from it."""
     with contextlib.suppress(OSError):  # the other side was faster
         connection.shutdown(socket.SHUT_RDWR)
 
@@ -307,7 +310,7 @@ def _parsed(path, headers, body):
 
 
 def _bound(port):
-    """Return a socket on a port that others of ours may have too."""
+    """Return a socket on a port that our other sockets may share."""
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind(("127.0.0.1", port))

@@ -1,7 +1,7 @@
-"""Scenarios: a receiver, applications in processes of their own, and the reckoning at the end.
+"""Scenarios: a receiver, applications in processes of their own, and the totals at the end.
 
-*Lost* is what was handed to `export()` and was neither delivered nor is in the dead letters with
-its reason. What the SDK's own queue has dropped was never handed over, and is counted apart.
+*Lost* means handed to `export()`, but neither delivered nor in the dead letters with its reason.
+What the SDK's own queue has dropped was never handed over, and is counted separately.
 """
 
 import concurrent.futures
@@ -21,21 +21,21 @@ from tests.faults.receiver import ID, Receiver
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parent / "app.py"
 
-# For a condition that will come true; a machine that is busy makes it late, and never false.
+# For a condition that will become true; a busy machine may delay it, but not make it false.
 PATIENCE_SECONDS = 120
 
-# Small delays: outages are short here.
+# Short delays, because outages are short here.
 QUICK = {"initial_delay_ms": 20, "max_delay_ms": 200}
 
-# Each is a process that imports the SDK, and there may be two cores.
+# Each is a process that imports the SDK, and there may be only two cores.
 _MOST_AT_ONCE = 6
 
 REPORTS = []
-"""One line for each run, for the end of the test session."""
+"""One line for each run, printed at the end of the test session."""
 
 
 class Variant(NamedTuple):
-    """Through which sink, where records wait (`disk` or `memory`), and what else is special."""
+    """The sink, the place where records wait (`disk` or `memory`), and an optional special case."""
 
     sink: str
     place: str
@@ -49,17 +49,17 @@ ON_DISK = (Variant("http", "disk"), Variant("influxdb", "disk"))
 IN_MEMORY = (Variant("http", "memory"), Variant("influxdb", "memory"))
 EVERYWHERE = (*ON_DISK, *IN_MEMORY)
 ONE_OF_EACH = (Variant("http", "disk"), Variant("influxdb", "memory"))
-"""For what is much like another scenario that runs everywhere."""
+"""For scenarios that are much like another one that runs everywhere."""
 
 
 class Run:
-    """One scenario in one variant: its receiver, its folder, its applications.
+    """One scenario in one variant, with its receiver, its folder and its applications.
 
     Attributes:
-        receiver: Up, and taking everything.
-        folder: Of this run alone.
-        on_disk: Whether the spool is in a folder, which then outlives the applications.
-        apps: In the order in which they were started.
+        receiver: The backend, which at first is up and takes everything.
+        folder: A folder for this run alone.
+        on_disk: Whether the spool is in a folder, which outlives the applications.
+        apps: The applications, in the order in which they were started.
     """
 
     def __init__(self, name, variant, folder):
@@ -72,7 +72,7 @@ class Run:
         self.folder = folder
 
     def start(self, *, name=None, count=2_000, **settings):
-        """Start an application; `options` are over those that every one has."""
+        """Start an application; its `options` override those that all applications have."""
         name = name or f"app{len(self.apps)}"
         options = {**self.options, **settings.pop("options", {})}
         app = App(
@@ -89,7 +89,7 @@ class Run:
 
     @property
     def options(self):
-        """Say where records wait, and that an hour is too long; nothing here takes so long."""
+        """Return the common options: where records wait, and a maximum age that no run reaches."""
         path = str(self.spool) if self.on_disk else None
         return {"retry": QUICK, "spool": {"path": path, "max_age_ms": 3_600_000}}
 
@@ -98,7 +98,7 @@ class Run:
         return {id_ for app in self.apps for id_ in app.handed()}
 
     def dead_letters(self):
-        """Return by reason the ids that are in the dead letters."""
+        """Return the ids in the dead letters by reason."""
         found = {}
         for path in self.spool.glob("dead-letters.jsonl*"):
             for line in path.read_bytes().splitlines():
@@ -107,25 +107,25 @@ class Run:
         return found
 
     def lost(self):
-        """Return the ids that were handed over and are nowhere."""
+        """Return the ids that were handed over, but are neither delivered nor dead letters."""
         dead = set().union(*self.dead_letters().values())
         return self.handed() - set(self.receiver.ids()) - dead
 
     def assert_nothing_lost(self, but=frozenset()):
-        """Every id arrived or is in the dead letters, but for some."""
+        """Check that every id, apart from `but`, arrived or is in the dead letters."""
         lost = sorted(self.lost() - but)
         assert lost == [], f"{len(lost)} lost, {lost[0]} to {lost[-1]}"
 
     def assert_counters_agree(self):
-        """The health of applications that ended by themselves is what the receiver counted."""
+        """Check that the health of normally ended applications agrees with the receiver."""
         written = sum(app.health["events_written"] for app in self.apps)
-        # The last answer may be out a moment before it is counted.
+        # The last answer may be sent a moment before it is counted.
         self.receiver.wait_until(lambda: self.receiver.acknowledged >= written)
         assert written == self.receiver.acknowledged
         self.assert_outcomes_add_up()
 
     def assert_outcomes_add_up(self):
-        """By the health of applications that ended by themselves each record has one outcome."""
+        """Check that the health of normally ended applications has one outcome per record."""
         assert not any(app.was_killed for app in self.apps)
         healths = [app.health for app in self.apps]
         ended = sum(h["events_written"] + h["events_rejected"] for h in healths)
@@ -139,7 +139,10 @@ class Run:
         self.receiver.close()
 
     def report(self):
-        """Say in one line how it ended; what was dropped and counted is among what is lost."""
+        """Return the result in one line.
+
+        Records that were dropped and counted are included in lost.
+        """
         healths = [app.told["health"] for app in self.apps if "health" in app.told]
         rejected = sum(health["events_rejected"] for health in healths)
         dropped = sum(sum(health["events_dropped"].values()) for health in healths)
@@ -156,7 +159,7 @@ class Run:
 
 
 class App:
-    """The application `app.py` in its process; `told` is what it has told so far."""
+    """The application `app.py` in its process; `told` holds what it has reported so far."""
 
     def __init__(self, folder, **settings):
         folder.mkdir(parents=True)
@@ -179,7 +182,7 @@ class App:
 
     @property
     def health(self):
-        """What it told of its health last."""
+        """Return the health that it reported last."""
         return self.told["health"]
 
     @property
@@ -191,7 +194,7 @@ class App:
         return noted_in(self._noted)
 
     def wait_until_handed(self, count):
-        """Wait until so many records were handed to `export()`."""
+        """Wait until at least `count` records were handed to `export()`."""
         wait_until(lambda: len(self.handed()) >= count or self.process.poll() is not None)
         assert len(self.handed()) >= count, self.log
 
@@ -201,7 +204,7 @@ class App:
             self._hear()
 
     def ask(self, command):
-        """Tell it what to do, and wait until it has."""
+        """Send a command, and wait until it is done."""
         self.wait_until_made()
         self.process.stdin.write(command.encode() + b"\n")
         self.process.stdin.flush()
@@ -209,7 +212,7 @@ class App:
         return self.told
 
     def end(self, flush_seconds=PATIENCE_SECONDS):
-        """Let it deliver, shut down and exit; returns what it told."""
+        """Let it deliver, shut down and exit; return what it reported."""
         if flush_seconds:
             self.ask(f"flush {flush_seconds}")
         self.ask("shutdown 0")
@@ -220,7 +223,7 @@ class App:
         return self.told
 
     def kill(self):
-        """Kill it, if it still runs, as the system would that is short of memory."""
+        """Kill it if it still runs, as a system that is short of memory would."""
         if self.process.poll() is None:
             self.was_killed = True
             self.process.kill()
@@ -243,7 +246,7 @@ class App:
 
 
 def together(scenario, folder, variants=EVERYWHERE):
-    """Run a scenario in several variants at once, because each is mostly waiting."""
+    """Run a scenario in several variants at once, because each spends most of its time waiting."""
     with concurrent.futures.ThreadPoolExecutor(_MOST_AT_ONCE) as pool:
         futures = {v: pool.submit(_run, scenario, v, folder / "-".join(v)) for v in variants}
     for variant, future in futures.items():
@@ -266,13 +269,13 @@ def noted_in(path):
     """Return the ids in a file of notes, in order."""
     if not path.exists():
         return []
-    # A line that is not whole belongs to a batch of which the SDK has not heard.
+    # An incomplete line belongs to a batch whose result the SDK has not received.
     lines = re.findall(r"([\w.-]+) (\d+)-(\d+)\n", path.read_text())
     return [f"{name}:{n}" for name, first, last in lines for n in range(int(first), int(last) + 1)]
 
 
 def wait_until(condition):
-    """Wait for something that will come true."""
+    """Wait for a condition that will become true."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "it did not come true"

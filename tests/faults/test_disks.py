@@ -1,4 +1,4 @@
-"""The disk is full, refuses, was damaged, or holds what an older version of the package wrote."""
+"""The disk is full, refuses writes, was damaged, or holds a spool of an older version."""
 
 import contextlib
 import random
@@ -24,7 +24,7 @@ SAID_SPACE = "is in use again"
 
 
 def kill_and_deliver(run, app):
-    """What is on disk again survives a kill, and the next process delivers it."""
+    """Kill an application once its records are on disk again; the next process delivers them."""
     wait_until(lambda: SAID_SPACE in app.log)
     app.kill()
     run.receiver.up()
@@ -34,7 +34,7 @@ def kill_and_deliver(run, app):
 
 
 def test_a_quota_then_space_again(tmp_path):
-    """Behind a limit of the file's size records wait in memory, and go back to the disk."""
+    """Beyond a file size limit records wait in memory, and later go back to the disk."""
 
     def a_quota_then_space_again(run):
         run.receiver.down()
@@ -47,7 +47,7 @@ def test_a_quota_then_space_again(tmp_path):
 
 @contextlib.contextmanager
 def small_disk(folder):
-    """Mount a file system of 4 MB; None where that is not allowed."""
+    """Mount a file system of 4 MB; yield None if that is not allowed."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", folder]
     if not shutil.which("mount") or subprocess.run(command, check=False, stderr=-3).returncode:
@@ -60,14 +60,17 @@ def small_disk(folder):
 
 
 def fill(path):
-    """Write until nothing fits any more."""
+    """Write until the file system is full."""
     with path.open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
         while ballast.write(bytes(4_096)):
             pass
 
 
 def test_a_full_disk_then_space_again(tmp_path):
-    """As with a quota, on a small file system of its own where one may be mounted."""
+    """On a full disk records wait in memory, and later go back.
+
+    A small file system is used where one can be mounted, and a quota otherwise.
+    """
 
     def a_full_disk_then_space_again(run):
         run.receiver.down()
@@ -88,7 +91,7 @@ def test_a_full_disk_then_space_again(tmp_path):
 
 
 def test_a_full_disk_while_the_backend_takes_everything(tmp_path):
-    """A disk that stays full to the end costs nothing where what waits in memory is taken."""
+    """A disk that stays full loses nothing if the backend takes the records in memory."""
 
     def a_full_disk_while_the_backend_takes_everything(run):
         run.receiver.down()
@@ -109,13 +112,13 @@ SPANS_IN_A_ROW = 4
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory):
-    """What a real process left on disk: a folder with one small spool file, and its rows."""
+    """Return what a real process left on disk: one small spool file, and the ids handed over."""
     kept = []
 
     def left_by_a_process(run):
         run.receiver.down()
         count = ROWS * SPANS_IN_A_ROW
-        # Rows of several pages.
+        # Each row spans several pages.
         app = run.start(name="a", count=count, rate=0, padding=5_000, flush_every=SPANS_IN_A_ROW)
         app.end(flush_seconds=0)
         kept.extend([*run.spool.glob("*/*.db"), app.handed()])
@@ -125,26 +128,26 @@ def left(tmp_path_factory):
 
 
 def read(file):
-    """Return what every row holds, as ids and as stored bytes."""
+    """Return the ids and the stored bytes of every row."""
     with contextlib.closing(sqlite3.connect(file)) as connection:
         bodies = [body for (body,) in connection.execute("SELECT body FROM batches ORDER BY id")]
     return [({ID.search(r.body)[1].decode() for r in unpack(body)}, body) for body in bodies]
 
 
 def is_on(page, body):
-    """Whether a page holds the beginning of a body, or a part that did not fit beside it."""
+    """Return whether a page holds the beginning of a body, or an overflow part of it."""
     return body[:32] in page or page[4:36] in body
 
 
 def bring(run, file):
-    """Put a copy of a spool file where this run's applications find it."""
+    """Copy a spool file to where this run's applications find it."""
     folder = destination_folder(run.spool, "http", run.receiver.url)
     folder.mkdir(parents=True, mode=0o700)
     return shutil.copy(file, folder / file.name)
 
 
 def test_damage_at_every_page(tmp_path, left):
-    """A damaged page costs what was on it and nothing else; it is told, and the file is kept."""
+    """A damaged page costs only the rows on it; the damage is reported or the file is kept."""
     file, handed = left
     rows = read(file)
     assert sorted(set().union(*(ids for ids, _ in rows))) == sorted(handed)
@@ -162,7 +165,7 @@ def test_damage_at_every_page(tmp_path, left):
             damaged.write(random.Random(page).randbytes(PAGE))
         app = run.start(name="b", count=100)
         app.end()
-        run.assert_nothing_lost()  # of its own
+        run.assert_nothing_lost()  # of the application's own records
         gone = set(handed) - set(run.receiver.ids())
         if page not in (0, root - 1):  # the header and the table's root lead to everything
             on_page = [ids for ids, body in rows if is_on(pages[page], body)]
@@ -178,7 +181,7 @@ def test_damage_at_every_page(tmp_path, left):
 
 @pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
 def test_a_spool_of_an_earlier_version(tmp_path, version):
-    """A file that was left in an older schema is delivered by the package of today, in order."""
+    """A spool file of an earlier schema is delivered by the current package, in order."""
 
     def a_spool_of_an_earlier_version(run):
         sink = HttpSink(run.receiver.url)

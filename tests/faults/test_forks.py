@@ -1,4 +1,4 @@
-"""Forks, by an application and by gunicorn: parent and children lose nothing and do not hang."""
+"""Forks by an application and by gunicorn: parent and children neither lose records nor hang."""
 
 import concurrent.futures
 import contextlib
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.faults
 
 
 def test_forks_while_another_thread_appends(tmp_path):
-    """Ten children, each forked at whatever moment of the other threads, and all of it arrives."""
+    """Ten children, forked at arbitrary moments of other threads, deliver all their records."""
 
     def forks_while_another_thread_appends(run):
         forks = list(range(100, 1_100, 100))
@@ -42,16 +42,16 @@ def test_forks_while_another_thread_appends(tmp_path):
 
 
 def test_the_parent_is_shut_down_while_the_child_appends(tmp_path):
-    """In an outage, too: each has its own spool, and neither closes the other's."""
+    """Parent and child have separate spools, and neither closes the other's, even in an outage."""
 
     def the_parent_is_shut_down_while_the_child_appends(run):
         run.receiver.down()
         app = run.start(count=600, fork_at=[500], child_count=3_000)
         app.wait_until_made()
-        # Else it may be abandoned in its first write, which imports the client, and arrive yet.
+        # Otherwise its first write, which imports the client, may be abandoned and still arrive.
         wait_until(lambda: app.ask("look 0")["health"]["write_errors"])
         app.ask("close 1")
-        # By the child, unless it was faster.
+        # More records from the child, unless it has already made all of them.
         app.wait_until_handed(min(len(app.handed()) + 1_024, 3_600))
         run.receiver.up()
         app.ask("reap 0")
@@ -61,14 +61,14 @@ def test_the_parent_is_shut_down_while_the_child_appends(tmp_path):
         assert len(app.handed()) - len(parents) == 3_000
         if run.on_disk:
             run.start(count=100).end()
-        # A parent in memory had nobody to deliver to before it ended.
+        # With memory only, the parent could not deliver its records before it ended.
         assert run.lost() == (set() if run.on_disk else parents)
 
     together(the_parent_is_shut_down_while_the_child_appends, tmp_path)
 
 
 class Gunicorn:
-    """A server with its workers; its spool outlives it."""
+    """A gunicorn server with its workers; its spool outlives it."""
 
     def __init__(self, run, *arguments):
         self._noted = run.folder / "noted"
@@ -140,18 +140,18 @@ RECYCLED = ("--workers", "2", "--max-requests", "20")
 
 
 def test_gunicorn_with_recycled_workers(tmp_path):
-    """Through an outage, with workers that come and go: every answered request is delivered."""
+    """Every answered request is delivered, through an outage and with recycled workers."""
 
     def gunicorn_with_recycled_workers(run):
         preload = ["--preload"] if run.variant.case else []
         server = Gunicorn(run, *RECYCLED, *preload)
         server.ask(100)
         run.receiver.down()
-        server.ask(60)  # the end of a worker takes 2.5 s meanwhile
+        server.ask(60)  # during the outage a worker takes 2.5 s to end
         run.receiver.up()
         server.ask(100)
         server.end()
-        # What the last workers left, if the backend was away when they ended.
+        # Deliver what the last workers left, if the backend was away when they ended.
         run.start(count=100).end()
         assert len({id_.partition(":")[0] for id_ in server.answered}) > 8
         assert set(server.answered) <= set(server.handed())
@@ -166,7 +166,7 @@ def test_gunicorn_with_recycled_workers(tmp_path):
 
 
 def test_gunicorn_in_memory(tmp_path):
-    """With nothing configured, too, recycled workers deliver before they go."""
+    """Without a spool path, too, recycled workers deliver their records before they end."""
 
     def gunicorn_in_memory(run):
         preload = ["--preload"] if run.variant.case else []
@@ -181,7 +181,7 @@ def test_gunicorn_in_memory(tmp_path):
 
 
 def test_gunicorn_with_a_killed_worker(tmp_path):
-    """What one of four workers left is delivered by the others, while they serve."""
+    """Records of one killed worker of four are delivered by the others while they serve."""
 
     def gunicorn_with_a_killed_worker(run):
         server = Gunicorn(run, "--workers", "4", "--preload")

@@ -1,4 +1,4 @@
-"""The suite's own parts keep their contracts, so that what a scenario shows can be believed."""
+"""The suite's own sink and receiver keep their contracts, so that its scenarios can be trusted."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def write(sink, records, seconds=10):
 
 
 class TestHttpSink(SinkConformance):
-    """The sink, with a receiver that keeps the bodies."""
+    """Conformance of the sink, with a receiver that keeps the bodies."""
 
     @pytest.fixture
     def sink(self, receiver):
@@ -63,7 +63,7 @@ class TestHttpSink(SinkConformance):
 
 
 def test_what_arrives_is_counted_once_and_in_order(receiver, sink):
-    """Ids are known by lane in the order of arrival, and what comes twice is a duplicate."""
+    """The receiver lists ids by lane in order of arrival, and counts duplicates."""
     records = identified(sink, 10)
     write(sink, records[5:])
     write(sink, records)
@@ -75,7 +75,7 @@ def test_what_arrives_is_counted_once_and_in_order(receiver, sink):
 
 
 def test_down_is_refused_and_up_is_the_same_port(receiver, sink):
-    """While it is down nobody can connect, and open connections are gone."""
+    """While the receiver is down nobody can connect; when it is up again it has the same port."""
     records = identified(sink, 3)
     assert len(write(sink, records).delivered) == 3
     receiver.down()
@@ -99,7 +99,7 @@ def test_down_is_refused_and_up_is_the_same_port(receiver, sink):
     ids=["503", "429", "413", "500", "unanswered", "half an answer"],
 )
 def test_refusals_keep_every_record(receiver, sink, rule, error_type, split):
-    """Both sinks take the receiver's refusals for what they stand for."""
+    """Both sinks keep the records of a refused request, and classify the refusal correctly."""
     receiver.rule = rule()
     records = identified(sink, 3)
     result = write(sink, records)
@@ -114,7 +114,10 @@ def test_refusals_keep_every_record(receiver, sink, rule, error_type, split):
 
 
 def test_a_poisoned_request_is_refused_and_nothing_of_it_stored(receiver, sink):
-    """InfluxDB names the bad line, the other protocol has the batch halved."""
+    """A request with a bad record is refused whole.
+
+    InfluxDB names the bad line; the other protocol asks for a split.
+    """
     receiver.rule = rules.poisoned_by(lambda id_: id_ == "r:1")
     records = identified(sink, 3)
     result = write(sink, records)
@@ -127,7 +130,7 @@ def test_a_poisoned_request_is_refused_and_nothing_of_it_stored(receiver, sink):
 
 
 def test_a_missing_lane_is_missing_alone(receiver, sink):
-    """404 for one lane, and another is taken."""
+    """A missing lane is answered with 404, and other lanes are accepted."""
     records = identified(sink, 3)
     receiver.rule = rules.without_lane(records[0].lane)
     assert write(sink, records).error_type == "404"
@@ -136,7 +139,7 @@ def test_a_missing_lane_is_missing_alone(receiver, sink):
 
 
 def test_a_request_can_be_cut_in_its_middle(receiver, sink):
-    """The next one is cut while it is read, and nothing of it is stored."""
+    """A request that is cut while it is read is not stored."""
     receiver.cut_requests = 1
     records = identified(sink, 5_000)
     assert list(write(sink, records).kept) == records
@@ -145,7 +148,7 @@ def test_a_request_can_be_cut_in_its_middle(receiver, sink):
 
 
 def test_a_hanging_receiver_answers_nothing(receiver, sink):
-    """The sink gives up in its time; nothing was stored, and the receiver can be closed."""
+    """The sink gives up on a hanging receiver in time; nothing is stored, and it can be closed."""
     receiver.hangs = True
     records = identified(sink, 3)
     result = write(sink, records, 0.2)

@@ -1,4 +1,4 @@
-"""Processes that are killed with -9: what they had on disk is delivered by others, in order."""
+"""Processes killed with -9: what they had on disk is delivered by others, in order."""
 
 import pytest
 
@@ -8,7 +8,10 @@ pytestmark = pytest.mark.faults
 
 
 def test_killed_in_an_outage(tmp_path):
-    """The next process delivers all that was on disk; what was in memory, and only that, is gone."""
+    """The next process delivers all that was on disk.
+
+    Records in memory, and only those, are lost.
+    """
 
     def killed_in_an_outage(run):
         app = run.start(count=100_000)
@@ -32,7 +35,7 @@ def test_killed_in_an_outage(tmp_path):
 
 
 def test_killed_again_and_again(tmp_path):
-    """Whatever moment it is, also while it delivers what others left: nothing is lost."""
+    """Nothing is lost, whenever a process is killed, even while it delivers what others left."""
 
     def killed_again_and_again(run):
         for life in range(4):
@@ -46,7 +49,7 @@ def test_killed_again_and_again(tmp_path):
 
 
 def test_one_of_four_workers_is_killed(tmp_path):
-    """A live one takes over what it left, in order; in memory exactly that is lost."""
+    """A live worker takes over what a killed one left on disk; in memory exactly that is lost."""
 
     def one_of_four_workers_is_killed(run):
         run.receiver.down()
@@ -58,7 +61,7 @@ def test_one_of_four_workers_is_killed(tmp_path):
             worker.wait_until_handed(500)
         run.receiver.up()
         if run.on_disk:
-            # By those that live on, none of which has ended yet.
+            # Delivered by the live workers, none of which has ended yet.
             theirs = set(killed.handed())
             run.receiver.wait_until(lambda: theirs <= set(run.receiver.ids()))
             assert [id_ for id_ in run.receiver.ids() if id_ in theirs] == killed.handed()

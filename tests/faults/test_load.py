@@ -1,4 +1,4 @@
-"""More than usual: a slow backend under twice the load, a burst, an outage that goes on."""
+"""More load than usual: a slow backend under twice the load, a burst, and a lasting outage."""
 
 import pytest
 
@@ -8,7 +8,7 @@ pytestmark = pytest.mark.faults
 
 
 def test_a_second_for_each_request(tmp_path):
-    """At 2,000 spans a second: larger requests make up for slow ones."""
+    """At 2,000 spans a second, larger requests make up for slow ones."""
 
     def a_second_for_each_request(run):
         run.receiver.seconds = 1.0
@@ -21,7 +21,7 @@ def test_a_second_for_each_request(tmp_path):
 
 
 def test_a_burst_of_50_000_spans(tmp_path):
-    """What the SDK's queue of 2,048 lets through is delivered; what it dropped is its own."""
+    """All spans that the SDK's queue of 2,048 lets through are delivered; it drops the others."""
 
     def a_burst_of_50_000_spans(run):
         app = run.start(count=50_000, rate=0)
@@ -34,7 +34,7 @@ def test_a_burst_of_50_000_spans(tmp_path):
 
 
 def test_memory_is_flat_in_an_outage(tmp_path):
-    """With the spool on disk a process does not grow by what waits."""
+    """With the spool on disk, a process's memory does not grow with the backlog."""
 
     def memory_is_flat_in_an_outage(run):
         run.receiver.down()
@@ -43,7 +43,7 @@ def test_memory_is_flat_in_an_outage(tmp_path):
         assert len(app.handed()) == 20_480
         assert app.health["events_spooled"] == 20_480
         assert app.health["spool_bytes"] > 40_000_000
-        # Three quarters of it came after the first look.
+        # Three quarters of it came after the first measurement.
         assert app.told["grown_bytes"] < 24_000_000
         run.receiver.up()
         app.end()
@@ -54,7 +54,7 @@ def test_memory_is_flat_in_an_outage(tmp_path):
 
 
 def test_without_an_exporter(tmp_path):
-    """The same application without one, for the latency beside the others."""
+    """The same application without an exporter, for comparing its latency with the others."""
 
     def without_an_exporter(run):
         app = run.start()

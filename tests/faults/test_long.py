@@ -1,7 +1,7 @@
 """Minutes and hours: outages with the default delays, a soak with kills, a spool of 1 GiB.
 
-`make test-long` runs them; they are not part of `make test`. CBTOP_SOAK_SECONDS is how long the
-soak takes, an hour by default, and CBTOP_SOAK_SEED what happens in it.
+`make test-long` runs them; they are not part of `make test`. CBTOP_SOAK_SECONDS sets how long the
+soak takes, by default an hour, and CBTOP_SOAK_SEED determines what happens in it.
 """
 
 import os
@@ -23,7 +23,7 @@ DEFAULT_RETRY = {"retry": {}}
 
 @pytest.mark.parametrize("outage_seconds", [30, 60])
 def test_long_outage(tmp_path, outage_seconds):
-    """With default delays and 1,000 spans a second: nothing is lost, with any spool."""
+    """With default delays and 1,000 spans a second, no spool loses anything in a long outage."""
 
     def long_outage(run):
         app = run.start(count=1_000 * (outage_seconds + 10), options=DEFAULT_RETRY)
@@ -39,7 +39,7 @@ def test_long_outage(tmp_path, outage_seconds):
 
 
 def test_killed_in_a_long_outage(tmp_path):
-    """Half a minute on disk survives the kill at its end."""
+    """Half a minute of records on disk survives a kill at its end."""
 
     def killed_in_a_long_outage(run):
         run.receiver.down()
@@ -54,7 +54,7 @@ def test_killed_in_a_long_outage(tmp_path):
 
 
 def soak(run, seed):
-    """Kill, break and mend at random until the time is over."""
+    """Kill, break and restore things at random until the time is over."""
     chance = random.Random(f"{seed} {run.variant}")
     receiver = run.receiver
     workers = [run.start(count=10_000_000, rate=200) for _ in range(3)]
@@ -84,7 +84,7 @@ def soak(run, seed):
 
 
 def test_soak(tmp_path):
-    """Whatever is killed, broken and mended, in whatever order: nothing is lost."""
+    """Nothing is lost, whatever is killed, broken and restored, in whatever order."""
     seed = os.environ.get("CBTOP_SOAK_SEED", str(time.time_ns()))
     REPORTS.append(f"soak: CBTOP_SOAK_SEED={seed} CBTOP_SOAK_SECONDS={SOAK_SECONDS:g}")
 
@@ -100,7 +100,7 @@ MIB = 1024 * 1024
 
 
 def left_behind(path, mib):
-    """Have a process end that leaves so much that cannot be compressed, 1 MiB a row."""
+    """Leave a spool of `mib` MiB of incompressible rows, 1 MiB each, as an ended process does."""
     folder = SpoolFolder(path, "kafka", "somewhere", max_bytes=4_096 * MIB)
     noise = random.Random(mib)
     for _ in range(mib):
@@ -109,7 +109,7 @@ def left_behind(path, mib):
 
 
 def take_over(path, mib):
-    """Take over and empty the first part; returns seconds until the first claim, and MiB/s."""
+    """Take over a spool and empty `mib` rows; return seconds to the first claim, and MiB/s."""
     folder = SpoolFolder(path, "kafka", "somewhere", max_bytes=4_096 * MIB)
     began = time.perf_counter()
     assert folder.adopt() == 1
@@ -126,7 +126,7 @@ def take_over(path, mib):
 
 
 def test_a_spool_of_a_gibibyte(tmp_path):
-    """It opens at once, and drains at the speed of a small one."""
+    """A spool of 1 GiB opens at once, and drains about as fast as a small one."""
     left_behind(tmp_path / "small", 65)
     left_behind(tmp_path / "large", 1_024)
     small, large = (take_over(tmp_path / name, 64) for name in ("small", "large"))

@@ -1,4 +1,4 @@
-"""The backend is away, busy, slow or rude, and comes back: nothing is lost, with any spool."""
+"""The backend is away, busy, slow or faulty, and comes back: no spool loses anything."""
 
 import itertools
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.faults
 
 
 def test_down_in_the_middle(tmp_path):
-    """What is handed over while nobody can connect is delivered when somebody can again."""
+    """Records handed over while the backend is down are delivered when it is up again."""
 
     def down_in_the_middle(run):
         app = run.start(count=3_000)
@@ -27,7 +27,7 @@ def test_down_in_the_middle(tmp_path):
 
 
 def test_down_from_start_to_end(tmp_path):
-    """On disk the next process delivers all of it; in memory all is counted as lost."""
+    """On disk the next process delivers everything; in memory everything is counted as lost."""
 
     def down_from_start_to_end(run):
         run.receiver.down()
@@ -51,7 +51,7 @@ def test_down_from_start_to_end(tmp_path):
 
 @pytest.mark.parametrize(("status", "variants"), [(503, EVERYWHERE), (429, ONE_OF_EACH)])
 def test_busy_with_retry_after(tmp_path, status, variants):
-    """A wish for a second is respected, and everything arrives when it is over."""
+    """A Retry-After of one second is respected, and everything arrives afterwards."""
 
     def busy_with_retry_after(run):
         run.receiver.rule = rules.refuse(status, "1")
@@ -70,7 +70,7 @@ def test_busy_with_retry_after(tmp_path, status, variants):
 
 @pytest.mark.parametrize(("how", "variants"), [("unanswered", EVERYWHERE), ("half", ONE_OF_EACH)])
 def test_cut_before_the_answer(tmp_path, how, variants):
-    """What was read and never acknowledged is sent again: nothing is lost, some comes twice."""
+    """Requests that were stored but not acknowledged are sent again: duplicates, but no loss."""
 
     def cut_before_the_answer(run):
         run.receiver.rule = rules.cutting(3, how)
@@ -97,7 +97,7 @@ def test_cut_while_it_is_sent(tmp_path):
 
 
 def test_hanging_in_the_middle(tmp_path):
-    """A request without an answer is given up in its time, and its records are sent again."""
+    """A request without an answer is given up in time, and its records are sent again."""
 
     def hanging_in_the_middle(run):
         app = run.start(count=2_500, options={"timeout_ms": 500})
@@ -108,14 +108,14 @@ def test_hanging_in_the_middle(tmp_path):
         app.end()
         assert app.health["write_errors"] >= 1
         run.assert_nothing_lost()
-        # An answer that comes too late is one that the application did not hear.
+        # The application does not receive an answer that comes too late.
         run.assert_outcomes_add_up()
 
     together(hanging_in_the_middle, tmp_path, ONE_OF_EACH)
 
 
 def test_clock_set_back(tmp_path):
-    """An hour back in the middle of an outage changes neither what is delivered nor its order."""
+    """A clock set back by an hour in an outage changes neither what is delivered nor its order."""
 
     def clock_set_back(run):
         run.receiver.down()
@@ -131,7 +131,7 @@ def test_clock_set_back(tmp_path):
 
 
 def test_clock_set_back_before_the_next_process(tmp_path):
-    """What a killed process left is delivered by one that thinks it lives an hour before."""
+    """A process whose clock is an hour behind delivers what a killed one left."""
 
     def clock_set_back_before_the_next_process(run):
         run.receiver.down()

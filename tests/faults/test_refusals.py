@@ -1,4 +1,4 @@
-"""The backend refuses some of it, for good or for now: nothing else suffers, nothing is lost."""
+"""The backend refuses some records, for good or for now: no other is affected or lost."""
 
 import pytest
 
@@ -13,7 +13,10 @@ def number_of(id_):
 
 
 def assert_rejected(run, reason, ids):
-    """Exactly these were refused for good, and all others arrived; on disk the letters say why."""
+    """Check that exactly these ids were rejected and all others arrived.
+
+    On disk the dead letters give the reason.
+    """
     (app,) = run.apps
     assert app.health["events_rejected"] == len(ids)
     assert not ids & set(run.receiver.ids())
@@ -24,7 +27,7 @@ def assert_rejected(run, reason, ids):
 
 
 def test_one_poisoned_record_in_a_thousand(tmp_path):
-    """Exactly the bad ones are rejected, and no bad one takes its neighbours along."""
+    """Exactly the bad records are rejected, and none of their neighbours."""
 
     def one_poisoned_record_in_a_thousand(run):
         run.receiver.rule = rules.poisoned_by(lambda id_: number_of(id_) % 1_000 == 700)
@@ -36,7 +39,7 @@ def test_one_poisoned_record_in_a_thousand(tmp_path):
 
 
 def test_too_large(tmp_path):
-    """Requests are halved until they are small enough, and nothing of them is refused."""
+    """Requests are halved until they are small enough, and nothing is rejected."""
 
     def too_large(run):
         run.receiver.rule = rules.too_large_over(20_000)
@@ -48,7 +51,7 @@ def test_too_large(tmp_path):
 
 
 def test_one_record_that_breaks_the_server(tmp_path):
-    """It is found by halving, because others pass, and blamed alone."""
+    """A record that breaks the server is found by halving, and rejected alone: others pass."""
 
     def one_record_that_breaks_the_server(run):
         run.receiver.rule = rules.broken_by(lambda id_: number_of(id_) == 700)
@@ -60,7 +63,7 @@ def test_one_record_that_breaks_the_server(tmp_path):
 
 
 def test_one_batch_that_always_gets_500(tmp_path):
-    """A whole batch of records that break the server leaves, and those behind it arrive."""
+    """A whole batch of records that break the server is rejected, and those behind it arrive."""
 
     def one_batch_that_always_gets_500(run):
         run.receiver.rule = rules.broken_by(lambda id_: 512 <= number_of(id_) < 1_024)
@@ -72,7 +75,7 @@ def test_one_batch_that_always_gets_500(tmp_path):
 
 
 def test_everything_gets_500_for_a_while(tmp_path):
-    """A server that is broken for everything is broken by nothing: no record is blamed."""
+    """If a server fails on everything, no record is blamed."""
 
     def everything_gets_500_for_a_while(run):
         run.receiver.rule = rules.broken_by(lambda _: True)
@@ -87,7 +90,7 @@ def test_everything_gets_500_for_a_while(tmp_path):
 
 
 def test_one_lane_refused_for_the_whole_run(tmp_path):
-    """It waits while the other is delivered; in time for the end there is a bucket for it."""
+    """A refused lane waits while the other is delivered, and arrives once its bucket exists."""
 
     def one_lane_refused_for_the_whole_run(run):
         run.receiver.rule = rules.without_lane("logs")
@@ -109,7 +112,7 @@ def test_one_lane_refused_for_the_whole_run(tmp_path):
 
 
 def test_one_lane_refused_to_the_end(tmp_path):
-    """Without a bucket to the end, disk leaves what waits to the next process."""
+    """If a bucket is missing to the end, its records wait on disk for the next process."""
 
     def one_lane_refused_to_the_end(run):
         run.receiver.rule = rules.without_lane("logs")
@@ -127,7 +130,7 @@ def test_one_lane_refused_to_the_end(tmp_path):
 
 
 def test_one_lane_refused_to_the_end_in_memory(tmp_path):
-    """Without a bucket to the end, memory counts what it had to drop, and lost nothing else."""
+    """If a bucket is missing to the end, memory drops and counts its records, and no others."""
 
     def one_lane_refused_to_the_end_in_memory(run):
         run.receiver.rule = rules.without_lane("logs")

@@ -1,4 +1,4 @@
-"""The end of a process: in its time whatever the backend does, and with nothing left open."""
+"""The end of a process: in time whatever the backend does, and with nothing left open."""
 
 import pytest
 
@@ -7,8 +7,8 @@ from tests.faults.runs import EVERYWHERE, ONE_OF_EACH, PATIENCE_SECONDS, togethe
 
 pytestmark = pytest.mark.faults
 
-# What is promised for all three exporters, and what a busy machine may add. The request that
-# hangs would take 10 seconds, and a shutdown of the SDK waits for 30.
+# The limit promised for all three exporters, and what a busy machine may add. The hanging request
+# alone would take 10 seconds, and the SDK's shutdown waits for 30.
 MOST_SECONDS = 3.0
 BUSY_SECONDS = 3.0
 
@@ -29,14 +29,14 @@ def be_busy(receiver):
     ("backend", "variants"), [(hang, EVERYWHERE), (be_down, ONE_OF_EACH), (be_busy, ONE_OF_EACH)]
 )
 def test_shutdown_of_all_three_exporters(tmp_path, backend, variants):
-    """With the backend away it takes 3 s at most, and what was not delivered is told."""
+    """With the backend away, shutdown takes 3 s at most, and undelivered records are reported."""
 
     def shutdown_of_all_three_exporters(run):
         backend(run.receiver)
         app = run.start(count=1_000, logs=True, metrics=True)
         app.end(flush_seconds=0)
         assert app.told["seconds"] < MOST_SECONDS + BUSY_SECONDS
-        # Metric points have no id of their own.
+        # Metric points have no ids.
         kept = (
             app.health["events_spooled"]
             if run.on_disk
@@ -60,14 +60,14 @@ def test_shutdown_of_all_three_exporters(tmp_path, backend, variants):
 
 
 def test_shutdown_within_its_timeout(tmp_path):
-    """Half a second is half a second, though the request hangs for ten."""
+    """A shutdown with a timeout of 0.5 s keeps to it, though a request hangs for ten."""
 
     def shutdown_within_its_timeout(run):
         run.receiver.hangs = True
         app = run.start(count=600)
         app.wait_until_made()
         app.ask("close 0.5")
-        assert app.told["seconds"] < 0.5 + 1.5  # the budget alone would be 2.5
+        assert app.told["seconds"] < 0.5 + 1.5  # the default budget alone would take 2.5
         app.end(flush_seconds=0)
         run.assert_counters_agree()
 
@@ -75,7 +75,7 @@ def test_shutdown_within_its_timeout(tmp_path):
 
 
 def test_nothing_is_left_open(tmp_path):
-    """After the shutdown there is no thread and no descriptor that was not there before."""
+    """Shutdown leaves no thread and no descriptor that was not there before."""
 
     def nothing_is_left_open(run):
         run.receiver.down()

@@ -1,8 +1,8 @@
-"""A WSGI application that answers with the id of the span that it made, for gunicorn.
+"""A WSGI application for gunicorn, which answers with the id of the span that it made.
 
-The environment variable FAULTS_WEB holds the sink, the receiver's url, the file of the notes and
-the exporter's options as JSON. Everything is made when this is imported: with --preload before
-the fork, and otherwise in each worker.
+The environment variable FAULTS_WEB holds the sink, the receiver's URL, the notes file and the
+exporter's options as JSON. Everything is created on import: before the fork with --preload, and
+otherwise in each worker.
 """
 
 import itertools

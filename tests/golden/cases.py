@@ -1,7 +1,7 @@
 """The golden cases of schema version 1: SDK data in, events out.
 
-`python -m tests.golden.cases NAME ...` writes the files of new cases. A file of a released
-version is never written again.
+`python -m tests.golden.cases NAME ...` writes the files of new cases. Files of a released version
+are never rewritten.
 """
 
 import sys
@@ -76,7 +76,7 @@ HARD_NUMBERS = {
     "nested": (float("nan"), {"x": float("inf")}),
 }
 
-# What a request leaves behind, as the semantic conventions name it.
+# The attributes of a request, as the semantic conventions name them.
 REQUEST = {
     "http.request.method": "GET",
     "url.path": "/cart/7",

@@ -17,19 +17,19 @@ SCHEMA = json.loads(
 
 @pytest.mark.parametrize("name", CASES)
 def test_json_bytes_are_frozen(name):
-    """The JSON of each kind of SDK data is what readers were promised."""
+    """The JSON of each kind of SDK data is exactly what readers were promised."""
     assert as_json(CASES[name]) == (FOLDER / f"{name}.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_line_protocol_bytes_are_frozen(name):
-    """The line protocol of each kind of SDK data is what readers were promised."""
+    """The line protocol of each kind of SDK data is exactly what readers were promised."""
     assert as_lines(CASES[name]) == (FOLDER / f"{name}.lp").read_bytes()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_golden_lines_keep_the_published_schema(name):
-    """Every golden line is valid by schemas/event_v1.json, and decodes."""
+    """Every golden line is valid according to schemas/event_v1.json, and decodes."""
     validator = jsonschema.Draft202012Validator(SCHEMA)
     lines = (FOLDER / f"{name}.jsonl").read_bytes().splitlines()
     assert lines
@@ -39,6 +39,6 @@ def test_golden_lines_keep_the_published_schema(name):
 
 
 def test_every_golden_file_has_its_case():
-    """No golden file is left over from a case that is gone."""
+    """Every golden file belongs to a case."""
     files = {path.name for path in FOLDER.iterdir()}
     assert files == {f"{name}{suffix}" for name in CASES for suffix in (".jsonl", ".lp")}

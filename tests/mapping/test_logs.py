@@ -1,4 +1,4 @@
-"""What the golden files do not show of log records."""
+"""Mapping of log records, beyond what the golden files show."""
 
 import logging
 import warnings
@@ -26,14 +26,14 @@ def test_equal_tags_are_one_object():
 
 
 def test_redaction_reaches_attributes_and_a_structured_body():
-    """A key that matches is replaced, in the body too."""
+    """A matching key is redacted in attributes and in a structured body."""
     (event,) = map_logs(log({"password": "x", "n": 1}, {"password": "y"}), redact=("pass*",))
     assert event.fields["body"] == '{"password":"[redacted]","n":1}'
     assert event.attributes == {"password": "[redacted]"}
 
 
 def test_redaction_reaches_maps_in_lists():
-    """A list of maps hides no key, in an attribute or in the body, however deep."""
+    """A matching key inside a list is redacted, in an attribute and in the body, however deep."""
     users = [{"password": "x", "n": 1}, [({"password": "y"},)], "z"]
     (event,) = map_logs(log(users, {"users": users}), redact=("pass*",))
     redacted = '[{"password":"[redacted]","n":1},[[{"password":"[redacted]"}]],"z"]'
@@ -67,7 +67,7 @@ class Login:
     ],
 )
 def test_redaction_reaches_every_object_of_the_json(value, redacted):
-    """Whatever became a key in what leaves is looked at, not what a key was in Python."""
+    """Redaction looks at the keys of the JSON, whatever Python objects they come from."""
     (event,) = map_logs(log(value, {"value": value, Key.PASSWORD: "x"}), redact=("pass*",))
     assert event.attributes[Key.PASSWORD] == "[redacted]"
     assert event.fields["body"] == redacted
@@ -75,7 +75,7 @@ def test_redaction_reaches_every_object_of_the_json(value, redacted):
 
 
 def test_redaction_shows_nothing_that_it_cannot_look_into():
-    """Neither what is nested too deep, nor an object of which one part has no JSON."""
+    """Redaction hides what is nested too deep, and an object with a part that has no JSON."""
     deep = {"password": "s3cret"}
     for _ in range(40):
         deep = {"in": deep}
@@ -87,7 +87,7 @@ def test_redaction_shows_nothing_that_it_cannot_look_into():
 
 
 def test_redaction_of_a_map_that_holds_itself_ends():
-    """It is written as it would be without redaction."""
+    """Redaction of a map that holds itself ends, and writes the same as without redaction."""
     form = {"password": "x"}
     form["self"] = [form]
     (event,) = map_logs(log(form, {"form": form}), redact=("pass*",))
@@ -96,25 +96,25 @@ def test_redaction_of_a_map_that_holds_itself_ends():
 
 
 def test_the_observed_time_stands_in_for_a_missing_one():
-    """OpenTelemetry: use the timestamp if it is present, otherwise the observed one."""
+    """A record without a timestamp has its observed time, as OpenTelemetry recommends."""
     events = map_logs(log(timestamp=7, observed=9), log(timestamp=None, observed=9))
     assert [event.timestamp_ns for event in events] == [7, 9]
 
 
 def test_an_invalid_trace_context_is_no_correlation_id():
-    """All zeros are not an id."""
+    """A trace context of zeros gives neither a correlation id nor a span id."""
     (event,) = map_logs(log(trace_id=0, span_id=0))
     assert event.correlation_id is None
     assert "span_id" not in event.fields
 
 
 def test_records_of_the_sdks_own_logger_are_mapped():
-    """A record that went through the SDK has its body, severity and attributes."""
+    """A record made by the SDK's own handler keeps its body, severity and attributes."""
     exporter = InMemoryLogRecordExporter()
     provider = LoggerProvider(resource=RESOURCE, shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of the SDK's own handler
+        warnings.simplefilter("ignore", DeprecationWarning)  # raised by the SDK's own handler
         from opentelemetry.sdk._logs import LoggingHandler
 
         handler = LoggingHandler(logger_provider=provider)
@@ -133,7 +133,10 @@ def test_records_of_the_sdks_own_logger_are_mapped():
 
 
 def test_a_severity_without_a_text_has_the_data_models_name():
-    """So that a query by the tag finds it; what the source calls it comes first."""
+    """A record without a severity text gets the data model's name, for queries by the tag.
+
+    A text from the source comes first.
+    """
     named, bare, unspecified = log("a"), log("b"), log("c")
     named.log_record.severity_text, named.log_record.severity_number = "error", SeverityNumber.FATAL
     bare.log_record.severity_text, bare.log_record.severity_number = None, SeverityNumber.ERROR2
@@ -144,13 +147,13 @@ def test_a_severity_without_a_text_has_the_data_models_name():
 
 
 def test_a_text_body_is_redacted_by_its_name():
-    """`body` is a key like any other; without a body there is nothing to hide."""
+    """A pattern that matches `body` redacts a text body; a record without a body stays without."""
     events = map_logs(log("card 4111"), log({"a": 1}), log(None), redact=("bod*",))
     assert [event.fields.get("body") for event in events] == ["[redacted]", "[redacted]", None]
 
 
 def test_a_severity_that_is_a_bare_number():
-    """A bridge need not know the SDK's Enum."""
+    """A severity may be a plain number, because a bridge need not know the SDK's Enum."""
     bare, odd = log("a"), log("b")
     bare.log_record.severity_number, odd.log_record.severity_number = 9, "INFO"
     first, second = map_logs(bare, odd)
@@ -159,7 +162,10 @@ def test_a_severity_that_is_a_bare_number():
 
 
 def test_records_of_kinds_that_take_turns_stay_in_order_and_in_few_parts():
-    """A part for each record would cost more than no tables at all."""
+    """Records of alternating kinds stay in order, and do not make one part each.
+
+    So many parts would cost more than having no tables.
+    """
     taking_turns = [log(f"turn {n}", span_id=SPAN_ID if n % 2 else 0) for n in range(40)]
     in_a_row = [log(f"row {n}") for n in range(40)]
     events = map_logs(*taking_turns, *in_a_row)
@@ -170,7 +176,10 @@ def test_records_of_kinds_that_take_turns_stay_in_order_and_in_few_parts():
 
 @pytest.mark.parametrize("body", [b"\xff\x00", UUID(int=1), date(2024, 1, 2), 7, "text", None])
 def test_a_pattern_that_matches_nothing_changes_no_body(body):
-    """The form tells what a body was: a text is bare, everything else is JSON."""
+    """A pattern that does not match changes no body, whatever its type.
+
+    A text body is bare and everything else is JSON, so the form tells the type.
+    """
     (plain,), (redacted,) = map_logs(log(body)), map_logs(log(body), redact=("password",))
     assert redacted.fields == plain.fields
     (hidden,) = map_logs(log(body), redact=("body",))
@@ -178,14 +187,14 @@ def test_a_pattern_that_matches_nothing_changes_no_body(body):
 
 
 def test_an_exception_type_that_says_nothing_is_no_tag():
-    """An empty one, or a 0, would be a series of its own."""
+    """An empty or false exception type makes no tag, or it would be a series of its own."""
     for empty in ("", 0, False, None):
         (event,) = map_logs(log(attributes={"exception.type": empty}))
         assert "exception.type" not in event.tags
 
 
 def test_redaction_looks_at_the_key_that_the_json_has():
-    """A member of an Enum may be the key of a map in a body; its JSON shows the value."""
+    """For an Enum member as a key of a body, redaction looks at its value, as in the JSON."""
     from enum import Enum
 
     class Key(Enum):
@@ -196,6 +205,6 @@ def test_redaction_looks_at_the_key_that_the_json_has():
 
 
 def test_redaction_looks_into_tuples():
-    """And whatever else becomes an array."""
+    """Redaction looks into tuples, which become arrays."""
     (event,) = map_logs(log(({"password": "s3cret"}, 1)), redact=("password",))
     assert event.fields["body"] == '[{"password":"[redacted]"},1]'

@@ -1,4 +1,4 @@
-"""What the golden files do not show of metrics: the SDK's own pipeline, losses, caches."""
+"""Mapping of metrics, beyond the golden files: the SDK's own pipeline, losses and caches."""
 
 import math
 import re
@@ -58,7 +58,7 @@ NAN, INF = float("nan"), float("inf")
 
 @pytest.fixture
 def sdk():
-    """A meter, and what was collected from it as events."""
+    """Return a function that makes a meter and collects its metrics as events."""
     made = []
 
     def start(views=(), temporality=None):
@@ -80,7 +80,7 @@ def sdk():
 
 
 def test_every_instrument_of_the_sdk_becomes_events(sdk):
-    """Synchronous and observable instruments of every kind arrive with type and value."""
+    """Synchronous and observable instruments of every kind become events with type and value."""
     meter, collect = sdk(temporality={Counter: DELTA, ObservableCounter: DELTA, Histogram: DELTA})
     meter.create_counter("counter", unit="1", description="d").add(5, {"k": "v"})
     meter.create_up_down_counter("updown").add(-2)
@@ -115,7 +115,7 @@ def test_every_instrument_of_the_sdk_becomes_events(sdk):
 
 
 def test_views_rename_filter_and_change_the_aggregation(sdk):
-    """Events show what the views made of the instruments."""
+    """Events have the names, attributes and aggregations that views define."""
     meter, collect = sdk(
         views=[
             View(instrument_name="a", name="renamed", attribute_keys={"kept"}),
@@ -141,7 +141,7 @@ def test_views_rename_filter_and_change_the_aggregation(sdk):
 
 
 def test_an_exemplar_carries_the_trace_of_the_largest_measurement(sdk):
-    """The data point's correlation id is the trace of its largest exemplar."""
+    """A data point's correlation id is the trace of its largest exemplar."""
     meter, collect = sdk()
     tracer = TracerProvider(resource=RESOURCE, shutdown_on_exit=False).get_tracer("t")
     histogram = meter.create_histogram("h")
@@ -157,7 +157,10 @@ def test_an_exemplar_carries_the_trace_of_the_largest_measurement(sdk):
 
 
 def test_exemplars_of_counters_come_only_under_all_and_only_the_newest():
-    """They say little and double the size of a point."""
+    """Exemplars of counters are mapped only with `all`, and only the newest of a point.
+
+    They say little, and double the size of a point.
+    """
     batch = metrics(
         sum_metric(number_point(3, exemplars=[exemplar(1, time_ns=5), exemplar(2, time_ns=9)]))
     )
@@ -168,7 +171,7 @@ def test_exemplars_of_counters_come_only_under_all_and_only_the_newest():
 
 
 def test_of_exemplars_of_one_time_the_first_counts():
-    """So that the same data says the same again."""
+    """Of exemplars of one time the first is chosen, so that equal data gives equal events."""
     equal = [exemplar(1, time_ns=5), exemplar(2, time_ns=5)]
     batch = metrics(sum_metric(number_point(3, exemplars=equal), number_point(4, {"a": "b"})))
     *points, found = map_metrics(batch, exemplars="all")
@@ -177,7 +180,7 @@ def test_of_exemplars_of_one_time_the_first_counts():
 
 
 def test_no_exemplars_under_none():
-    """`mapping.exemplars=none` leaves them out, and the point's correlation id with them."""
+    """`mapping.exemplars=none` omits exemplars and the point's correlation id."""
     batch = metrics(histogram_metric(histogram_point(exemplars=[exemplar(1.0)])))
     (event,) = map_metrics(batch, exemplars="none")
     assert event.correlation_id is None
@@ -185,7 +188,10 @@ def test_no_exemplars_under_none():
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF, Decimal("NaN"), "7x", None])
 def test_a_point_without_a_finite_value_is_counted_and_spares_its_neighbours(value):
-    """A field cannot carry it, an event needs one: the point is rejected, its neighbours are not."""
+    """A point without a finite value is rejected and counted alone.
+
+    Its event would have no field.
+    """
     losses = []
     batch = metrics(
         gauge_metric(number_point(1), number_point(value, {"a": "b"}), number_point(2, {"c": "d"}))
@@ -200,14 +206,14 @@ def test_a_point_without_a_finite_value_is_counted_and_spares_its_neighbours(val
     [(True, 1), (Decimal("1.5"), 1.5), (Fraction(1, 4), 0.25), (2**70, 2**70)],
 )
 def test_foreign_numbers_become_plain_ones(value, told):
-    """A bool is an int, and other number types are floats."""
+    """A bool becomes an int, and other number types become floats."""
     (event,) = map_metrics(metrics(gauge_metric(number_point(value))))
     assert event.fields["value"] == told
     assert type(event.fields["value"]) in (int, float)
 
 
 def test_a_histogram_whose_sum_is_not_finite_keeps_its_buckets():
-    """Only the field is left out, and that is told; it is no lost event."""
+    """A sum that is not finite is left out and reported, but its event is not lost."""
     losses = []
     (event,) = map_metrics(metrics(histogram_metric(histogram_point(total=NAN))), losses=losses)
     assert "sum" not in event.fields
@@ -217,14 +223,14 @@ def test_a_histogram_whose_sum_is_not_finite_keeps_its_buckets():
 
 @pytest.mark.parametrize(("least", "most"), [(None, None), (INF, -INF)])
 def test_a_min_and_max_that_were_never_recorded_are_no_loss(least, most):
-    """They are left out without a word."""
+    """A min and max that were never recorded are left out and not reported as a loss."""
     (event,) = map_metrics(metrics(histogram_metric(histogram_point(least=least, most=most))))
     assert "min" not in event.fields
     assert "max" not in event.fields
 
 
 def test_histogram_buckets_are_cumulative():
-    """`le_<bound>` counts what is at or below the bound, `le_inf` all."""
+    """`le_<bound>` counts all values at or below the bound, and `le_inf` all values."""
     (event,) = map_metrics(
         metrics(histogram_metric(histogram_point(counts=(1, 2, 4), bounds=(0.25, 10.0))))
     )
@@ -243,7 +249,7 @@ def test_histogram_buckets_are_cumulative():
     )
 )
 def test_buckets_of_any_size_add_up(rows):
-    """Small counts are added up a table at a time, others one by one; nobody can tell."""
+    """Buckets add up, whether a table at a time (small counts) or one by one (larger ones)."""
     bounds = tuple(float(at) for at in range(1, len(rows[0])))
     points = [histogram_point(row, bounds, attributes={"at": at}) for at, row in enumerate(rows)]
     events = map_metrics(metrics(histogram_metric(*points)))
@@ -255,7 +261,10 @@ def test_buckets_of_any_size_add_up(rows):
 
 
 def test_buckets_that_do_not_add_up_to_the_count_spoil_no_neighbour():
-    """A foreign point keeps what it says, however its sums would look in eight bits."""
+    """A foreign point whose count contradicts its buckets keeps both, and changes no other point.
+
+    Here its sums would only match if they were taken in eight bits.
+    """
     odd = replace(histogram_point((200, 100), (1.0,), attributes={"at": "odd"}), count=44)
     good = histogram_point((3, 4), (1.0,), attributes={"at": "good"})
     for points in ((odd, good), (good, odd)):
@@ -265,7 +274,7 @@ def test_buckets_that_do_not_add_up_to_the_count_spoil_no_neighbour():
 
 
 def test_bounds_may_change_between_points_of_one_metric():
-    """Two views can give one name two sets of bounds; no point gets the other's names."""
+    """Points of one metric may have different bounds, as from two views, and each keeps its own."""
     events = map_metrics(
         metrics(
             histogram_metric(
@@ -282,7 +291,7 @@ def test_bounds_may_change_between_points_of_one_metric():
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=50), st.integers(-2, 8))
 def test_exponential_fields_add_up_and_bound_every_value(values, scale):
-    """Counts add up to `count`, and the cumulative count at a bound is that of the values."""
+    """Bucket fields add up to `count`, and up to each bound they count the values below it."""
     base = 2 ** (2**-scale)
     counts = {}
     for value in values:
@@ -312,7 +321,7 @@ def test_exponential_fields_add_up_and_bound_every_value(values, scale):
 
 
 def test_exponential_scales_nest():
-    """Points of different scales have the same fields above scale 2, so they add up."""
+    """Points of different scales have the same fields above scale 2, so they can be added up."""
     fine = map_metrics(
         metrics(exponential_metric(exponential_point(scale=6, positive=(0, (1,) * 64))))
     )[0]
@@ -326,7 +335,7 @@ def test_exponential_scales_nest():
 
 
 def test_the_top_bucket_of_all_floats_has_a_bound():
-    """Its upper bound is beyond the largest float."""
+    """The top bucket is `in_inf`, because its upper bound is beyond the largest float."""
     (event,) = map_metrics(
         metrics(exponential_metric(exponential_point(scale=0, positive=(1023, (1,)), zero_count=0)))
     )
@@ -334,7 +343,7 @@ def test_the_top_bucket_of_all_floats_has_a_bound():
 
 
 def test_a_series_keeps_its_tag_set_over_collections():
-    """Tags are encoded once for a series, not once for a collection."""
+    """A series keeps its tag set over collections, so that its tags are encoded only once."""
     reader = InMemoryMetricReader()
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     counter = provider.get_meter("m").create_counter("c")
@@ -350,7 +359,7 @@ def test_a_series_keeps_its_tag_set_over_collections():
 
 
 def test_metrics_named_like_ours_stay_apart():
-    """`spans` and `spans_` are two metrics, and neither is the measurement of spans."""
+    """Metrics named like our measurements are renamed, without merging `spans` and `spans_`."""
     names = ["spans", "spans_", "spans__", "logs", "logs_of"]
     batch = metrics(*[sum_metric(number_point(1), name=name) for name in names])
     measurements = [event.measurement for event in map_metrics(batch)]
@@ -358,7 +367,7 @@ def test_metrics_named_like_ours_stay_apart():
 
 
 def test_a_kind_that_a_later_sdk_invents_is_counted():
-    """It is told by name, and the other metrics arrive."""
+    """A metric of an unknown kind is reported by name and counted; the others arrive."""
 
     class Summary:
         data_points = (1, 2)
@@ -371,7 +380,10 @@ def test_a_kind_that_a_later_sdk_invents_is_counted():
 
 
 def test_series_that_tags_cannot_tell_apart_are_added_up(sdk):
-    """To the SDK these are several series; InfluxDB would keep one point and lose the others."""
+    """Series of the SDK whose tags are equal as text are added up.
+
+    InfluxDB would keep one point and lose the others.
+    """
     meter, collect = sdk(temporality={Counter: DELTA, Histogram: DELTA})
     counter, gauge = meter.create_counter("counter"), meter.create_gauge("gauge")
     histogram = meter.create_histogram("histogram", explicit_bucket_boundaries_advisory=[5, 10])
@@ -381,7 +393,7 @@ def test_series_that_tags_cannot_tell_apart_are_added_up(sdk):
             gauge.set(number, {"status": status})
             histogram.record(4 * number, {"status": status})
         events = collect()
-        # Of gauges there is no sum: all but one are refused, by name.
+        # Gauges cannot be added up: all but one are refused, by name.
         assert Counted(e.measurement for e in events) == {"counter": 2, "histogram": 2, "gauge": 4}
         assert len(LineProtocolEncoder().encode(events).refused) == 2
         made = {(e.measurement, e.tags["status"]): e.fields for e in events}
@@ -393,7 +405,7 @@ def test_series_that_tags_cannot_tell_apart_are_added_up(sdk):
 
 
 def test_twins_keep_their_exemplars_and_the_earliest_start():
-    """What is added up stands for all of them."""
+    """A point added up from several has the earliest start time and the exemplars of all."""
     points = [
         number_point(1, {"a": ""}, exemplars=[exemplar(1.0)]),
         replace(
@@ -403,7 +415,7 @@ def test_twins_keep_their_exemplars_and_the_earliest_start():
     ]
     point, *exemplars = map_metrics(metrics(sum_metric(*points)), exemplars="all")
     assert (point.fields["value"], point.fields["start_time_ns"]) == (3, 7)
-    assert [one.fields["value"] for one in exemplars] == [2.0]  # of a sum the newest one
+    assert [one.fields["value"] for one in exemplars] == [2.0]  # a sum keeps only the newest
     other_times = [number_point(1), number_point(2, time_ns=9)]
     assert len(map_metrics(metrics(sum_metric(*other_times)))) == 2
 
@@ -416,7 +428,7 @@ def test_twins_keep_their_exemplars_and_the_earliest_start():
     st.integers(-2, 6),
 )
 def test_exponential_twins_are_what_one_histogram_of_both_is(ones, others, scale, other_scale):
-    """At the coarser scale the buckets hold the values of both."""
+    """Two exponential histograms add up to one of all their values, at a coarser scale."""
 
     def point(values, scale):
         counts = Counted(math.ceil(math.log2(value) * 2**scale) - 1 for value in values)
@@ -434,7 +446,7 @@ def test_exponential_twins_are_what_one_histogram_of_both_is(ones, others, scale
     counts = Counted(math.ceil(math.log2(value) * 2**coarser) - 1 for value in values)
     found = made.metric.positive
     assert counts == +Counted(dict(enumerate(found.counts, found.offset)))
-    if coarser < min(scale, other_scale):  # no coarser than it must be
+    if coarser < min(scale, other_scale):  # no coarser than necessary
         most = max(160, *(len(one.positive.bucket_counts) for one in both))
         assert len(found.counts) <= most
         ends = [math.ceil(math.log2(one(values)) * 2 ** (coarser + 1)) for one in (min, max)]
@@ -444,7 +456,7 @@ def test_exponential_twins_are_what_one_histogram_of_both_is(ones, others, scale
 
 
 def test_a_twin_without_a_finite_value_takes_no_other_along():
-    """It is left out and counted alone, wherever it is."""
+    """When series are added up, a value that is not finite is left out and counted alone."""
     for values in ([NAN, 5.0], [5.0, NAN]):
         losses = []
         (made,) = map_metrics(metrics(sum_metric(*map(number_point, values))), losses=losses)
@@ -461,7 +473,7 @@ def test_a_twin_without_a_finite_value_takes_no_other_along():
 
 
 def test_twins_of_foreign_numbers_are_added_up():
-    """As numpy's are, which the SDK keeps."""
+    """Foreign number types, such as numpy's, which the SDK keeps, can be added up."""
     points = [number_point(Fraction(1, 2)), number_point(Decimal("0.25"))]
     (made,) = map_metrics(metrics(sum_metric(*points)))
     assert made.fields["value"] == 0.75
@@ -469,13 +481,16 @@ def test_twins_of_foreign_numbers_are_added_up():
 
 @pytest.mark.parametrize("values", [(1.5e308, 1.5e308), (10**400, 0.5)])
 def test_twins_that_are_too_much_together_stay_apart(values):
-    """One of them is better than none."""
+    """Points whose sum would overflow stay separate: one of them is better than none."""
     made = map_metrics(metrics(sum_metric(*map(number_point, values))))
     assert [event.fields["value"] for event in made] == list(values)
 
 
 def test_histograms_of_other_bounds_are_not_added_up():
-    """There is no sum of them; who cannot carry both refuses the second one by name."""
+    """Histograms with different bounds are not added up.
+
+    A sink that cannot carry both refuses the second one by name.
+    """
     batch = metrics(
         histogram_metric(
             histogram_point((1, 0), (1.0,)),
@@ -488,7 +503,7 @@ def test_histograms_of_other_bounds_are_not_added_up():
 
 
 def test_keys_of_attributes_may_be_members_of_an_enum():
-    """They are the texts that they equal, in the metric that has them and in all others."""
+    """Attribute keys that are str Enum members become plain text, here and in later metrics."""
 
     class Key(str, Enum):
         ROUTE = "http.route"
@@ -501,7 +516,7 @@ def test_keys_of_attributes_may_be_members_of_an_enum():
 
 
 def test_bounds_that_have_one_name_cost_no_other_point():
-    """Two bounds may be spelled alike; their buckets are one field then, and both sinks take it."""
+    """Bounds that are spelled alike become one field, and both sinks take the point."""
     bounds = (1.0, 2.0**53, 2.0**53 + 1, INF)
     batch = metrics(
         histogram_metric(histogram_point((1, 1, 1, 1, 1), bounds)), sum_metric(number_point(3))
@@ -515,7 +530,10 @@ def test_bounds_that_have_one_name_cost_no_other_point():
 
 
 def test_times_and_counts_of_foreign_types_spoil_no_neighbour():
-    """A float that equals the others' time is refused alone, and a true count is no text."""
+    """Odd types in one point do not affect others.
+
+    A float time is refused alone, and a count of True is written as an integer.
+    """
     one, other = number_point(1, {"a": "x"}), number_point(2, {"a": "y"})
     odd = number_point(3, {"a": "z"}, time_ns=float(one.time_unix_nano))
     lines = LineProtocolEncoder().encode(map_metrics(metrics(gauge_metric(one, odd, other))))
@@ -534,7 +552,10 @@ def test_times_and_counts_of_foreign_types_spoil_no_neighbour():
 
 @pytest.mark.parametrize("redact", [(), ("tenant",)])
 def test_scopes_that_differ_in_an_attribute_are_different_series(redact):
-    """Whether it is shown or not; what is no text is as it would be without redaction."""
+    """Scopes that differ in an attribute are different series, even if it is redacted.
+
+    A value that is not a text is shown as without redaction.
+    """
     batch = [
         one
         for tenant in ("a", "b")
@@ -553,7 +574,10 @@ def test_scopes_that_differ_in_an_attribute_are_different_series(redact):
 
 
 def test_redaction_keeps_series_apart():
-    """Or InfluxDB would keep one point of all: digits stand for the value, and do not show it."""
+    """Redacted values keep their series apart, or InfluxDB would keep one point of all.
+
+    Digits stand for the value without showing it.
+    """
     values = [{"user.id": user, "route": "/"} for user in ("ada", "bob", "eve")]
     points = [number_point(n, attributes) for n, attributes in enumerate(values)]
     first = map_metrics(metrics(sum_metric(*points)), redact=("user.*",))
@@ -577,7 +601,7 @@ def test_a_point_that_is_left_out_moves_no_value_to_another_series():
 
 
 def test_redaction_reaches_exemplars():
-    """What a view filtered out of a metric is in its exemplars."""
+    """Exemplars are redacted too: they hold the attributes that a view removed from a metric."""
     made = exemplar(9.0, attributes={"user.id": "ada", "cart": {"user.id": "eve"}})
     for batch in (
         metrics(histogram_metric(histogram_point(exemplars=[made]))),
@@ -589,7 +613,7 @@ def test_redaction_reaches_exemplars():
 
 
 def test_an_exemplar_without_a_finite_value_is_a_lost_event():
-    """It is counted as one."""
+    """An exemplar without a finite value is counted as one lost event."""
     losses = []
     batch = metrics(histogram_metric(histogram_point(exemplars=[exemplar(NAN), exemplar(1.0)])))
     assert len(map_metrics(batch, losses=losses)) == 2
@@ -598,7 +622,10 @@ def test_an_exemplar_without_a_finite_value_is_a_lost_event():
 
 @pytest.mark.parametrize("kind", ["time", "start"])
 def test_a_float_that_equals_the_times_of_others_changes_none_of_them(kind):
-    """Also where it comes first: 2 to the 60 is a time that a float has exactly."""
+    """A float time changes no equal integer time of another point, even if it comes first.
+
+    A float represents 2 to the 60 exactly, so the two compare equal.
+    """
     time_ns = 2**60
     points = [
         replace(number_point(n, {"a": str(n)}, time_ns=time_ns), start_time_unix_nano=time_ns)
@@ -618,7 +645,10 @@ def test_a_float_that_equals_the_times_of_others_changes_none_of_them(kind):
 
 
 def test_histogram_twins_are_added_up_whole():
-    """Exemplars of both; the larger of two maxima also where one is zero; bounds of three kinds."""
+    """Added-up histograms keep the exemplars of both, and the larger maximum even if it is zero.
+
+    Histograms of three different bounds stay three points.
+    """
     one = histogram_point((1,), (), total=-5.0, least=-5.0, most=-5.0, exemplars=[exemplar(-5.0)])
     other = histogram_point((1,), (), total=0.0, least=0.0, most=0.0, exemplars=[exemplar(0.0)])
     point, *exemplars = map_metrics(metrics(histogram_metric(one, other)))
@@ -630,7 +660,7 @@ def test_histogram_twins_are_added_up_whole():
 
 
 def test_negative_buckets_of_exponential_twins_are_added_up():
-    """As the positive ones are; a side with nothing in it stays empty."""
+    """Negative buckets are added up like positive ones, and an empty side stays empty."""
     one = exponential_point(scale=1, positive=(0, ()), negative=(4, (1, 2)), zero_count=0)
     other = exponential_point(scale=0, positive=(0, ()), negative=(2, (3,)), zero_count=0)
     (made,) = map_metrics(metrics(exponential_metric(one, other)))
@@ -640,13 +670,13 @@ def test_negative_buckets_of_exponential_twins_are_added_up():
 
 
 def test_an_exponential_histogram_keeps_its_unit_and_its_description():
-    """Its metric is made anew for each point."""
+    """An exponential histogram keeps unit and description, though each point has a new metric."""
     (made,) = map_metrics(metrics(exponential_metric(exponential_point(), description="of carts")))
     assert (made.metric.unit, made.metric.description) == ("By", "of carts")
 
 
 def test_foreign_integers_keep_all_their_digits():
-    """A float would have lost the last one."""
+    """A foreign integer keeps all its digits; a float would lose the last one."""
 
     class Size(IntEnum):
         LARGE = 2**53 + 1
@@ -657,7 +687,7 @@ def test_foreign_integers_keep_all_their_digits():
 
 
 def test_every_loss_of_a_batch_is_told():
-    """Not only that of its first metric."""
+    """Losses of every metric in a batch are reported, not only of the first."""
     losses = []
     batch = metrics(gauge_metric(number_point(NAN)), sum_metric(number_point(INF)))
     assert len(map_metrics(batch, losses=losses)) == 0
@@ -666,7 +696,7 @@ def test_every_loss_of_a_batch_is_told():
 
 @pytest.mark.parametrize("unrecorded", [None, INF])
 def test_an_unrecorded_min_costs_no_other_series_its_own(unrecorded):
-    """Wherever in the batch it is."""
+    """A point without min and max does not remove them from other points, wherever it comes."""
     odd = histogram_point(attributes={"a": "x"}, least=unrecorded, most=unrecorded)
     made = map_metrics(metrics(histogram_metric(odd, histogram_point(attributes={"a": "y"}))))
     assert [("min" in event.fields, "max" in event.fields) for event in made] == [
@@ -677,7 +707,10 @@ def test_an_unrecorded_min_costs_no_other_series_its_own(unrecorded):
 
 @pytest.mark.parametrize("value", ["", None])
 def test_an_empty_attribute_is_no_tag_in_any_series_of_its_keys(value):
-    """Also where the keys were seen before: `a=` ends in a refused line."""
+    """An empty attribute makes no tag, even if its keys were seen before with values.
+
+    InfluxDB refuses a line with `a=`.
+    """
     points = [number_point(n, {"a": text, "n": str(n)}) for n, text in enumerate(("x", "y", value))]
     events = map_metrics(metrics(sum_metric(*points)))
     assert [event.tags.get("a") for event in events] == ["x", "y", None]
@@ -695,7 +728,10 @@ def test_an_empty_attribute_is_no_tag_in_any_series_of_its_keys(value):
     ],
 )
 def test_metrics_of_one_name_keep_what_tells_them_apart(one, other, told):
-    """Two instruments or views may write under one name: what is cached of one is not the other's."""
+    """Metrics of one name keep their own unit, description, temporality and kind.
+
+    Two instruments or views may share a name, but not each other's cache.
+    """
     points = [number_point(1, {"n": n}) for n in "ab"]
     batch = metrics(sum_metric(points[0], **one), sum_metric(points[1], **other))
     first, second = map_metrics(batch)
@@ -707,7 +743,10 @@ def test_metrics_of_one_name_keep_what_tells_them_apart(one, other, told):
 
 
 def test_digits_of_redacted_values_cannot_be_tried_out():
-    """They are not those that Python has for the value alone, so nobody can look a value up."""
+    """The digits of a redacted value are not Python's plain hash of it.
+
+    Otherwise anybody could look the value up.
+    """
     (event,) = map_metrics(
         metrics(sum_metric(number_point(1, {"user.id": "ada"}))), redact=("user.*",)
     )
@@ -715,7 +754,7 @@ def test_digits_of_redacted_values_cannot_be_tried_out():
 
 
 def test_a_collection_of_other_series_has_their_tags():
-    """As many as the one before, but not the same: what was kept of that is not theirs."""
+    """A collection of as many but different series gets its own tags, not cached ones."""
     mapper = MetricMapper(DEFAULT_RESOURCE_TAGS, "none", (), refuse)
     attributes = [{"n": n} for n in "abc"]
     for some in (attributes[:2], attributes[1:], attributes[:2]):
@@ -724,7 +763,10 @@ def test_a_collection_of_other_series_has_their_tags():
 
 
 def test_twins_are_added_up_in_every_collection():
-    """Also in one that has the very attributes of the one before, as cumulative ones have."""
+    """Equal series are added up in every collection.
+
+    Cumulative metrics repeat the attributes of the collection before.
+    """
     mapper = MetricMapper(DEFAULT_RESOURCE_TAGS, "none", (), refuse)
     attributes = [{"n": 200}, {"n": "200"}]
     for _ in range(3):
@@ -733,7 +775,7 @@ def test_twins_are_added_up_in_every_collection():
 
 
 def test_an_attribute_of_a_metric_wins_over_the_resource_and_ours_over_both():
-    """As of spans."""
+    """A metric's attribute overrides the resource's, and our own tags override both."""
     own = {"service.name": "own", "otel.scope.name": "own", "metric.name": "own"}
     point = histogram_point(attributes=own, exemplars=[exemplar(1.0)])
     made, its_exemplar = map_metrics(metrics(histogram_metric(point)))
@@ -743,7 +785,7 @@ def test_an_attribute_of_a_metric_wins_over_the_resource_and_ours_over_both():
 
 
 def test_a_text_of_a_type_of_its_own_is_one_text():
-    """A member of an Enum of texts is not what it calls itself, and equal texts are one series."""
+    """A str Enum member as a tag value is its text, so that equal texts are one series."""
     from enum import Enum
 
     class Route(str, Enum):
@@ -756,7 +798,10 @@ def test_a_text_of_a_type_of_its_own_is_one_text():
 
 @pytest.mark.parametrize(("one", "other"), [(0.9, 1.4), (0.001, 10.0), (1e-200, 1e200)])
 def test_exponential_twins_of_one_value_each_are_few_buckets(one, other):
-    """The SDK keeps a single value at scale 20, where a second and a millisecond are far apart."""
+    """Exponential histograms of one value each add up to few buckets.
+
+    The SDK keeps a single value at scale 20, where a second and a millisecond are far apart.
+    """
     reader = InMemoryMetricReader(
         preferred_temporality={Histogram: DELTA},
         preferred_aggregation={Histogram: ExponentialBucketHistogramAggregation()},

@@ -1,4 +1,4 @@
-"""What the golden files do not show of spans: caches, precedence, redaction, hard input."""
+"""Mapping of spans, beyond the golden files: caches, precedence, redaction and hard input."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def test_equal_tags_are_one_object():
     ],
 )
 def test_equal_values_of_different_types_keep_their_texts(one, other, texts):
-    """1, 1.0 and True are equal in Python and different as tags; both zeros are one tag."""
+    """1, 1.0 and True, equal in Python, are different tags; both zeros are the same tag."""
     events = map_spans(
         span(attributes={"http.status_code": one}), span(attributes={"http.status_code": other})
     )
@@ -69,7 +69,7 @@ def test_equal_values_of_different_types_keep_their_texts(one, other, texts):
 
 
 def test_attributes_in_another_order_give_the_same_tags():
-    """The order in which attributes were set says nothing."""
+    """The order in which attributes were set does not affect the tags."""
     one, other = map_spans(
         span(attributes={"http.route": "/a", "http.method": "GET"}),
         span(attributes={"http.method": "GET", "http.route": "/a"}),
@@ -78,7 +78,7 @@ def test_attributes_in_another_order_give_the_same_tags():
 
 
 def test_a_span_attribute_wins_over_the_resource_and_ours_over_both():
-    """Of two tags with one key, ours wins over the attribute, the attribute over the resource."""
+    """For one key, our own tag overrides the span's attribute, which overrides the resource's."""
     resource = Resource({"service.name": "resource", "service.instance.id": "i"})
     (event,) = map_spans(
         span(
@@ -92,13 +92,16 @@ def test_a_span_attribute_wins_over_the_resource_and_ours_over_both():
 
 
 def test_a_nested_map_as_a_tag_is_its_json():
-    """A value that cannot be hashed is no reason to fail."""
+    """An attribute that cannot be hashed becomes a tag with its JSON."""
     (event,) = map_spans(span(attributes={"http.route": {"a": [1]}}))
     assert event.tags["http.route"] == '{"a":[1]}'
 
 
 def test_a_resource_without_an_instance_id_gets_one_for_the_process():
-    """Two processes never share a series, and one process keeps its own."""
+    """Without service.instance.id, the process gets one of its own, which it keeps.
+
+    Two processes thus never share a series.
+    """
     plain = Resource({"service.name": "shop"})
     one, other = (mapper().map([span(resource=plain)])[0] for _ in range(2))
     assert len(one.tags["service.instance.id"]) == 36
@@ -106,14 +109,17 @@ def test_a_resource_without_an_instance_id_gets_one_for_the_process():
 
 
 def test_the_resource_s_own_instance_id_is_a_tag_whatever_the_globs_say():
-    """A random one would make other series with each start."""
+    """The resource's own instance id is a tag even if no glob selects it.
+
+    A random one would make new series at each start.
+    """
     resource = Resource({"service.name": "shop", "service.instance.id": "i-7"})
     (event,) = map_spans(span(resource=resource), resource_tags=("service.name",))
     assert event.tags["service.instance.id"] == "i-7"
 
 
 def test_a_forked_child_has_an_instance_id_of_its_own():
-    """A mapper that the parent has used does not give the parent's to the child."""
+    """A forked child gets its own instance id, even from a mapper that the parent has used."""
     shared, plain = mapper(), span(resource=Resource({"service.name": "shop"}))
     (before,) = shared.map([plain])
     reading, writing = os.pipe()
@@ -133,7 +139,7 @@ def test_a_forked_child_has_an_instance_id_of_its_own():
 
 
 def test_a_new_resource_is_noticed():
-    """The SDK replaces the resource after a fork; no batch may keep the old tags."""
+    """A changed resource takes effect at once: the SDK replaces the resource after a fork."""
     shared = mapper()
     first = shared.map([span()])[0]
     second = shared.map(
@@ -143,7 +149,7 @@ def test_a_new_resource_is_noticed():
 
 
 def test_redaction_reaches_attributes_tags_events_links_and_nested_maps():
-    """A key that matches is replaced before anything is made of it."""
+    """A matching key is redacted in attributes, tags, events, links and nested maps."""
     secret = {"user.email": "a@b", "kept": 1, "map": {"user.id": 7}, "http.route": "/me"}
     events = map_spans(
         span(
@@ -164,7 +170,7 @@ def test_redaction_reaches_attributes_tags_events_links_and_nested_maps():
 
 
 def test_redaction_reaches_the_status_message():
-    """The SDK copies an exception's message into it."""
+    """The status message can be redacted: the SDK copies an exception's message into it."""
     failed = Status(StatusCode.ERROR, "ValueError: card 4111")
     events = map_spans(span(status=failed), span(), redact=("status_*",))
     texts = {event.fields["error"]: event.fields.get("status_message") for event in events}
@@ -184,7 +190,11 @@ def test_redaction_reaches_the_status_message():
     ],
 )
 def test_a_path_that_is_no_route_is_not_in_the_name(name, attributes, kind, tag):
-    """Or a scan for holes would be a series for each path; also of what belongs to the span."""
+    """A server span's name, as a tag, leaves out a path that is not a route.
+
+    This also applies to the tags of its events and links. Otherwise a vulnerability scan would make
+    a series for each path.
+    """
     events = map_spans(
         span(name, attributes, kind=kind, events=[span_event()], links=[link()]),
         span(name, attributes, kind=kind),
@@ -195,7 +205,7 @@ def test_a_path_that_is_no_route_is_not_in_the_name(name, attributes, kind, tag)
 
 @pytest.mark.parametrize("backwards", [False, True])
 def test_the_name_does_not_depend_on_which_span_came_first(backwards):
-    """Two paths may have one name."""
+    """Two paths may share a span name; the mapped name does not depend on their order."""
     spans = [
         span("GET /users", {"url.path": path}, kind=SpanKind.SERVER)
         for path in ("/users", "/users/")
@@ -206,7 +216,7 @@ def test_the_name_does_not_depend_on_which_span_came_first(backwards):
 
 
 class ForeignInteger:
-    """As numpy's are: no int, but it says which one it is."""
+    """An integer like numpy's: not an int, but with `__index__`."""
 
     def __init__(self, number):
         self.number = number
@@ -222,7 +232,10 @@ class ForeignInteger:
 
 
 def test_times_of_foreign_integers_are_times():
-    """Whoever replays times from an array has such, and OTLP takes them."""
+    """Foreign integers are valid times.
+
+    Replayed times may come from an array, and OTLP takes them.
+    """
     at = ForeignInteger(START_NS)
     (made, event) = map_spans(span(start=at, events=[span_event(time_ns=at)], duration=5))
     assert (made.timestamp_ns, made.fields["duration_ns"]) == (START_NS, 5)
@@ -232,20 +245,23 @@ def test_times_of_foreign_integers_are_times():
 
 
 def test_a_span_that_began_at_zero_began_then():
-    """As simulated clocks have it; 0 is no missing time."""
+    """A start time of 0, as from a simulated clock, is a time and not a missing one."""
     (made,) = map_spans(span(start=0, duration=5))
     assert (made.timestamp_ns, made.fields["duration_ns"]) == (0, 5)
 
 
 def test_a_path_that_is_redacted_is_not_in_the_name():
-    """It is left out before it is unknown."""
+    """A redacted path is still removed from the name, because the name is made first."""
     hidden = span("GET /u/1", {"url.path": "/u/1"}, kind=SpanKind.SERVER)
     (event,) = map_spans(hidden, redact=("url.*",))
     assert event.tags["span.name"] == "GET"
 
 
 def test_a_redacted_instance_id_does_not_merge_processes():
-    """Two of them would be one series."""
+    """A redacted instance id is replaced by a random one of the process.
+
+    Otherwise two processes would become one series.
+    """
     (event,) = map_spans(span(), redact=("service.*",))
     assert re.fullmatch(r"[0-9a-f-]{36}", event.tags["service.instance.id"])
 
@@ -257,14 +273,14 @@ def test_redaction_reaches_resource_tags():
 
 
 def test_without_patterns_the_sdks_own_attributes_are_used():
-    """Nothing is copied where nothing is to be changed."""
+    """Without patterns the SDK's own attributes are used without a copy."""
     made = span(attributes={"a": 1})
     (event,) = map_spans(made)
     assert event.attributes is made._attributes._dict
 
 
 def test_what_the_sdk_makes_equals_what_its_properties_say():
-    """Spans that the SDK itself made are read in full, by the fast way too."""
+    """Spans made by the SDK itself are mapped completely by the fast path."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider(resource=RESOURCE)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -286,7 +302,10 @@ def test_what_the_sdk_makes_equals_what_its_properties_say():
 
 
 def test_ids_keep_their_zeros_and_an_id_of_zeros_is_none():
-    """W3C Trace Context calls an id of zeros invalid: no id, and no parent."""
+    """Ids keep their leading zeros.
+
+    An id of zeros is invalid in W3C Trace Context, and treated as none.
+    """
     small, none = context(span_id=0x1F), context(span_id=0)
     parts = {"events": [span_event()], "links": [Link(none)]}
     events = map_spans(
@@ -315,7 +334,7 @@ def test_ids_keep_their_zeros_and_an_id_of_zeros_is_none():
 
 
 def test_a_trace_of_zeros_is_none():
-    """No correlation id, and nothing linked to."""
+    """A trace id of zeros gives no correlation id and no linked ids."""
     invalid = context(trace_id=0, span_id=0)
     parts = {"events": [span_event()], "links": [Link(invalid)]}
     events = map_spans(span(ctx=invalid, **parts), span(ctx=context()))
@@ -326,14 +345,14 @@ def test_a_trace_of_zeros_is_none():
 
 
 class SafeText(str):
-    """As templates have it."""
+    """A subclass of str, as template engines have."""
 
     __slots__ = ()
 
 
 @pytest.mark.parametrize(("name", "text"), [(SafeText("GET /a"), "GET /a"), (7, "7")])
 def test_a_name_that_is_no_plain_text_costs_nothing(name, text):
-    """It is a text in every tag, whatever the application made of it."""
+    """A name that is not a plain str becomes text in every tag."""
     scope = InstrumentationScope(name, name)
     spans = [span(name, events=[span_event(name)], scope=scope), span("after")]
     events = map_spans(*spans)
@@ -369,9 +388,9 @@ ANY_VALUE = st.recursive(
     st.text(),
 )
 def test_any_attributes_survive_mapping_and_encoding(attributes, name):
-    """Whatever attributes hold, mapping and encoding give an event that decodes."""
+    """Whatever attributes hold, mapping and encoding give an event that can be decoded."""
     made = span(name, events=[span_event(name)])
-    object.__setattr__(made._attributes, "_dict", attributes)  # past the SDK's own cleaning
+    object.__setattr__(made._attributes, "_dict", attributes)  # bypasses the SDK's own cleaning
     for event in map_spans(made):
         decoded = decode_event(encode_event(event))
         assert decoded.timestamp_ns == event.timestamp_ns
@@ -391,7 +410,7 @@ def is_text(key):
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, math, lambda: None, type("T", (), {})()])
 def test_values_that_the_sdk_would_refuse_become_text(value):
-    """A foreign object costs nobody anything."""
+    """A value that the SDK would refuse becomes text and raises nothing."""
     made = span()
     made._attributes._dict["odd"] = value
     (event,) = map_spans(made)
@@ -399,12 +418,12 @@ def test_values_that_the_sdk_would_refuse_become_text(value):
 
 
 def test_spans_of_one_shape_keep_their_own_scope_and_resource_in_one_batch():
-    """A batch mixes them, and spans that are alike in all else must not share a series."""
+    """Spans that differ only in scope or resource keep their own tags in one batch."""
     other = Resource({**RESOURCE.attributes, "service.name": "stock"})
     scopes = [InstrumentationScope("a"), InstrumentationScope("b")]
     batch = [
         span(attributes={"http.route": "/"}, scope=scope, resource=resource)
-        for _ in range(2)  # cold and warm
+        for _ in range(2)  # with cold and warm caches
         for scope in scopes
         for resource in (RESOURCE, other)
     ]
@@ -413,7 +432,7 @@ def test_spans_of_one_shape_keep_their_own_scope_and_resource_in_one_batch():
 
 
 def test_no_pattern_of_resource_tags_means_no_resource_tag():
-    """But for the one that keeps processes apart."""
+    """Without resource tag patterns, only the tag that keeps processes apart remains."""
     (event,) = map_spans(span(scope=None), resource_tags=())
     assert set(event.tags) == {"service.instance.id", "span.kind", "span.name"}
 
@@ -422,7 +441,7 @@ def test_no_pattern_of_resource_tags_means_no_resource_tag():
     "value", [math.nan, math.inf, {"deep": math.nan}, [math.nan], ("x", -math.inf)]
 )
 def test_a_line_of_a_table_has_the_names_of_numbers_that_json_lacks(value):
-    """msgspec writes null for them: in a file as elsewhere they are texts, with or without arrays."""
+    """NaN and infinities in a table are written as texts, where msgspec alone would write null."""
     batch = map_spans(*[span(attributes={"n": one}) for one in (1.5, value, 2.5)])
     bodies = list(encode_lines(batch).records.bodies)
     assert bodies == list(encode_events(list(batch)).bodies)
@@ -434,7 +453,7 @@ def test_a_line_of_a_table_has_the_names_of_numbers_that_json_lacks(value):
     ("one", "other", "text"), [(1, True, "true"), (1, 1.0, "1.0"), ((1,), (True,), "[true]")]
 )
 def test_equal_values_of_the_second_tag_keep_their_texts(one, other, text):
-    """The types of all numbers among the tags are looked at, and an array has some inside."""
+    """Equal values of different types keep their texts in any tag, also inside arrays."""
     spans = [
         span(attributes={"http.response.status_code": 200, "error.type": value})
         for value in (one, other, one, other)
@@ -445,6 +464,6 @@ def test_equal_values_of_the_second_tag_keep_their_texts(one, other, text):
 
 
 def test_maps_as_tags_are_their_json_however_often():
-    """They are in no cache, and cost no batch."""
+    """Maps as tag values become JSON each time they occur; they cannot be cached."""
     spans = [span(attributes={"http.route": {"n": n}}) for n in (1, 2, 1, 2)]
     assert [event.tags["http.route"] for event in map_spans(*spans)] == ['{"n":1}', '{"n":2}'] * 2

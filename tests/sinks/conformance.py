@@ -1,7 +1,7 @@
-"""What every sink keeps: one suite, run against each of them.
+"""The contract of every sink: one suite, run against each of them.
 
-A sink's test file subclasses `SinkConformance` and gives the two members at its top. The
-destination must be working; what a sink does when it is not is a question of its own file.
+A sink's test file subclasses `SinkConformance` and defines the two members at its top. The
+destination must be working; the sink's own file tests what happens when it is not.
 """
 
 import os
@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 30
 
 
 def numbered_events(count, writer="w", size=0):
-    """Make events that can be told apart."""
+    """Make events that differ in their number and time."""
     tags = TagSet({"writer": writer})
     return [
         Event(
@@ -39,25 +39,25 @@ def records_of(sink, events):
 
 
 def assert_partition(result, records):
-    """Every record of a batch has one outcome, and nothing else has any."""
+    """Check that each record of a batch has exactly one outcome, and that there are no others."""
     answered = [*result.delivered, *(r.record for r in result.rejected), *result.kept]
     assert sorted(map(id, answered)) == sorted(map(id, records))
 
 
 class SinkConformance:
-    """The suite; without a `Test` prefix, so that only subclasses run."""
+    """The suite; it has no `Test` prefix, so that only its subclasses run."""
 
     @pytest.fixture
     def sink(self):
-        """Give a sink whose destination works; the test may close it, the fixture does too."""
+        """Provide a sink whose destination works; both the test and the fixture may close it."""
         raise NotImplementedError
 
     def arrived(self, sink) -> list[bytes]:
-        """Return the bodies that the destination has, in its order."""
+        """Return the bodies that the destination has received, in its order."""
         raise NotImplementedError
 
     def test_it_says_what_it_is(self, sink: Sink):
-        """A sink has the members that delivery asks for."""
+        """A sink has the members that delivery needs."""
         assert sink.name
         assert isinstance(sink.local, bool)
         assert sink.destination
@@ -65,7 +65,7 @@ class SinkConformance:
         assert sink.max_batch_bytes >= 1
 
     def test_encode_makes_one_record_of_each_event_in_order(self, sink):
-        """Records stand in the events' order, with their times, each body without a newline."""
+        """Records have the events' order and times, and their bodies contain no newline."""
         events = numbered_events(50)
         records = records_of(sink, events)
         assert [r.timestamp_ns for r in records] == [e.timestamp_ns for e in events]
@@ -78,7 +78,7 @@ class SinkConformance:
         assert list(encoded.rejected) == []
 
     def test_outcomes_partition_the_batch(self, sink):
-        """A destination that works takes all records, and each record has one outcome."""
+        """A working destination takes all records, and each record has one outcome."""
         records = records_of(sink, numbered_events(100))
         result = sink.write(records, TIMEOUT_SECONDS)
         assert_partition(result, records)
@@ -87,7 +87,7 @@ class SinkConformance:
         assert sorted(self.arrived(sink)) == sorted(r.body for r in records)
 
     def test_a_batch_in_columns_is_written_like_any_other(self, sink):
-        """Delivery hands over a `Records`, whose records nobody has made yet."""
+        """A `Records` batch can be written before its record objects exist, as in delivery."""
         records = Records(Records.of(records_of(sink, numbered_events(20))).blocks)
         result = sink.write(records, TIMEOUT_SECONDS)
         assert len(result.delivered) == 20, result.error
@@ -96,7 +96,7 @@ class SinkConformance:
         assert_partition(result, records)
 
     def test_order_is_kept(self, sink):
-        """Batches arrive in the order of the writes, and records in the order of the batch."""
+        """Batches arrive in the order of the writes, and records in the order of their batch."""
         records = records_of(sink, numbered_events(90))
         for start in range(0, 90, 30):
             sink.write(records[start : start + 30], TIMEOUT_SECONDS)
@@ -104,18 +104,18 @@ class SinkConformance:
         assert self.arrived(sink) == [r.body for r in records]
 
     def test_an_empty_batch_has_no_outcomes(self, sink):
-        """Writing nothing answers for nothing, and without an error."""
+        """Writing an empty batch gives no outcomes and no error."""
         result = sink.write([], TIMEOUT_SECONDS)
         assert_partition(result, [])
         assert result.error == ""
 
     def test_a_timeout_of_nothing_is_answered(self, sink):
-        """With no time left a write still answers for each record and does not raise."""
+        """With no time left, a write still answers for each record and does not raise."""
         records = records_of(sink, numbered_events(3))
         assert_partition(sink.write(records, 0), records)
 
     def test_close_may_be_called_twice(self, sink):
-        """A second close is quiet, after writes and flushes too."""
+        """A second close does not raise, also after writes and flushes."""
         records = records_of(sink, numbered_events(3))
         sink.write(records, TIMEOUT_SECONDS)
         sink.close(TIMEOUT_SECONDS)
@@ -123,11 +123,11 @@ class SinkConformance:
         sink.flush(TIMEOUT_SECONDS)
 
     def test_close_of_an_unused_sink_is_quiet(self, sink):
-        """A sink that never wrote closes."""
+        """A sink that never wrote can be closed."""
         sink.close(TIMEOUT_SECONDS)
 
     def test_write_after_close_delivers_nothing(self, sink):
-        """A closed sink keeps or rejects what it is given and never raises."""
+        """A closed sink keeps or rejects what it is given, and never raises."""
         records = records_of(sink, numbered_events(3))
         sink.close(TIMEOUT_SECONDS)
         result = sink.write(records, TIMEOUT_SECONDS)
@@ -135,7 +135,7 @@ class SinkConformance:
         assert list(result.delivered) == []
 
     def test_threads_may_write_at_once(self, sink):
-        """Eight threads lose nothing, write nothing twice, and each keeps its own order."""
+        """Eight threads writing at once lose and repeat nothing, and each keeps its own order."""
         batches = {}
         results = []
         barrier = threading.Barrier(8)
@@ -165,11 +165,11 @@ class SinkConformance:
             assert [body for body in arrived if body in wanted] == bodies
 
     def test_a_forked_child_and_its_parent_both_go_on(self, sink):
-        """After a fork the child writes, the parent goes on writing, and neither hangs."""
+        """After a fork both the child and the parent can write, and neither hangs."""
         first, second = (records_of(sink, numbered_events(5, writer=w)) for w in "ab")
         assert len(sink.write(first, TIMEOUT_SECONDS).delivered) == 5
         with warnings.catch_warnings():
-            # Python warns of threads of a client library, which is what the hook is there for.
+            # Python warns about threads of a client library, but the fork hook takes care of them.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:

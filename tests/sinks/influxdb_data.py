@@ -1,4 +1,4 @@
-"""What the tests of the InfluxDB sink share: events, and delivery as the package does it."""
+"""Helpers shared by the tests of the InfluxDB sink: events, and delivery as the package does it."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ def span(number=0, *, measurement="spans", time_ns=None, tags=TAGS, **fields):
 
 
 def spans(count, *, start=0, **more):
-    """Make spans that can be told apart by `duration_ns` and time."""
+    """Make spans that differ in `duration_ns` and time."""
     return [span(number, **more) for number in range(start, start + count)]
 
 
@@ -43,10 +43,10 @@ def encoded(sink, events):
 
 
 class PoisoningSink(InfluxDBSink):
-    """Breaks the lines of chosen spans, as an encoder with a bug would.
+    """Breaks the lines of some spans, as an encoder with a bug would.
 
     Args:
-        poison: By the span's number, the bytes that its fields become.
+        poison: Maps a span's number to the bytes that replace its fields.
     """
 
     def __init__(self, options, poison):
@@ -71,7 +71,7 @@ class PoisoningSink(InfluxDBSink):
 
 @contextlib.contextmanager
 def delivering(folder, *, spooled=True, poison=None, patience_seconds=10, **options):
-    """Give a pipeline to InfluxDB, with short delays and a spool in a folder or in memory."""
+    """Provide a pipeline to InfluxDB with short delays, and a spool in a folder or in memory."""
     config = ExporterConfig(
         sink="influxdb",
         influxdb=options,
@@ -94,7 +94,7 @@ def wait_until(condition, seconds=60, about=lambda: ""):
 
 
 def settled(pipeline, count):
-    """Wait until so many events are written, rejected or dropped; returns the health."""
+    """Wait until `count` events are written, rejected or dropped; return the health."""
 
     def is_settled():
         health = pipeline.health()

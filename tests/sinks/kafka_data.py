@@ -1,4 +1,4 @@
-"""What the tests of the Kafka sink share: events, delivery as the drain does it, Java's hash."""
+"""Helpers shared by the tests of the Kafka sink: events, delivery, and Java's hash."""
 
 import logging
 import random
@@ -32,7 +32,7 @@ def span(number=0, trace=None, *, size=0, timestamp_ns=None, tags=TAGS):
 
 
 def spans(count, *, start=0):
-    """Make spans that can be told apart, four of a trace."""
+    """Make different spans, four for each trace."""
     return [span(number) for number in range(start, start + count)]
 
 
@@ -47,7 +47,7 @@ def encoded(sink, events):
 
 
 def send(sink, records, seconds=30):
-    """Deliver as the package does: retried and halved, but never past the time."""
+    """Deliver as the package does: with retries and splits, but within the time."""
     sender = Sender(
         sink,
         counters=HealthCounters(),
@@ -69,7 +69,7 @@ def _sleep(seconds):
 
 
 def java_partition(key, partitions):
-    """Say where the Java client's default partitioner puts a key."""
+    """Return the partition where the Java client's default partitioner puts a key."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
 
 

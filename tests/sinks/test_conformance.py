@@ -14,7 +14,7 @@ from tests.sinks.conformance import SinkConformance
 
 
 class TestJsonLinesFile(SinkConformance):
-    """JSON Lines into a file."""
+    """JSON Lines to a file."""
 
     @pytest.fixture
     def sink(self, tmp_path):
@@ -27,7 +27,7 @@ class TestJsonLinesFile(SinkConformance):
 
 
 class TestJsonLinesFifo(SinkConformance):
-    """JSON Lines into a FIFO that somebody reads."""
+    """JSON Lines to a FIFO that is being read."""
 
     @pytest.fixture
     def sink(self, tmp_path):
@@ -52,8 +52,8 @@ class TestJsonLinesFifo(SinkConformance):
 
     def drain(self):
         if os.getpid() != self.pid:
-            return  # what a forked child read would be lost for the parent
-        with self.reading:  # what one thread has read comes before what the next one reads
+            return  # what a forked child reads would be lost to the parent
+        with self.reading:  # keeps the data of different readers in order
             try:
                 while part := os.read(self.reader, 1 << 20):
                     self.data += part
@@ -66,7 +66,7 @@ class TestJsonLinesFifo(SinkConformance):
 
 
 class TestConsoleDescriptor(SinkConformance):
-    """The console, where standard output is the operating system's."""
+    """The console, with standard output as the operating system's descriptor."""
 
     @pytest.fixture
     def sink(self, capfd):
@@ -80,7 +80,7 @@ class TestConsoleDescriptor(SinkConformance):
 
 
 class TestConsoleCapture(SinkConformance):
-    """The console, where standard error is a notebook's or a test's."""
+    """The console, with standard error replaced by a stream, as in a notebook or a test."""
 
     @pytest.fixture
     def sink(self, capsys):
@@ -94,7 +94,7 @@ class TestConsoleCapture(SinkConformance):
 
 
 class TestRecordingSink(SinkConformance):
-    """The public double keeps the contract that it stands in for."""
+    """The public test double keeps the contract of the sinks that it stands for."""
 
     @pytest.fixture
     def sink(self):

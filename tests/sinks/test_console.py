@@ -1,4 +1,4 @@
-"""The console: events where the program prints."""
+"""The console sink: events appear where the program prints."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from tests.sinks.conformance import assert_partition, numbered_events, records_o
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_events_go_to_the_stream_that_was_chosen(capfd, stream):
-    """Each event is one line of the chosen stream, and the other has none."""
+    """Each event is one line on the chosen stream, and the other stream is empty."""
     sink = ConsoleSink(ConsoleConfig(stream=stream))
     sink.write(records_of(sink, numbered_events(2)), 10)
     sink.close(1)
@@ -27,7 +27,7 @@ def test_events_go_to_the_stream_that_was_chosen(capfd, stream):
 
 
 def test_prints_and_events_stand_in_their_order():
-    """In a pipe, where prints wait in a buffer, no event lands in front of or inside of one."""
+    """In a pipe, where prints are buffered, events and prints keep their order and do not mix."""
     program = (
         "from otel_cbtop_exporter.config import ConsoleConfig\n"
         "from otel_cbtop_exporter.sinks.console import ConsoleSink\n"
@@ -43,7 +43,7 @@ def test_prints_and_events_stand_in_their_order():
 
 
 def test_a_stream_that_was_replaced_later_is_used():
-    """redirect_stdout, a notebook and a test's capture get the events."""
+    """A stream replaced later, by redirect_stdout, a notebook or a test, gets the events."""
     sink = ConsoleSink(ConsoleConfig())
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
@@ -74,7 +74,7 @@ def ascii_only():
 
 @pytest.mark.parametrize("make_stream", [broken, closed, ascii_only, lambda: None])
 def test_a_stream_that_cannot_be_printed_to_keeps_the_records(monkeypatch, make_stream):
-    """A broken, closed, missing or narrow stream is an answer and never an exception."""
+    """A broken, closed, missing or too narrow stream keeps the records and raises nothing."""
     sink = ConsoleSink(ConsoleConfig())
     records = records_of(sink, numbered_events(2, writer="é"))
     monkeypatch.setattr("sys.stdout", make_stream())
@@ -99,9 +99,10 @@ def test_closing_leaves_the_stream_open(capfd):
     "make_sink", ["ConsoleSink(ConsoleConfig())", "JsonLinesSink(JsonLinesConfig(path='-'))"]
 )
 def test_a_child_that_is_forked_during_a_write_writes(make_sink):
-    """The first thread of a child has the id of the one that is writing in the parent.
+    """A child forked during a write can write.
 
-    That is so with glibc before 2.42, as in Debian 12.
+    Its first thread has the same id as the thread that writes in the parent, with glibc before
+    2.42, as in Debian 12.
     """
     program = f"""
 import os, threading

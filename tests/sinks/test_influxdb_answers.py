@@ -1,4 +1,4 @@
-"""Answers that no real server gives on demand: each record keeps its right outcome."""
+"""Answers that no real server gives on demand: each record has the right outcome."""
 
 import gc
 import gzip
@@ -35,7 +35,7 @@ def options(server, **more):
 
 
 def written_once(reply, count=10, **more):
-    """Write some records to a server that always answers so; returns them, the result, requests."""
+    """Write records to a server with one answer; return records, result and requests."""
     with Loopback(lambda _: reply) as server:
         sink = influxdb_sink(**options(server, **more))
         records = encoded(sink, spans(count))
@@ -45,7 +45,7 @@ def written_once(reply, count=10, **more):
 
 
 def test_without_isal_the_standard_library_compresses():
-    """isal is an extra, and what it is not installed for works all the same."""
+    """Without the isal extra, the standard library compresses requests."""
     code = (
         "import sys; sys.modules['isal'] = None;"
         "from otel_cbtop_exporter.sinks import base, influxdb;"
@@ -58,14 +58,14 @@ def test_without_isal_the_standard_library_compresses():
 
 
 def in_turn(*replies):
-    """Answer with each of the replies, and with the last one from then on."""
+    """Answer with each of the replies in turn, and then always with the last one."""
     left = list(replies)
     return lambda _: left.pop(0) if len(left) > 1 else left[0]
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
 def test_one_request_of_the_v2_api_carries_the_batch(packed):
-    """Path, precision, bucket, organization, token and headers are what InfluxDB asks for."""
+    """A batch is one request with the path, query, token and headers of the v2 API."""
     records, result, requests = written_once(OK, gzip=packed, headers={"X-Tenant": "7"})
     assert result.delivered == records
     (request,) = requests
@@ -83,7 +83,7 @@ def test_one_request_of_the_v2_api_carries_the_batch(packed):
     [(429, "7", 7), (503, "7", 7), (503, None, None), (429, "soon", None), (503, "date", 60)],
 )
 def test_a_busy_server_is_given_the_time_that_it_asks_for(status, header, seconds):
-    """429 and 503 keep everything, with the wait of Retry-After in seconds or as a date."""
+    """429 and 503 keep everything, and a Retry-After in seconds or as a date is respected."""
     if header == "date":
         header = formatdate(time() + 60, usegmt=True)
     body = b'{"code":"too many requests","message":"org over its limit"}'
@@ -98,7 +98,7 @@ def test_a_busy_server_is_given_the_time_that_it_asks_for(status, header, second
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["disk", "memory"])
 def test_429_for_some_requests_loses_nothing(tmp_path, spooled):
-    """Throttled again and again, all points arrive, in order, and none is counted as lost."""
+    """Throttled repeatedly, all points still arrive in order, and none is counted as lost."""
     replies = in_turn(*[Reply(429, b"{}"), Reply(429, b"{}", {"Retry-After": "0"})] * 3, OK)
     with (
         Loopback(replies) as server,
@@ -116,7 +116,7 @@ def test_429_for_some_requests_loses_nothing(tmp_path, spooled):
 
 
 def test_413_is_sent_in_smaller_parts_until_they_fit(tmp_path):
-    """A proxy's limit of the body halves batches; only a line over the limit is rejected."""
+    """A proxy's body limit splits batches; only a line over the limit is rejected."""
     stored = []
 
     def reply(request):
@@ -137,7 +137,7 @@ def test_413_is_sent_in_smaller_parts_until_they_fit(tmp_path):
 
 
 def test_500_keeps_everything_with_the_servers_reason():
-    """An internal error says nothing of the data."""
+    """A 500 keeps everything and reports the server's reason: it is not about the data."""
     records, result, _ = written_once(Reply(500, b'{"code":"internal","message":"panic"}'))
     assert result.kept == records
     assert not result.split_reason
@@ -154,7 +154,10 @@ def test_500_keeps_everything_with_the_servers_reason():
     ],
 )
 def test_a_server_that_is_short_of_something_is_not_searched_for_bad_records(why):
-    """It takes small requests and refuses the next, so that any record could be blamed."""
+    """A 500 for lack of resources does not start a search for bad records.
+
+    Such a server takes small requests and refuses the next, so any record could be blamed.
+    """
     body = json.dumps({"code": "internal error", "message": f"unexpected error: {why}"}).encode()
     records, result, _ = written_once(Reply(500, body))
     assert result.kept == records
@@ -163,14 +166,17 @@ def test_a_server_that_is_short_of_something_is_not_searched_for_bad_records(why
 
 
 def test_a_quoted_line_does_not_make_a_500_one_of_the_server():
-    """A record that breaks it may hold any words."""
+    """Words inside a quoted line do not make a 500 one of resources.
+
+    A record may hold any words.
+    """
     body = json.dumps({"message": 'panic at "no space left on device"'}).encode()
     assert written_once(Reply(500, body))[1].error_type == "500"
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirection_is_told_and_not_followed(status):
-    """The token goes to the address that was configured and nowhere else."""
+    """A redirect is reported and not followed, so the token goes only to the configured address."""
     with Loopback(lambda _: OK) as other:
         location = {"Location": f"{other.url}/login?next=secret"}
         records, result, requests = written_once(Reply(status, b"", location))
@@ -182,7 +188,7 @@ def test_a_redirection_is_told_and_not_followed(status):
 
 @pytest.mark.parametrize("status", [200, 400, 403, 404, 502])
 def test_a_web_page_is_nobodys_answer(status):
-    """A proxy's page, whatever its status, keeps the records and says where to look."""
+    """A web page, as from a proxy, keeps the records whatever its status, and the error says so."""
     records, result, _ = written_once(Reply(status, PAGE, {"Content-Type": "text/html"}))
     assert result.kept == records
     assert not result.split_reason
@@ -192,7 +198,7 @@ def test_a_web_page_is_nobodys_answer(status):
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_token_file_is_read_again_when_the_token_is_refused(tmp_path, status):
-    """A rotated token takes no restart, and the refused points arrive with the new one."""
+    """A refused token is read again from its file, and the points arrive without a restart."""
     file = tmp_path / "token"
     file.write_text("old\n")
     accepted = []
@@ -215,7 +221,7 @@ def test_a_token_file_is_read_again_when_the_token_is_refused(tmp_path, status):
 
 
 def test_a_gateways_own_authorization_is_sent_where_there_is_no_token():
-    """`headers` can hold another scheme than InfluxDB's."""
+    """Without a token, `headers` can set another Authorization scheme, as a gateway's."""
     headers = {"Authorization": "Bearer gateway-key"}
     records, result, requests = written_once(OK, token=None, headers=headers)
     assert result.delivered == records
@@ -223,14 +229,14 @@ def test_a_gateways_own_authorization_is_sent_where_there_is_no_token():
 
 
 def refusal_of(record, filler=b""):
-    """A 400 as InfluxDB 2 has it, naming one line."""
+    """Make the body of a 400 of InfluxDB 2 that names one line."""
     message = f"unable to parse '{record.body.decode()}': missing fields\n" + filler.decode()
     return json.dumps({"code": "invalid", "message": message}).encode()
 
 
 @pytest.mark.parametrize("coding", ["", "gzip", "deflate"])
 def test_a_long_or_compressed_answer_is_read_to_its_limit_and_understood(coding):
-    """Of ten megabytes 64 KiB are read, and the line that they name is rejected alone."""
+    """Only 64 KiB of ten megabytes are read, and the line that they name is rejected alone."""
     sink = influxdb_sink(url="http://127.0.0.1:1", bucket="b")
     body = refusal_of(encoded(sink, spans(10))[4], filler=b"x" * 10_000_000)
     if coding:
@@ -247,7 +253,7 @@ def test_a_long_or_compressed_answer_is_read_to_its_limit_and_understood(coding)
 
 
 def test_a_bomb_takes_no_memory():
-    """An answer of 500 MB in 500 KB is cut where it is unpacked, not behind."""
+    """A compressed answer of 500 MB in 500 KB is cut while it is unpacked, and takes no memory."""
     packer = zlib.compressobj(9, wbits=31)
     bomb = b"".join([packer.compress(bytes(1_000_000)) for _ in range(500)]) + packer.flush()
     reply = Reply(500, bomb, {"Content-Encoding": "gzip"})
@@ -258,7 +264,7 @@ def test_a_bomb_takes_no_memory():
     finally:
         tracemalloc.stop()
     assert result.kept == records
-    assert peak < 50_000_000  # importing the client for the first time is in it
+    assert peak < 50_000_000  # includes importing the client for the first time
 
 
 @pytest.mark.parametrize(
@@ -271,7 +277,7 @@ def test_a_bomb_takes_no_memory():
     ],
 )
 def test_an_answer_in_any_bytes_becomes_one_readable_line(body, shown):
-    """What cannot be decoded or printed is escaped, and raises nothing."""
+    """Bytes in an answer that cannot be decoded or printed are escaped, and nothing raises."""
     records, result, _ = written_once(Reply(500, body, {"Content-Type": "text/plain"}))
     assert result.kept == records
     assert shown in result.error
@@ -279,7 +285,7 @@ def test_an_answer_in_any_bytes_becomes_one_readable_line(body, shown):
 
 
 def test_a_line_that_an_answer_quotes_is_never_in_the_message():
-    """Attribute values go to the dead letters alone, whatever the status."""
+    """A line quoted by the server is not in the error: attribute values only go to dead letters."""
     body = b"""{"message":"bad 'spans,route=/private x=1' and \\"private\\" <private>"}"""
     for status in (400, 403, 422, 500):
         _, result, _ = written_once(Reply(status, body))
@@ -290,7 +296,7 @@ def test_a_line_that_an_answer_quotes_is_never_in_the_message():
 
 @pytest.mark.parametrize("cut", ["before", "middle"])
 def test_a_connection_that_is_cut_keeps_everything(tmp_path, cut):
-    """Cut after the request was read, it is sent again as the same points, and counted once."""
+    """A request cut after it was read is sent again with the same points, and counted once."""
     replies = in_turn(Reply(500, b"x" * 1_000, cut=cut), OK)
     with Loopback(replies) as server, delivering(tmp_path, **options(server)) as pipeline:
         pipeline.submit(spans(10), 10)
@@ -302,7 +308,7 @@ def test_a_connection_that_is_cut_keeps_everything(tmp_path, cut):
 
 
 def test_a_server_that_hangs_is_given_up_in_time():
-    """The write ends with its timeout, keeps the records and says how long it waited."""
+    """A write to a hanging server ends with its timeout, keeps the records and reports the time."""
     release = threading.Event()
 
     def reply(_):
@@ -321,7 +327,7 @@ def test_a_server_that_hangs_is_given_up_in_time():
 
 
 def test_nobody_listens():
-    """A refused connection keeps the records, with the system's words for it."""
+    """A refused connection keeps the records and reports the system's error text."""
     sink = influxdb_sink(url="http://127.0.0.1:1", org="acme", bucket="b")
     records = encoded(sink, spans(3))
     result = sink.write(records, 10)
@@ -334,7 +340,7 @@ def test_nobody_listens():
 
 
 def partial_write_of_3(*lines):
-    """What InfluxDB 3 Core answers, by its documentation."""
+    """Make the answer that InfluxDB 3 Core gives according to its documentation."""
     data = [
         {"original_line": "cut", "line_number": number, "error_message": reason}
         for number, reason in lines
@@ -350,7 +356,7 @@ CONFLICT_OF_3 = (
 
 
 def test_influxdb_3_names_refused_lines_by_number():
-    """They are rejected with their own reasons; the others are sent again."""
+    """Lines that InfluxDB 3 refuses by number are rejected; the others are sent again."""
     reply = partial_write_of_3((2, "No fields were provided"), (5, "bad timestamp"))
     records, result, _ = written_once(reply)
     found = {rejection.record: rejection.detail for rejection in result.rejected}
@@ -361,7 +367,10 @@ def test_influxdb_3_names_refused_lines_by_number():
 
 
 def test_a_type_conflict_of_influxdb_3_names_the_field_and_both_types():
-    """Lines that are refused for another cause come again, and get their own reason then."""
+    """A type conflict names the field and both types.
+
+    Lines refused for another reason are sent again, and get their own reason then.
+    """
     reply = partial_write_of_3((3, CONFLICT_OF_3), (4, "bad timestamp"), (7, CONFLICT_OF_3))
     records, result, _ = written_once(reply)
     assert [rejection.record for rejection in result.rejected] == [records[2], records[6]]
@@ -373,7 +382,7 @@ def test_a_type_conflict_of_influxdb_3_names_the_field_and_both_types():
 
 
 def test_line_numbers_are_not_trusted_where_lines_can_be_counted_otherwise():
-    """A line break in a text, or a number beyond the batch: the batch is halved instead."""
+    """A batch is split despite line numbers if a text has a line break or a number is too high."""
     with Loopback(lambda _: partial_write_of_3((2, "x"))) as server:
         sink = influxdb_sink(**options(server))
         records = encoded(sink, [*spans(3), *spans(1, start=3, status_message="a\nb")])
@@ -385,7 +394,7 @@ def test_line_numbers_are_not_trusted_where_lines_can_be_counted_otherwise():
 
 
 def test_what_a_server_with_tls_says_to_plain_http_rejects_nothing():
-    """It is the url that is wrong, and no line."""
+    """A TLS server's 400 to plain HTTP rejects nothing: the URL is wrong, and not a line."""
     body = b"Client sent an HTTP request to an HTTPS server.\n"
     records, result, _ = written_once(Reply(400, body))
     assert (result.kept, result.split_reason) == (records, "")
@@ -394,7 +403,7 @@ def test_what_a_server_with_tls_says_to_plain_http_rejects_nothing():
 
 @pytest.mark.parametrize(("path", "asked"), [("", ""), ("/", ""), ("/influx/", "/influx")])
 def test_the_urls_path_comes_before_the_apis(path, asked):
-    """With or without a slash at its end."""
+    """The URL's path, with or without a final slash, precedes the path of the API."""
     with Loopback(lambda _: OK) as server:
         sink = influxdb_sink(url=f"{server.url}{path}", bucket="b")
         sink.write(encoded(sink, spans(1)), 10)
@@ -404,7 +413,7 @@ def test_the_urls_path_comes_before_the_apis(path, asked):
 
 
 def test_names_of_buckets_and_organizations_may_be_any_text():
-    """What means something in a query is escaped."""
+    """Special characters in bucket and organization names are escaped in the query."""
     names = {"org": "Käse & Söhne", "bucket": "a=b/c #1+2&precision=s"}
     _, _, requests = written_once(OK, **names)
     asked = parse_qs(urlsplit(requests[0].path).query)
@@ -412,7 +421,10 @@ def test_names_of_buckets_and_organizations_may_be_any_text():
 
 
 def test_a_child_begins_anew_whatever_another_thread_was_doing():
-    """A lock that was held at the fork is held in the child for ever."""
+    """A child does not use the parent's connections.
+
+    A lock held at the fork is held there for ever.
+    """
     with Loopback(lambda _: OK) as server:
         sink = influxdb_sink(url=server.url, bucket="b")
         records = encoded(sink, spans(3))
@@ -420,14 +432,14 @@ def test_a_child_begins_anew_whatever_another_thread_was_doing():
         with sink._connections._lock:
             sink.after_fork_in_child()
             gc.collect()
-            assert parents() is not None  # closing it could take that lock
+            assert parents() is not None  # closing the pool could take that lock
             assert encoded(sink, spans(3)) == records  # the parent's points are not the child's
             assert sink.write(records, 10).delivered == records
         sink.close(1)
 
 
 def test_an_answer_that_is_not_what_its_encoding_says_keeps_everything():
-    """Nothing is raised for it."""
+    """An answer whose encoding header is wrong keeps everything and raises nothing."""
     records, result, _ = written_once(Reply(500, b"no gzip", {"Content-Encoding": "gzip"}))
     assert result.kept == records
     assert result.error == "InfluxDB answered 500: no reason given"
@@ -435,6 +447,6 @@ def test_an_answer_that_is_not_what_its_encoding_says_keeps_everything():
 
 @pytest.mark.parametrize("location", ["/login", "http://[::1/x", "//[bad"])
 def test_a_redirection_that_names_no_server_is_one_all_the_same(location):
-    """A relative one has none, and another may be no url at all."""
+    """A redirect with a relative or invalid location is still reported as a redirect."""
     _, result, _ = written_once(Reply(302, b"", {"Location": location}))
     assert "it redirects to another address; set influxdb.url" in result.error

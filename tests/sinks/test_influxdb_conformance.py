@@ -24,7 +24,7 @@ class _OnServer(SinkConformance):
         sink.close(30)
 
     def arrived(self, sink):
-        """Return the stored points as lines, by time: what a server remembers of an order."""
+        """Return the stored points as lines ordered by time, the only order that a server keeps."""
         events = []
         for measurement, tags, fields, time_ns in self.server.points(self.bucket, "conformance"):
             ours = {key: value for key, value in tags.items() if key != "schema_version"}

@@ -1,7 +1,7 @@
-"""Where our lines differ from those of others, and the server's own answer why.
+"""Where our lines differ from those of the InfluxDB client, and what the server does with both.
 
-A table of events for which influxdb-client's `Point` writes another line. Both lines go to a
-real server, each with a good line behind it; what became of `Point`'s is in the table.
+The table lists events for which influxdb-client's `Point` writes a different line. Both lines are
+sent to a real server, each followed by a good line; the table says what becomes of `Point`'s.
 """
 
 import re
@@ -23,7 +23,7 @@ from tests.sinks.influxdb_data import BASE_NS
 
 pytestmark = pytest.mark.influxdb
 
-REFUSED = "refused"  # and on InfluxDB 2 its whole request with it
+REFUSED = "refused"  # on InfluxDB 2 with its whole request
 DROPPED = "answered 204, and not stored"
 SWALLOWED = "read as one line with the next one, and refused"
 CHANGED = "stored as something else"
@@ -31,7 +31,7 @@ UNREADABLE = "stored, and then Flux's pivot of the measurement fails"
 RAW = "stored with a control character in a name or text"
 TYPED = "stored as an integer, so that the next float is refused"
 
-# Measurement, tags and fields; what became of Point's line on 2.7; on 1.8 where it differs.
+# Measurement, tags and fields; what becomes of Point's line on 2.7, and on 1.8 if that differs.
 TABLE = {
     "comment": ("#m", {"t": "v"}, {"x": 1.5}, DROPPED),
     "empty measurement": ("", {"t": "v"}, {"x": 1.5}, REFUSED),
@@ -55,7 +55,7 @@ TABLE = {
 
 
 def fate(server, line, tags, fields):
-    """Write a line, with a good one behind it, to a new bucket, and say what became of it."""
+    """Write a line, followed by a good one, to a new bucket, and return what became of it."""
     bucket = server.new_bucket()
     status, answer = server.write(bucket, line.encode() + b"\nnext z=1 %d" % BASE_NS)
     if status >= 400:
@@ -94,7 +94,7 @@ def pivots(server, bucket):
 
 @pytest.mark.parametrize("case", TABLE)
 def test_where_the_clients_point_differs_the_server_says_why(influxdb, case):
-    """Our line is stored as what it should be; the client's has the fate of the table."""
+    """Our line is stored correctly, and the client's has the fate that the table says."""
     measurement, tags, fields, *fates = TABLE[case]
     event = Event(measurement, tags, fields, BASE_NS)
     ours = LineProtocolEncoder().encode([event]).bodies[0].decode()
@@ -104,18 +104,18 @@ def test_where_the_clients_point_differs_the_server_says_why(influxdb, case):
     for key, value in fields.items():
         point.field(key, value)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # it warns of comments, and writes them
+        warnings.simplefilter("ignore", SyntaxWarning)  # it warns about comments, and writes them
         theirs = point.to_line_protocol()
     assert theirs != ours.replace(",schema_version=1", "")
     assert fate(influxdb, theirs, tags, fields) == fates[0 if influxdb.major == 2 else -1]
-    if case != "70 kB of tag":  # it is cut; test_line_protocol.py says how
+    if case != "70 kB of tag":  # it is cut; see test_line_protocol.py
         assert fate(influxdb, ours, expected_tags(event), expected_fields(event)) == "stored"
     else:
         assert influxdb.write(influxdb.new_bucket(), ours)[0] == 204
 
 
 def test_a_lone_surrogate_stops_the_clients_point(influxdb):
-    """Point's text cannot be encoded, and takes its request along; ours has U+FFFD."""
+    """A lone surrogate makes the text of a `Point` impossible to encode; we write U+FFFD."""
     event = Event("m", {"t": "\ud83d"}, {"x": 1.5}, BASE_NS)
     with pytest.raises(UnicodeEncodeError):
         Point("m").tag("t", "\ud83d").field("x", 1.5).to_line_protocol().encode()
@@ -124,7 +124,7 @@ def test_a_lone_surrogate_stops_the_clients_point(influxdb):
 
 
 def test_a_subnormal_float_is_the_parsers_limit(influxdb):
-    """The independent parser refuses it, the server reads it back bit-exact."""
+    """The independent parser refuses a subnormal float, but the server stores it bit-exactly."""
     event = Event("m", {"t": "v"}, {"x": 5e-324}, BASE_NS)
     ours = LineProtocolEncoder().encode([event]).bodies[0].decode()
     with pytest.raises(LineFormatError):

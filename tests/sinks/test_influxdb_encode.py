@@ -1,4 +1,4 @@
-"""What the InfluxDB sink says of values that a point cannot carry."""
+"""What the InfluxDB sink reports about values that a point cannot hold."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def hand_made(fields, tags=None):
 
 
 def test_values_left_out_and_cut_are_told_with_the_batch_that_lost_them():
-    """Each batch tells what was lost in it, by reason, and nothing of the batches before."""
+    """Each batch reports its own lost values by reason, and none of earlier batches."""
     sink = InfluxDBSink(InfluxDBConfig(**OPTIONS))
     poor = hand_made({"x": 1, "y": math.nan}, {"long": "é" * 35_000})
     assert sink.encode([poor, poor]).values_lost == {"field_left_out": 2, "tag_cut": 2}
@@ -30,7 +30,7 @@ def test_values_left_out_and_cut_are_told_with_the_batch_that_lost_them():
 
 
 def test_values_lost_are_told_along_with_refused_events():
-    """An event that is refused does not hide what its neighbours lost."""
+    """A refused event does not hide the values that its neighbours lost."""
     sink = InfluxDBSink(InfluxDBConfig(**OPTIONS))
     encoded = sink.encode([hand_made({"x": math.nan}), hand_made({"x": 1, "y": math.nan})])
     assert [rejection.reason for rejection in encoded.rejected] == ["no_field"]
@@ -38,7 +38,7 @@ def test_values_lost_are_told_along_with_refused_events():
 
 
 def test_every_loss_is_told_once_from_any_thread():
-    """Eight threads encode at once, and what they are told adds up."""
+    """Losses reported to eight threads that encode at once add up."""
     sink = InfluxDBSink(InfluxDBConfig(**OPTIONS))
     told = []
 
@@ -55,7 +55,10 @@ def test_every_loss_is_told_once_from_any_thread():
 
 
 def test_texts_that_are_too_long_for_influxdb_cost_no_point():
-    """2.x refuses the whole point for a string of over 1 MiB; the neighbours are as always."""
+    """A text of over 1 MiB is cut: 2.x would refuse the whole point.
+
+    Other texts are unchanged.
+    """
     mib = 1024 * 1024
     sink = InfluxDBSink(InfluxDBConfig(url="http://localhost:8086", bucket="b"))
     attributes = {"prompt": 'ä"' * mib, "list": ["x" * 100] * 20_000, "small": 1}
@@ -77,7 +80,7 @@ def test_texts_that_are_too_long_for_influxdb_cost_no_point():
 
 
 def test_lost_values_are_in_the_health_and_logged_once(caplog):
-    """A user sees how many values were lost, while their events live on."""
+    """Lost values are counted in the health and logged once, while their events are kept."""
     streamer = EventStreamer(
         "influxdb", influxdb=OPTIONS, delivery="direct", retry={"max_retries": 0}
     )
@@ -93,7 +96,10 @@ def test_lost_values_are_in_the_health_and_logged_once(caplog):
 
 
 def test_every_kind_of_event_in_a_batch_is_refused_and_counted_in_its_place():
-    """Each kind is rendered apart; none takes the place, or the losses, of the one before."""
+    """Refusals and losses of different kinds of events are counted in the right place.
+
+    Each kind of event is rendered separately.
+    """
     sink = InfluxDBSink(InfluxDBConfig(**OPTIONS))
     poor = hand_made({"x": 1, "y": math.nan})
     empty = hand_made({"x": math.nan}, {"which": "empty"})

@@ -1,4 +1,4 @@
-"""What somebody can mend costs nothing but time: tokens, buckets, organizations, dead servers."""
+"""Problems that somebody can fix lose nothing: tokens, buckets, organizations, dead servers."""
 
 import threading
 import uuid
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.influxdb
 
 
 def refused(pipeline, words):
-    """Wait until the last error holds some words; returns the health of that moment."""
+    """Wait until the last error holds some words; return the health of that moment."""
     wait_until(lambda: words in pipeline.health().last_error, about=pipeline.health)
     return pipeline.health()
 
@@ -35,7 +35,7 @@ def outcome(health):
 
 
 def test_a_revoked_token_that_is_mended_in_its_file(influxdb2, tmp_path):
-    """Everything written between the revocation and the new token arrives with the new one."""
+    """Points written after a token was revoked arrive once the file has a new one."""
     bucket = influxdb2.new_bucket()
     first = influxdb2.new_token(bucket, "write")
     file = tmp_path / "token"
@@ -61,7 +61,7 @@ def test_a_revoked_token_that_is_mended_in_its_file(influxdb2, tmp_path):
 
 @pytest.mark.parametrize("where", ["this bucket", "another bucket"])
 def test_a_token_that_may_not_write(influxdb2, tmp_path, where):
-    """403 names the bucket, and the points wait for a token that may write, without a restart."""
+    """A 403 names the bucket; the points wait for a token that may write, without a restart."""
     bucket = influxdb2.new_bucket()
     file = tmp_path / "token"
     if where == "this bucket":
@@ -82,7 +82,7 @@ def test_a_token_that_may_not_write(influxdb2, tmp_path, where):
 
 
 def test_a_token_that_was_deactivated(influxdb2, tmp_path):
-    """403 as well, and its permissions are in order: what to look at is its status."""
+    """A deactivated token is reported as such, although InfluxDB answers 403 as for permissions."""
     bucket = influxdb2.new_bucket()
     token = influxdb2.new_token(bucket, "write")
     path = f"/api/v2/authorizations/{token['id']}"
@@ -97,7 +97,7 @@ def test_a_token_that_was_deactivated(influxdb2, tmp_path):
 
 
 def test_a_missing_bucket_that_is_created(influxdb, tmp_path):
-    """404 names the bucket, and nothing is lost by the time it is there."""
+    """A 404 names the missing bucket, and nothing is lost until it is created."""
     name = f"later-{uuid.uuid4().hex}"
     with delivering(tmp_path, **influxdb.options(name)) as pipeline:
         pipeline.submit(spans(100), 10)
@@ -119,7 +119,7 @@ def test_a_missing_bucket_that_is_created(influxdb, tmp_path):
     ],
 )
 def test_a_wrong_organization_is_told_and_rejects_nothing(influxdb2, tmp_path, org, words):
-    """A mistake in the settings is not the points' fault, whatever the status."""
+    """A wrong organization is reported and rejects nothing, whatever the status."""
     options = {**influxdb2.options("b"), "org": org, "patience_seconds": 0}
     with delivering(tmp_path, **options) as pipeline:
         pipeline.submit(spans(10), 10)
@@ -128,7 +128,7 @@ def test_a_wrong_organization_is_told_and_rejects_nothing(influxdb2, tmp_path, o
 
 
 def test_a_url_that_is_not_influxdb(influxdb, tmp_path):
-    """A wrong path is told as such, and keeps everything."""
+    """A wrong path in the URL is reported as such, and keeps everything."""
     options = {**influxdb.options("b"), "url": f"{influxdb.url}/nothing", "patience_seconds": 0}
     with delivering(tmp_path, **options) as pipeline:
         pipeline.submit(spans(10), 10)
@@ -137,7 +137,7 @@ def test_a_url_that_is_not_influxdb(influxdb, tmp_path):
 
 
 def test_a_retention_policy_of_1_8_is_named_with_the_database(influxdb1, tmp_path):
-    """`database/policy` writes to that policy; one that is missing keeps the points."""
+    """`database/policy` writes to that policy; if it is missing, the points are kept."""
     database = influxdb1.new_bucket()
     with delivering(tmp_path, **influxdb1.options(f"{database}/long")) as pipeline:
         pipeline.submit(spans(10), 10)
@@ -152,7 +152,7 @@ def test_a_retention_policy_of_1_8_is_named_with_the_database(influxdb1, tmp_pat
 
 @pytest.mark.faults
 def test_a_login_of_1_8_is_its_token(monkeypatch, tmp_path):
-    """`username:password` is accepted as a token; a wrong password is told and mended."""
+    """`username:password` is a token of 1.8; a wrong password is reported and can be fixed."""
     server = InfluxDB.start(tmp_path / "server", 1)
     try:
         server.influxql("CREATE USER shop WITH PASSWORD 'pass-w0rd' WITH ALL PRIVILEGES", db="")
@@ -173,7 +173,7 @@ def test_a_login_of_1_8_is_its_token(monkeypatch, tmp_path):
 
 
 def test_a_bucket_for_each_signal_waits_for_itself(influxdb2, tmp_path):
-    """`{signal}` makes three lanes, and a missing one holds up no other."""
+    """`{signal}` makes three lanes, and a missing bucket does not block the others."""
     name = influxdb2.new_bucket("shop-spans").removesuffix("spans")
     influxdb2.new_bucket(f"{name}metrics")
     logs = [Event("logs", TAGS, {"body": "x"}, BASE_NS + n, signal="log") for n in range(50)]
@@ -191,7 +191,7 @@ def test_a_bucket_for_each_signal_waits_for_itself(influxdb2, tmp_path):
 
 @pytest.mark.faults
 def test_a_server_that_is_killed_while_it_is_written_to(own_influxdb, tmp_path):
-    """Killed and restarted three times under load, it has every accepted point, once."""
+    """A server killed and restarted three times under load has every accepted point once."""
     bucket = own_influxdb.new_bucket()
     count, batch = 60_000, 200
     with delivering(tmp_path, **own_influxdb.options(bucket)) as pipeline:

@@ -1,4 +1,4 @@
-"""Whatever a server answers, every record has one outcome, and no data is in the message."""
+"""For any answer every record has one outcome, and no data is in the error message."""
 
 import json
 import time
@@ -39,7 +39,7 @@ PIECES = [
 
 @st.composite
 def answered(draw):
-    """Make a batch, and an answer made of pieces of real ones and of the batch's lines."""
+    """Draw a batch, and an answer made from pieces of real ones and the batch's lines."""
     batch = draw(st.lists(lines, min_size=1, max_size=6))
     pieces = st.one_of(st.sampled_from(PIECES), st.sampled_from(batch), st.text(max_size=5))
     message = "".join(draw(st.lists(pieces, max_size=8)))
@@ -64,7 +64,7 @@ def answered(draw):
 @settings(max_examples=600, deadline=None)
 @given(answered())
 def test_every_answer_gives_every_record_one_outcome(made):
-    """Nothing raises, nothing is lost, only a success delivers, and messages are fit for a log."""
+    """No answer raises or loses a record, only a success delivers, and errors are fit for a log."""
     records, answer = made
     result = classify(answer, records, bucket="b", org="o")
     assert_partition(result, records)
@@ -79,7 +79,7 @@ def test_every_answer_gives_every_record_one_outcome(made):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(lines, min_size=1, max_size=5, unique=True), st.sampled_from([400, 422, 500]))
 def test_quoted_lines_are_not_repeated_in_the_message(batch, status):
-    """What a server quotes goes to the dead letters; the message has the reason alone."""
+    """The message has only the reason; lines quoted by the server go to the dead letters."""
     records = [Record(line.encode(), None, "b", 0) for line in batch]
     message = "\n".join(f"unable to parse '{line}': bad timestamp" for line in batch)
     text = json.dumps({"code": "invalid", "message": message}, ensure_ascii=False)
@@ -115,7 +115,7 @@ CONFLICT = (
 
 
 def test_one_answer_is_enough_where_it_tells_which_lines():
-    """Nothing is halved, so a batch with refused lines costs one request more."""
+    """If an answer identifies the refused lines, no batch is split: they cost one more request."""
     mixed = [*of_one_field(1, 2), *of_one_field(3, value="1.5"), *of_one_field(4)]
     assert rejected_times(partial_write(CONFLICT.format("x"), 3), mixed) == ([1, 2, 4], "")
     all_refused = partial_write("points beyond retention policy", 2)
@@ -127,7 +127,10 @@ def test_one_answer_is_enough_where_it_tells_which_lines():
 
 
 def test_a_count_that_does_not_fit_names_nobody():
-    """Another cause, or another shard with another type: the batch is halved instead."""
+    """If the dropped count does not match, nothing is rejected and the batch is split.
+
+    There may be another cause, or another shard with another type.
+    """
     conflict = CONFLICT.format("x")
     assert rejected_times(partial_write(conflict, 1), of_one_field(1, 2, 3)) == (
         [],
@@ -136,7 +139,7 @@ def test_a_count_that_does_not_fit_names_nobody():
 
 
 def test_a_limit_of_the_server_is_told_in_its_words():
-    """InfluxDB 1.8 has one of series and one of values, which no line is at fault for alone."""
+    """InfluxDB 1.8's limits on series and values are reported in its words, and blame no line."""
     message = "max-series-per-database limit exceeded: (1000000)"
     answer = partial_write(message, 2)
     records = of_one_field(1, 2, 3)
@@ -146,7 +149,7 @@ def test_a_limit_of_the_server_is_told_in_its_words():
 
 
 def test_the_servers_count_is_the_last_one():
-    """A field may be called like one."""
+    """The last `dropped=` of an answer is the count: a field's name may look like one."""
     field = "a dropped=1"
     records = [
         Record(rf"m a\ dropped\=1=1i {time}".encode(), None, "b", time) for time in (1, 2)
@@ -156,13 +159,13 @@ def test_the_servers_count_is_the_last_one():
 
 @pytest.mark.parametrize("status", [200, 202, 204])
 def test_any_success_delivers(status):
-    """InfluxDB says 204; what stands in for it may say another."""
+    """Any 2xx status delivers: InfluxDB answers 204, but a stand-in may answer another."""
     records = of_one_field(1, 2)
     assert classify(Answer(status), records, bucket="b", org="o").delivered == records
 
 
 def test_a_page_is_known_by_its_beginning_too():
-    """A portal that says no type, and an empty line first, has stored nothing."""
+    """A web page is also recognized by its content, even with status 200 and no content type."""
     records = of_one_field(1, 2)
     result = classify(Answer(200, "\r\n <html>log in"), records, bucket="b", org="o")
     assert result.kept == records
@@ -170,7 +173,7 @@ def test_a_page_is_known_by_its_beginning_too():
 
 @pytest.mark.parametrize("text", ["it's pr1vate", "a\npr1vate"])
 def test_a_quotation_ends_at_the_last_mark(text):
-    """What a line holds may look like its end."""
+    """A quotation ends at the last quotation mark, because a line may hold others."""
     message = f"panic at 'm,t=x s=\"{text}\" 1'"
     answer = Answer(500, json.dumps({"message": message}))
     result = classify(answer, of_one_field(1, 2), bucket="b", org="o")
@@ -186,32 +189,38 @@ def test_a_quotation_ends_at_the_last_mark(text):
     ],
 )
 def test_words_mean_a_setting_only_with_their_status(status, words):
-    """Nobody is sent to look at a bucket when the server is busy."""
+    """Words in an answer point to a setting only with the matching status.
+
+    Nobody should look for a bucket when the server is busy.
+    """
     answer = Answer(status, json.dumps({"message": words}))
     result = classify(answer, of_one_field(1), bucket="b", org="o")
     assert result.error == f"InfluxDB answered {status}: {words}"
 
 
 def test_too_large_tells_the_answer_to_the_dead_letters():
-    """It says who has the limit."""
+    """The text of a 413 is kept for the dead letters, because it says who has the limit."""
     result = classify(Answer(413, "limit is 1 MB"), of_one_field(1, 2), bucket="b", org="o")
     assert result.split_detail == "limit is 1 MB"
 
 
 def test_an_answer_that_was_cut_in_an_escape_is_read_all_the_same():
-    """What is cut is the end of the reason."""
+    """An answer that is cut inside an escape is still read.
+
+    Only the end of its reason is missing.
+    """
     text = r"""{"code":"invalid","message":"unable to parse 'm x=1i 1': bad \u00"""
     assert rejected_times(Answer(400, text), of_one_field(1, 2)) == ([1], "")
 
 
 def unparsed(*lines):
-    """Make the answer of 1.8 and 2 to lines that they cannot read."""
+    """Make the answer of InfluxDB 1.8 and 2 to lines that they cannot parse."""
     message = "\n".join(f"unable to parse '{line}': bad timestamp" for line in lines)
     return Answer(400, json.dumps({"code": "invalid", "message": message}))
 
 
 def test_data_that_is_called_like_a_setting_is_no_setting():
-    """Taken for one, it would be sent again for ever."""
+    """Data named like a setting is not taken for one: it would be sent again for ever."""
     line = "m,bucket=b,org=x x= 1"
     bad = Record(line.encode(), None, "b", 1)
     assert rejected_times(unparsed(line), [bad, *of_one_field(2)]) == ([1], "")
@@ -220,13 +229,13 @@ def test_data_that_is_called_like_a_setting_is_no_setting():
 
 
 def test_a_number_in_a_quoted_line_is_not_the_servers_count():
-    """A field may be called `dropped`; its neighbours are good all the same."""
+    """A field named `dropped` in a quoted line is not the server's count."""
     bad = Record(b"m dropped=2 2", None, "b", 2)
     assert rejected_times(unparsed("m dropped=2 2"), [*of_one_field(1), bad]) == ([2], "")
 
 
 def test_a_quoted_line_may_hold_what_ends_a_quotation():
-    """Its reason comes behind the last one."""
+    """A reason begins after the last end of a quotation, because the line may hold others."""
     line = "m s=\"a': ': b': c\" 2"
     records = [*of_one_field(1), Record(line.encode(), None, "b", 2)]
     result = classify(unparsed(line), records, bucket="b", org="o")
@@ -234,7 +243,7 @@ def test_a_quoted_line_may_hold_what_ends_a_quotation():
 
 
 def test_a_field_is_found_in_lines_of_any_names():
-    """What is escaped in names, and quoted in texts, hides no line that has the refused field."""
+    """A refused field is found in lines with escaped names and quoted texts."""
     line = r'm\ n\,o,t=a\ b s="x=1i \" x=2i, y\\",x\ \=\,y={},b=false {}'
     values = ["1i", "1.5", "true", "false", '"1"', "1i"]
     records = [
@@ -249,26 +258,29 @@ def test_a_field_is_found_in_lines_of_any_names():
 
 
 def test_a_field_of_another_measurement_is_not_the_refused_one():
-    """The same name there says nothing."""
+    """A field of the same name in another measurement is not refused."""
     records = [*of_one_field(1), Record(b"n x=1i 2", None, "b", 2)]
     assert rejected_times(partial_write(CONFLICT.format("x"), 1), records) == ([1], "")
 
 
 def test_fewer_lines_with_the_field_than_were_dropped_names_nobody():
-    """The others have another cause, which may be that of these, too."""
+    """If more lines were dropped than have the field, nobody is blamed.
+
+    The others have another cause, which may also apply to these.
+    """
     records = [*of_one_field(1), *of_one_field(2, 3, value="1.5")]
     conflict = partial_write(CONFLICT.format("x"), 2)
     assert rejected_times(conflict, records) == ([], "field_type_conflict")
 
 
 def test_names_that_json_cannot_read_are_searched_for_by_halves():
-    """Go quotes a control character as \\x1b."""
+    r"""A field name that JSON cannot read, such as Go's `\\x1b`, leads to a split."""
     answer = partial_write(CONFLICT.format(r"\x1b"), 1)
     assert rejected_times(answer, of_one_field(1, 2)) == ([], "field_type_conflict")
 
 
 def test_the_bound_of_retention_is_in_utc(monkeypatch):
-    """Whatever the zone of the machine is; a whole second has no fraction."""
+    """The retention bound is read as UTC in any time zone; it may have no fraction."""
     monkeypatch.setenv("TZ", "JST-9")
     time.tzset()
     try:
@@ -294,13 +306,13 @@ def test_the_bound_of_retention_is_in_utc(monkeypatch):
     ],
 )
 def test_line_numbers_in_another_form_name_nobody(data):
-    """The batch is halved, as for any refusal that tells no line."""
+    """Line numbers of an unexpected form are ignored, and the batch is split."""
     answer = Answer(400, json.dumps({"error": "partial write of line protocol", "data": data}))
     assert rejected_times(answer, of_one_field(1, 2, 3)) == ([], "invalid")
 
 
 def test_the_last_line_has_a_number_and_a_reason_may_be_missing():
-    """Lines are counted from 1."""
+    """Lines are numbered from 1 to the last, and a reason may be missing."""
     data = [{"line_number": 1, "error_message": None}, {"line_number": 3, "error_message": "x"}]
     answer = Answer(400, json.dumps({"error": "partial write of line protocol", "data": data}))
     assert rejected_times(answer, of_one_field(1, 2, 3)) == ([1, 3], "")

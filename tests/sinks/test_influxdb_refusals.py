@@ -1,4 +1,4 @@
-"""What a real InfluxDB refuses: the poison goes to the dead letters, all the rest arrives."""
+"""What a real InfluxDB refuses goes to the dead letters, and everything else arrives."""
 
 import time
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.influxdb
 
 
 def numbers(server, bucket, measurement="spans"):
-    """Return what is stored, by `duration_ns`, each as often as it is there."""
+    """Return the `duration_ns` of all stored points, with repetitions."""
     return sorted(point[2]["duration_ns"] for point in server.points(bucket, measurement))
 
 
@@ -36,7 +36,7 @@ POISON = {
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["disk", "memory"])
 def test_poisoned_lines_take_no_neighbour_along(influxdb, tmp_path, spooled):
-    """Three lines in a thousand that cannot be parsed: they alone go, with the server's reason."""
+    """Three unparseable lines in a thousand are rejected alone, with the server's reasons."""
     bucket = influxdb.new_bucket()
     options = {"spooled": spooled, "poison": POISON, **influxdb.options(bucket)}
     with delivering(tmp_path, **options) as pipeline:
@@ -56,7 +56,7 @@ def test_poisoned_lines_take_no_neighbour_along(influxdb, tmp_path, spooled):
 
 
 def test_poison_that_fills_the_answer_is_found_all_the_same(influxdb, tmp_path):
-    """More refused lines than the part of the answer that is read: each is rejected, no other."""
+    """Refused lines beyond the part of the answer that is read are still rejected alone."""
     bucket = influxdb.new_bucket()
     poison = dict.fromkeys(range(0, 1000, 2), b"x" * 400)
     with delivering(tmp_path, poison=poison, **influxdb.options(bucket)) as pipeline:
@@ -68,7 +68,10 @@ def test_poison_that_fills_the_answer_is_found_all_the_same(influxdb, tmp_path):
 
 
 def test_a_field_of_another_type_in_the_bucket(influxdb, tmp_path, caplog):
-    """A float `duration_ns` of an older writer: its events alone are refused, and told how to mend."""
+    """Events that conflict with an older writer's float `duration_ns` are refused alone.
+
+    The error says how to resolve it.
+    """
     bucket = influxdb.new_bucket()
     assert influxdb.write(bucket, f"spans duration_ns=1.5 {BASE_NS - 1}")[0] == 204
     others = spans(50, start=100, measurement="others")
@@ -94,7 +97,7 @@ def test_a_field_of_another_type_in_the_bucket(influxdb, tmp_path, caplog):
 
 
 def test_types_are_fixed_for_each_shard(influxdb, tmp_path):
-    """A conflict in one week says nothing of another: what is good there arrives."""
+    """A type conflict in one shard does not affect points of another shard."""
     bucket = influxdb.new_bucket()
     month_ns = 30 * 24 * 3600 * 10**9
     influxdb.write(bucket, f"spans duration_ns=1.5 {BASE_NS - 1}")
@@ -108,7 +111,7 @@ def test_types_are_fixed_for_each_shard(influxdb, tmp_path):
 
 
 def test_the_way_out_of_a_type_conflict_works(influxdb, tmp_path):
-    """Once the old points are deleted the refused lines are taken, from the dead letters, too."""
+    """Once the old points are deleted, refused lines are accepted, even from dead letters."""
     bucket = influxdb.new_bucket()
     influxdb.write(bucket, f"spans duration_ns=1.5 {BASE_NS - 1}")
     with delivering(tmp_path, **influxdb.options(bucket)) as pipeline:
@@ -123,7 +126,10 @@ def test_the_way_out_of_a_type_conflict_works(influxdb, tmp_path):
 
 
 def test_two_types_of_one_new_field_in_one_batch(influxdb, tmp_path):
-    """The first type wins; every point of it arrives and every point of the other is refused."""
+    """For a new field the first type wins.
+
+    Its points arrive, and those of the other are refused.
+    """
     bucket = influxdb.new_bucket()
     made = [
         Event("mixed", TagSet({}), {"value": n if n % 5 else "five"}, BASE_NS + n)
@@ -139,7 +145,7 @@ def test_two_types_of_one_new_field_in_one_batch(influxdb, tmp_path):
 
 
 def test_points_older_than_the_bucket_keeps(influxdb, tmp_path):
-    """What is outside of retention is refused with that reason; what is inside arrives."""
+    """Points outside the retention period are refused for that reason; the others arrive."""
     bucket = influxdb.new_bucket(retention_seconds=24 * 3600)
     now_ns = time.time_ns()
     fresh = [span(n, time_ns=now_ns + n) for n in range(50)]
@@ -156,7 +162,7 @@ def test_points_older_than_the_bucket_keeps(influxdb, tmp_path):
 
 
 def test_every_kind_of_poison_in_one_batch(influxdb, tmp_path):
-    """Unparseable, of another type (of two fields) and too old: each gets its own reason."""
+    """Unparseable lines, conflicts in two fields and old points each get their own reason."""
     bucket = influxdb.new_bucket(retention_seconds=24 * 3600)
     now_ns = time.time_ns()
     influxdb.write(bucket, f'spans error=1.5,note="x" {now_ns - 1}')
@@ -180,7 +186,7 @@ def test_every_kind_of_poison_in_one_batch(influxdb, tmp_path):
 
 
 def test_sent_twice_is_stored_once(influxdb, tmp_path):
-    """A resent batch overwrites itself: the same points, and no more."""
+    """A batch that is sent again overwrites itself, and adds no points."""
     bucket = influxdb.new_bucket()
     with delivering(tmp_path, **influxdb.options(bucket)) as pipeline:
         sink = pipeline._sink

@@ -1,4 +1,4 @@
-"""What is written is what a real InfluxDB gives back, whatever names and texts hold."""
+"""A real InfluxDB returns what was written, whatever names and texts contain."""
 
 import functools
 
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.influxdb
 
 CASES = 10_000
 BATCH = 500
-GROUP = 10  # events of one example: a third less time than one by one
+GROUP = 10  # events per example: takes a third less time than one by one
 BASE_NS = 1_700_000_000_000_000_000
 
 
 @functools.cache  # for both servers
 def _many_events(count):
-    """Let hypothesis make events; each gets a time and a measurement of its own."""
+    """Let hypothesis make events, each with its own time and measurement."""
     made = []
 
     @settings(
@@ -43,7 +43,7 @@ def _many_events(count):
     def make(group):
         for event in group:
             position = len(made)
-            # Types of one name are fixed by the first point, so no two share a measurement.
+            # The first point fixes a field's type, so no two events share a measurement.
             name = f"{event.measurement[:-1]}{position}{event.measurement[-1:]}"
             made.append(
                 msgspec.structs.replace(event, measurement=name, timestamp_ns=BASE_NS + position)

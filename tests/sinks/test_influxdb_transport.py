@@ -1,4 +1,4 @@
-"""How requests reach InfluxDB: TLS, client certificates, proxies, tokens; no secret is told."""
+"""TLS, client certificates, proxies and tokens of requests to InfluxDB; no secret is leaked."""
 
 import gc
 import logging
@@ -51,7 +51,7 @@ def server_tls(authority, client_authority=None):
 
 
 def written(url, *, seconds=10, **options):
-    """Write three spans; returns the result."""
+    """Write three spans; return the result."""
     sink = influxdb_sink(**{"url": url, "bucket": "b", "token": TOKEN, **options})
     records = encoded(sink, spans(3))
     result = sink.write(records, seconds)
@@ -62,7 +62,7 @@ def written(url, *, seconds=10, **options):
 
 
 def test_a_server_of_an_authority_that_was_named(authority, pem):
-    """`ca_file` makes a private authority's server trusted."""
+    """`ca_file` makes a server of a private authority trusted."""
     with Loopback(lambda _: Reply(), server_tls(authority)) as server:
         result = written(server.url, ca_file=pem("ca.pem", authority.cert_pem))
     assert len(result.delivered) == 3
@@ -71,7 +71,7 @@ def test_a_server_of_an_authority_that_was_named(authority, pem):
 
 @pytest.mark.parametrize("named", [True, False], ids=["another authority", "the system's"])
 def test_a_server_of_an_unknown_authority_gets_nothing(authority, pem, named):
-    """A certificate that cannot be checked keeps the records and never sees the token."""
+    """A server whose certificate cannot be verified never sees the token; the records are kept."""
     options = {"ca_file": pem("other.pem", trustme.CA().cert_pem)} if named else {}
     with Loopback(lambda _: Reply(), server_tls(authority)) as server:
         result = written(server.url, **options)
@@ -83,7 +83,7 @@ def test_a_server_of_an_unknown_authority_gets_nothing(authority, pem, named):
 
 
 def test_a_certificate_of_another_host_gets_nothing(authority, pem):
-    """The name in the certificate is checked, too."""
+    """A certificate for another host name is refused."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("influxdb.example").configure_cert(context)
     with Loopback(lambda _: Reply(), context) as server:
@@ -95,7 +95,7 @@ def test_a_certificate_of_another_host_gets_nothing(authority, pem):
 
 
 def test_without_verification_it_writes_and_warns(authority, caplog):
-    """`verify_tls=False` works, and says once what it costs."""
+    """`verify_tls=False` works, and logs one warning."""
     with Loopback(lambda _: Reply(), server_tls(authority)) as server:
         sink = influxdb_sink(url=server.url, bucket="b", token=TOKEN, verify_tls=False)
         caplog.set_level(logging.WARNING)
@@ -112,7 +112,7 @@ def test_without_verification_it_writes_and_warns(authority, caplog):
 
 @pytest.mark.parametrize("apart", [True, False], ids=["key apart", "one file"])
 def test_a_client_certificate_opens_a_server_that_asks_for_one(authority, pem, apart):
-    """Mutual TLS, with the key in a file of its own or beside the certificate."""
+    """Mutual TLS works with the key in its own file or in the certificate's."""
     clients = trustme.CA()
     client = clients.issue_cert("client@shop")
     chain = client.cert_chain_pems
@@ -135,7 +135,7 @@ def test_a_client_certificate_opens_a_server_that_asks_for_one(authority, pem, a
 
 @pytest.mark.parametrize("option", ["ca_file", "cert_file"])
 def test_a_file_that_is_missing_or_no_certificate_is_named(option, tmp_path):
-    """The records wait, and the message says which option to mend."""
+    """A missing or invalid certificate file keeps the records, and the error names its option."""
     path = tmp_path / "file.pem"
     missing = written("https://127.0.0.1:1", **{option: str(path)})
     assert f"influxdb.{option}" in missing.error
@@ -147,7 +147,7 @@ def test_a_file_that_is_missing_or_no_certificate_is_named(option, tmp_path):
 
 
 def test_a_key_with_a_password_fails_instead_of_asking(authority, pem):
-    """Nobody sits at the terminal of a service; the message names the file."""
+    """A key with a password fails and names the file: a service has no terminal to ask on."""
     client = authority.issue_cert("client@shop")
     key = serialization.load_pem_private_key(client.private_key_pem.bytes(), None)
     locked = key.private_bytes(
@@ -162,7 +162,7 @@ def test_a_key_with_a_password_fails_instead_of_asking(authority, pem):
 
 
 def test_https_to_a_server_without_tls():
-    """A plain server under an https address is told as what it is."""
+    """An https URL of a server without TLS is reported as such."""
     with Loopback(lambda _: Reply()) as server:
         result = written(server.url.replace("http", "https"))
     assert len(result.kept) == 3
@@ -172,7 +172,7 @@ def test_https_to_a_server_without_tls():
 @pytest.mark.parametrize("login", ["", "user:pass-w0rd", "DOMAIN\\user:p@ss/w:rd"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_the_proxy_of_the_environment_is_used(monkeypatch, authority, pem, scheme, login):
-    """HTTP_PROXY and HTTPS_PROXY count, with their login; TLS goes through the proxy unread."""
+    """HTTP_PROXY and HTTPS_PROXY are used with their login; TLS passes through the proxy unread."""
     tls = server_tls(authority) if scheme == "https" else None
     with Proxy(login) as proxy, Loopback(lambda _: Reply(), tls) as server:
         shown = quote(login, safe=":").replace(":", "%3A").replace("%3A", ":", 1)
@@ -189,7 +189,7 @@ def test_the_proxy_of_the_environment_is_used(monkeypatch, authority, pem, schem
 
 
 def test_a_host_without_proxy_is_reached_directly(monkeypatch):
-    """NO_PROXY counts, too; it names hosts, or a host and its port."""
+    """NO_PROXY is respected, with hosts or with a host and its port."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with Loopback(lambda _: Reply()) as server:
         for hosts in ("127.0.0.1,localhost", f"localhost,127.0.0.1:{server.port}"):
@@ -200,25 +200,28 @@ def test_a_host_without_proxy_is_reached_directly(monkeypatch):
 
 
 def test_a_proxy_of_another_kind_is_told(monkeypatch):
-    """urllib3 knows HTTP's proxies alone."""
+    """A proxy of another scheme is reported: urllib3 supports only HTTP proxies."""
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
     assert "the proxy in the environment must begin with" in written("http://127.0.0.1:2").error
 
 
 def test_another_address_of_a_host_is_tried_in_time(monkeypatch):
-    """The first one takes a connection for ever, as a black hole for IPv6 does."""
+    """A host's next address is tried in time if the first never answers.
+
+    An IPv6 black hole behaves like that.
+    """
     with Loopback(lambda _: Reply()) as server, socket.socket() as hole:
         hole.bind(("127.0.0.2", server.port))
         hole.listen(0)
         fillers = [socket.socket() for _ in range(3)]
-        for filler in fillers:  # what does not fit into its queue is not answered
+        for filler in fillers:  # connections beyond its queue are not answered
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.2", server.port))
         two = [
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, server.port))
             for host in ("127.0.0.2", "127.0.0.1")
         ]
-        # A name with two addresses would be the test machine's to have.
+        # The test machine need not have a name with two addresses.
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: two)
         sink = influxdb_sink(url=f"http://two.example:{server.port}", bucket="b", token=TOKEN)
         records = encoded(sink, spans(3))
@@ -232,7 +235,7 @@ def test_another_address_of_a_host_is_tried_in_time(monkeypatch):
 
 
 def test_what_is_no_latin_text_is_sent_as_utf_8():
-    """InfluxDB 1.8's passwords may be any text."""
+    """A token outside Latin-1 is sent as UTF-8: InfluxDB 1.8's passwords may be any text."""
     with Loopback(lambda _: Reply()) as server:
         assert len(written(server.url, token="käthe:пароль").delivered) == 3
     sent = server.requests[0].headers["Authorization"]
@@ -241,7 +244,7 @@ def test_what_is_no_latin_text_is_sent_as_utf_8():
 
 @pytest.mark.parametrize("left", ["half of a file", None])
 def test_a_file_that_goes_bad_after_the_first_connection_is_named(authority, pem, left):
-    """A certificate that is renewed half, or gone, is told as at the start."""
+    """A certificate file that breaks or disappears later is reported as at the start."""
     certificate = pem("client.pem", authority.issue_cert("client").private_key_and_cert_chain_pem)
     with Loopback(lambda _: Reply(), server_tls(authority)) as server:
         sink = influxdb_sink(
@@ -263,7 +266,10 @@ def test_a_file_that_goes_bad_after_the_first_connection_is_named(authority, pem
 
 
 def test_a_query_in_the_url_is_refused():
-    """1.x's users may have their login there."""
+    """A query in the URL is refused without being shown.
+
+    Users of 1.x may have their login there.
+    """
     for url in ("http://127.0.0.1:1?u=a&p=hush-hush", "http://127.0.0.1:1/?p=hush-hush#x"):
         with pytest.raises(ConfigError, match="without a query") as caught:
             influxdb_sink(url=url, bucket="b")
@@ -272,7 +278,7 @@ def test_a_query_in_the_url_is_refused():
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxy_that_refuses_is_told_apart_from_the_server(monkeypatch, scheme):
-    """A proxy that is away, or wants a login, is named as the proxy, without its password."""
+    """A proxy that is away or wants a login is named as the proxy, without its password."""
     monkeypatch.setenv(f"{scheme}_proxy", "http://user:pass-w0rd@127.0.0.1:1")
     away = written(f"{scheme}://127.0.0.1:2")
     assert "the proxy" in away.error
@@ -285,7 +291,7 @@ def test_a_proxy_that_refuses_is_told_apart_from_the_server(monkeypatch, scheme)
 
 
 def test_an_unreadable_token_file_is_named_and_read_when_it_is_there(tmp_path):
-    """A secret that is mounted late costs nothing but time."""
+    """A missing token file is reported, and read once it is there, as for a secret mounted late."""
     path = tmp_path / "token"
     with Loopback(lambda _: Reply()) as server:
         sink = influxdb_sink(url=server.url, bucket="b", token_file=str(path))
@@ -301,7 +307,7 @@ def test_an_unreadable_token_file_is_named_and_read_when_it_is_there(tmp_path):
 
 
 def test_a_token_that_http_cannot_carry_is_not_repeated():
-    """A line break in a token is told without the token."""
+    """A line break in a token is reported without showing the token."""
     sink = influxdb_sink(url="http://127.0.0.1:1", bucket="b", token=f"{TOKEN}\nX: y")
     result = sink.write(encoded(sink, spans(3)), 10)
     sink.close(1)
@@ -311,7 +317,7 @@ def test_a_token_that_http_cannot_carry_is_not_repeated():
 
 
 def test_an_echoed_secret_is_masked_everywhere():
-    """A server that repeats the token or a header gets neither into messages nor dead letters."""
+    """A token or header that a server echoes is masked in errors and dead letters."""
     body = f"refused {TOKEN} with header key-0123456789".encode()
     with Loopback(lambda _: Reply(400, body)) as server:
         sink = influxdb_sink(
@@ -325,7 +331,10 @@ def test_an_echoed_secret_is_masked_everywhere():
 
 
 def test_a_short_header_is_no_secret_and_hides_no_line():
-    """A tenant's number is also in lines, which must be found in what a server quotes."""
+    """A short header value, such as a tenant number, is not masked.
+
+    It may also be in lines, which must be found in what the server quotes.
+    """
 
     def reply(request):
         line = request.lines[1].decode()
@@ -340,7 +349,7 @@ def test_a_short_header_is_no_secret_and_hides_no_line():
 
 
 def test_close_closes_every_connection_at_once():
-    """No socket is left to the garbage collector, whatever went wrong before."""
+    """`close` closes every connection and leaves none to the garbage collector."""
     replies = [Reply(cut="before"), Reply()]
     gc.disable()
     try:
@@ -357,7 +366,7 @@ def test_close_closes_every_connection_at_once():
 
 
 def test_a_login_in_the_url_is_refused_without_being_shown(monkeypatch, caplog):
-    """It is an error at once, in code as in the environment, and the password is in no message."""
+    """A login in the URL is an error, in code and in the environment, and no message shows it."""
     url = "http://u:pass-w0rd@h:8086"
     with pytest.raises(ConfigError, match=r"influxdb\.url is 'http://\*+@h:8086'") as refused:
         CbtopSpanExporter(sink="influxdb", influxdb={"url": url, "bucket": "b"})
@@ -380,7 +389,7 @@ def test_secrets_are_in_no_repr():
 
 
 def test_a_token_file_that_is_no_text_keeps_the_records(tmp_path):
-    """And it is told as the file's fault, not as the server's."""
+    """A token file that is not text keeps the records and is reported as the file's fault."""
     path = tmp_path / "token"
     path.write_bytes(b"\xff\xfe\x00")
     result = written("http://127.0.0.1:1", token_file=str(path))
@@ -389,7 +398,7 @@ def test_a_token_file_that_is_no_text_keeps_the_records(tmp_path):
 
 
 def test_a_token_file_counts_more_than_a_token(tmp_path):
-    """As docs/influxdb.md says; the mark that some editors begin a text with is no part of it."""
+    """A token file overrides a token, as docs/influxdb.md says; a byte order mark is ignored."""
     path = tmp_path / "token"
     path.write_text("of-the-file\n", "utf-8-sig")
     with Loopback(lambda _: Reply()) as server:
@@ -398,7 +407,7 @@ def test_a_token_file_counts_more_than_a_token(tmp_path):
 
 
 def test_a_write_after_close_says_so():
-    """Not that the server is away without a reason."""
+    """A write after close reports that the sink is closed."""
     sink = influxdb_sink(url="http://127.0.0.1:1", bucket="b")
     records = encoded(sink, spans(3))
     sink.close(1)
@@ -407,7 +416,7 @@ def test_a_write_after_close_says_so():
 
 @pytest.mark.parametrize(("begin", "login"), [("", ""), ("http://", "käthe:пароль")])
 def test_a_proxy_may_have_no_scheme_and_its_login_be_any_text(monkeypatch, begin, login):
-    """`host:port` is what many environments hold."""
+    """A proxy may be `host:port`, as in many environments, and its login any text."""
     with Proxy(login) as proxy, Loopback(lambda _: Reply()) as server:
         shown = quote(login, safe=":") + "@" * bool(login)
         monkeypatch.setenv("http_proxy", f"{begin}{shown}{proxy.address}")
@@ -417,21 +426,21 @@ def test_a_proxy_may_have_no_scheme_and_its_login_be_any_text(monkeypatch, begin
 
 
 def test_a_host_without_proxy_may_be_an_address_of_ipv6(monkeypatch):
-    """It has brackets in the url alone."""
+    """NO_PROXY may hold an IPv6 address, which has brackets only in the URL."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "::1")
     assert "proxy" not in written("http://[::1]:1").error
 
 
 def test_a_proxy_that_wants_a_login_is_told(monkeypatch):
-    """For http its answer stands where InfluxDB's would."""
+    """A proxy that wants a login is reported: for http its answer replaces InfluxDB's."""
     with Proxy("user:right") as proxy:
         monkeypatch.setenv("http_proxy", f"http://{proxy.address}")
         assert "407: the proxy wants a login" in written("http://127.0.0.1:2").error
 
 
 def test_warnings_of_other_hosts_are_not_silenced(authority):
-    """The application may want to know of its own requests."""
+    """`verify_tls=False` does not silence TLS warnings about the application's own requests."""
     with Loopback(lambda _: Reply(), server_tls(authority)) as server:
         assert len(written(server.url, verify_tls=False).delivered) == 3
     unverified = urllib3.exceptions.InsecureRequestWarning

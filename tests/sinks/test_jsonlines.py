@@ -1,4 +1,4 @@
-"""JSON Lines files: where they are, who may read them, and what happens when one cannot be written."""
+"""JSON Lines files: their place, their permissions, and what happens if one cannot be written."""
 
 import errno
 import fcntl
@@ -25,7 +25,7 @@ NOW_NS = 1_795_496_767_000_000_000
 
 @pytest.fixture
 def make_sink():
-    """Make sinks that are closed at the end."""
+    """Make sinks, and close them at the end."""
     sinks = []
 
     def make(path, **options):
@@ -46,7 +46,7 @@ def write(sink, count=3, **kwargs):
 
 
 def test_each_line_is_an_event(make_sink, tmp_path):
-    """What was written is read back as the same events."""
+    """Each line decodes to the event that was written."""
     sink = make_sink(tmp_path / "a.jsonl")
     events = numbered_events(3)
     sink.write(records_of(sink, events), 10)
@@ -55,7 +55,7 @@ def test_each_line_is_an_event(make_sink, tmp_path):
 
 
 def test_an_event_that_json_cannot_carry_is_rejected_alone(make_sink, tmp_path):
-    """A bad event is counted as invalid with its reason and takes no neighbour along."""
+    """An event that JSON cannot represent is rejected alone, with its reason."""
     good = numbered_events(2)
     bad = Event("m", {}, {"value": float("nan")}, 7)
     encoded = make_sink(tmp_path / "a").encode([good[0], bad, good[1]])
@@ -65,13 +65,13 @@ def test_an_event_that_json_cannot_carry_is_rejected_alone(make_sink, tmp_path):
 
 
 def test_constructing_touches_nothing(make_sink, tmp_path):
-    """Neither the file nor its folder exists before the first write."""
+    """Neither the file nor its folder is created before the first write."""
     make_sink(tmp_path / "folder" / "a.jsonl").close(1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_placeholders_are_filled_in_at_each_write(make_sink, tmp_path):
-    """{pid}, {date} and {hour} are of the moment of the write, in UTC, and folders are made."""
+    """{pid}, {date} and {hour} are filled in at each write, in UTC, and folders are created."""
     now = [NOW_NS]
     sink = make_sink(tmp_path / "{date}" / "{hour}" / "{pid}.jsonl", time_ns=lambda: now[0])
     write(sink)
@@ -82,7 +82,7 @@ def test_placeholders_are_filled_in_at_each_write(make_sink, tmp_path):
 
 
 def test_an_unknown_placeholder_is_an_error():
-    """A misspelt placeholder does not become a file of that name."""
+    """An unknown placeholder raises an error instead of becoming a file name."""
     with pytest.raises(ConfigError, match="jsonlines.path is '{host}.jsonl'"):
         JsonLinesConfig(path="{host}.jsonl")
 
@@ -95,7 +95,7 @@ def test_tilde_is_the_home_folder(make_sink, tmp_path, monkeypatch):
 
 
 def test_the_folder_of_a_relative_path_is_fixed_at_the_start(make_sink, tmp_path, monkeypatch):
-    """A daemon that changes its working directory goes on writing to the same file."""
+    """A relative path is resolved at the start, for daemons that change their working directory."""
     monkeypatch.chdir(tmp_path)
     sink = make_sink("a.jsonl")
     monkeypatch.chdir("/")
@@ -105,7 +105,7 @@ def test_the_folder_of_a_relative_path_is_fixed_at_the_start(make_sink, tmp_path
 
 @pytest.mark.parametrize(("mode", "expected"), [(None, 0o640), ("0664", 0o664), ("600", 0o600)])
 def test_the_mode_is_exact(make_sink, tmp_path, mode, expected):
-    """A new file has the mode that was asked for, 0640 by default, whatever the umask."""
+    """A new file has exactly the configured mode, 0640 by default, whatever the umask."""
     umask = os.umask(0o077)
     try:
         write(make_sink(tmp_path / "a", **({"mode": mode} if mode else {})))
@@ -115,14 +115,14 @@ def test_the_mode_is_exact(make_sink, tmp_path, mode, expected):
 
 
 def test_the_mode_of_an_existing_file_stays(make_sink, tmp_path):
-    """A file that is there already keeps its mode."""
+    """An existing file keeps its mode."""
     (tmp_path / "a").touch(0o600)
     write(make_sink(tmp_path / "a"))
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
 
 
 def test_a_symbolic_link_is_not_followed(make_sink, tmp_path):
-    """Records for a path that is a link are kept, and what it points to is not touched."""
+    """Records for a path that is a link are kept, and the link's target is not touched."""
     (tmp_path / "a").symlink_to(tmp_path / "elsewhere")
     result = write(make_sink(tmp_path / "a"))
     assert len(result.kept) == 3
@@ -144,14 +144,14 @@ def test_a_path_that_cannot_be_written_names_its_option(make_sink, tmp_path):
 
 
 def test_a_folder_instead_of_a_file_keeps_the_records(make_sink, tmp_path):
-    """A path that is a folder is an error of the path and never an exception."""
+    """A path that is a folder keeps the records and raises nothing."""
     result = write(make_sink(tmp_path))
     assert len(result.kept) == 3
     assert "Is a directory" in result.error
 
 
 def test_what_was_kept_is_written_once_the_path_can_be(make_sink, tmp_path):
-    """The same sink delivers when the operator has made room for the file."""
+    """The same sink delivers kept records once the path can be written."""
     blocker = tmp_path / "folder"
     blocker.touch()
     sink = make_sink(blocker / "a.jsonl")
@@ -162,14 +162,14 @@ def test_what_was_kept_is_written_once_the_path_can_be(make_sink, tmp_path):
 
 
 def test_a_name_that_no_file_system_has_keeps_the_records(make_sink, tmp_path):
-    """A lone surrogate in the path is an answer, not an exception."""
+    """A path with a lone surrogate keeps the records and raises nothing."""
     result = write(make_sink(str(tmp_path) + "/\ud800"))
     assert len(result.kept) == 3
 
 
 @pytest.mark.parametrize("tail", [b'{"half":', b"x"])
 def test_a_torn_last_line_does_not_eat_the_next(make_sink, tmp_path, tail):
-    """After a killed writer's half line the next batch starts on a line of its own."""
+    """After a torn line of a killed writer, the next batch starts on a new line."""
     (tmp_path / "a").write_bytes(b"{}\n" + tail)
     write(make_sink(tmp_path / "a"), 2)
     lines = (tmp_path / "a").read_bytes().split(b"\n")
@@ -179,7 +179,7 @@ def test_a_torn_last_line_does_not_eat_the_next(make_sink, tmp_path, tail):
 
 
 def test_a_line_torn_by_a_neighbour_is_noticed_later_too(make_sink, tmp_path):
-    """The last byte is looked at before each write, not only on opening."""
+    """A torn last line is looked for before each write, not only on opening."""
     sink = make_sink(tmp_path / "a")
     write(sink, 1)
     with (tmp_path / "a").open("ab") as neighbour:
@@ -191,7 +191,7 @@ def test_a_line_torn_by_a_neighbour_is_noticed_later_too(make_sink, tmp_path):
 
 @pytest.mark.parametrize("how", ["rename", "unlink"])
 def test_a_file_that_was_moved_or_deleted_is_made_anew(make_sink, tmp_path, how):
-    """logrotate's `create` and a plain rm are noticed at the next write."""
+    """A file that was moved (as by logrotate's `create`) or deleted is created again."""
     path = tmp_path / "a"
     sink = make_sink(path)
     write(sink, 2)
@@ -205,7 +205,7 @@ def test_a_file_that_was_moved_or_deleted_is_made_anew(make_sink, tmp_path, how)
 
 
 def test_a_file_that_was_copied_and_truncated_is_filled_from_its_start(make_sink, tmp_path):
-    """logrotate's `copytruncate` leaves no hole of zeros."""
+    """After logrotate's `copytruncate` a file is filled from its start, without zeros."""
     path = tmp_path / "a"
     sink = make_sink(path)
     write(sink, 2)
@@ -217,7 +217,10 @@ def test_a_file_that_was_copied_and_truncated_is_filled_from_its_start(make_sink
 
 
 def test_a_neighbour_that_holds_the_lock_costs_the_timeout_and_no_more(make_sink, tmp_path):
-    """With the file locked by a process that was stopped, records are kept, then delivered."""
+    """With the lock held by a stopped process, records are kept at the timeout.
+
+    They are written once the lock is free.
+    """
     path = tmp_path / "a"
     with path.open("ab") as neighbour:
         fcntl.flock(neighbour, fcntl.LOCK_EX)
@@ -231,7 +234,7 @@ def test_a_neighbour_that_holds_the_lock_costs_the_timeout_and_no_more(make_sink
 
 
 def test_a_thread_that_waits_too_long_keeps_its_records(make_sink, tmp_path):
-    """While another thread is writing, a write with too little time answers that it kept all."""
+    """A write whose time is over while another thread writes keeps all its records."""
     sink = make_sink(tmp_path / "a")
     records = records_of(sink, numbered_events(1))
     answers = []
@@ -261,7 +264,7 @@ def test_a_time_out_of_the_file_system_leaves_no_lock(make_sink, tmp_path, monke
 
 
 class Interrupted:
-    """A lock on whose taking a signal handler raises, once."""
+    """A lock whose first acquisition is interrupted by a signal handler that raises."""
 
     def __init__(self, lock):
         self._lock = lock
@@ -279,7 +282,7 @@ class Interrupted:
 
 
 def test_what_interrupts_the_taking_of_a_turn_leaves_it_to_others(make_sink, tmp_path):
-    """The next write, of whichever thread, has its turn."""
+    """After an interrupted acquisition, the next write of any thread can take the lock."""
     sink = make_sink(tmp_path / "a")
     records = records_of(sink, numbered_events(1))
     sink._turn._lock = Interrupted(sink._turn._lock)
@@ -294,7 +297,10 @@ def test_what_interrupts_the_taking_of_a_turn_leaves_it_to_others(make_sink, tmp
 
 @pytest.mark.parametrize(("fsync", "expected"), [("never", 0), ("interval", 3), ("batch", 8)])
 def test_fsync_happens_as_often_as_asked(make_sink, tmp_path, monkeypatch, fsync, expected):
-    """Never, once in an interval, or after each batch; a flush and a close sync the rest."""
+    """fsync is called never, once in an interval, or after each batch.
+
+    Flush and close sync the rest.
+    """
     synced = []
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_mode), real(fd)))
@@ -306,12 +312,12 @@ def test_fsync_happens_as_often_as_asked(make_sink, tmp_path, monkeypatch, fsync
     sink.flush(10)
     sink.close(10)
     assert len([mode for mode in synced if stat.S_ISREG(mode)]) == expected
-    # The file's name, once.
+    # The folder is synced once, for the file's name.
     assert len([mode for mode in synced if stat.S_ISDIR(mode)]) == (fsync != "never")
 
 
 def test_a_sync_that_fails_keeps_the_batch(make_sink, tmp_path, monkeypatch):
-    """With fsync=batch, a record counts as delivered only if it is known to be on the disk."""
+    """With fsync=batch, records whose sync fails are kept: they are not known to be on the disk."""
     sink = make_sink(tmp_path / "a", fsync="batch")
     write(sink, 1)
 
@@ -325,7 +331,7 @@ def test_a_sync_that_fails_keeps_the_batch(make_sink, tmp_path, monkeypatch):
 
 
 def test_one_process_writes_where_there_is_nothing_of_posix(tmp_path):
-    """Without fcntl, without O_NOFOLLOW and its like, a file is written and rotated."""
+    """Without fcntl, O_NOFOLLOW and other POSIX features, a file is written and rotated."""
     program = """
         import os, select, sys
         sys.modules["fcntl"] = None
@@ -353,7 +359,7 @@ def test_one_process_writes_where_there_is_nothing_of_posix(tmp_path):
 
 @pytest.mark.parametrize("how", ["moved", "closed", "forked"])
 def test_no_descriptor_is_left_behind(make_sink, tmp_path, how):
-    """A file that logrotate moved away, or a process that forked, costs none of them."""
+    """No descriptor leaks when a file is moved or closed, or after a fork."""
     before = open_descriptors()
     sink = make_sink(tmp_path / "a", fsync="batch")
     write(sink)
@@ -368,7 +374,10 @@ def test_no_descriptor_is_left_behind(make_sink, tmp_path, how):
 
 
 def test_a_file_that_became_a_fifo_keeps_the_records(make_sink, tmp_path):
-    """What is written into one that nobody reads is lost; and each try lets go of it."""
+    """If the file has become a FIFO the records are kept, because nobody may read it.
+
+    No try leaks a descriptor.
+    """
     sink = make_sink(tmp_path / "a")
     before = open_descriptors()
     write(sink)
@@ -382,7 +391,7 @@ def test_a_file_that_became_a_fifo_keeps_the_records(make_sink, tmp_path):
 
 
 def test_where_there_are_no_locks_one_warning_says_so(make_sink, tmp_path, monkeypatch, caplog):
-    """Some network file systems have none; every line is written all the same."""
+    """Without file locks, as on some network file systems, lines are written after one warning."""
     monkeypatch.setattr(append_file, "lock", lambda descriptor, deadline: False)
     sink = make_sink(tmp_path / "a")
     for _ in range(2):
@@ -393,7 +402,7 @@ def test_where_there_are_no_locks_one_warning_says_so(make_sink, tmp_path, monke
 
 
 def test_where_a_mode_cannot_be_set_the_lines_are_written(make_sink, tmp_path, monkeypatch):
-    """FAT and some network file systems refuse it."""
+    """Lines are written even if the mode cannot be set, as on some file systems (FAT)."""
 
     def refuse(descriptor, mode):
         raise PermissionError(errno.EPERM, "Operation not permitted")
@@ -403,7 +412,7 @@ def test_where_a_mode_cannot_be_set_the_lines_are_written(make_sink, tmp_path, m
 
 
 def test_a_file_that_a_neighbour_makes_first_is_used(make_sink, tmp_path, monkeypatch):
-    """Between looking for the file and making it another process may have made it."""
+    """A file that another process creates between our check and our creation is used."""
     real, calls = os.open, []
 
     def late(path, flags, mode=0o777, **options):
@@ -422,7 +431,7 @@ def test_a_file_that_a_neighbour_makes_first_is_used(make_sink, tmp_path, monkey
 
 
 def test_what_fits_on_a_full_disk_is_synced(make_sink, tmp_path, monkeypatch):
-    """With fsync=batch, the lines of a batch that are delivered are known to be on the disk."""
+    """With fsync=batch, lines that fit on a full disk are synced before they are delivered."""
     sink = make_sink(tmp_path / "a", fsync="batch")
     write(sink, 1)
     real, sizes, synced = os.write, [1_000], []
@@ -440,7 +449,7 @@ def test_what_fits_on_a_full_disk_is_synced(make_sink, tmp_path, monkeypatch):
 
 
 def test_what_interrupts_a_write_leaves_no_lock(make_sink, tmp_path, monkeypatch):
-    """A signal handler that raises would otherwise stop every other process."""
+    """A write interrupted by a signal handler releases the lock, or all others would stop."""
     sink, neighbour = make_sink(tmp_path / "a"), make_sink(tmp_path / "a")
     records = records_of(sink, numbered_events(1))
 
@@ -455,7 +464,10 @@ def test_what_interrupts_a_write_leaves_no_lock(make_sink, tmp_path, monkeypatch
 
 
 def test_a_sync_that_fails_at_the_end_is_told(make_sink, tmp_path, monkeypatch, caplog):
-    """Nobody is asked any more, so the log says it; and the file is closed."""
+    """A sync that fails on close is logged, because nobody gets an answer then.
+
+    The file is closed.
+    """
 
     def fail(fd):
         raise OSError(errno.EIO, "Input/output error")
@@ -472,7 +484,7 @@ def test_a_sync_that_fails_at_the_end_is_told(make_sink, tmp_path, monkeypatch, 
 
 
 def short_writes(monkeypatch, *sizes, then=None):
-    """Let `os.write` take so many bytes a call, then none, as on a full disk."""
+    """Let `os.write` take the given sizes, one per call, then fail as on a full disk."""
     real, left = os.write, list(sizes)
 
     def write_some(descriptor, data):
@@ -486,7 +498,7 @@ def short_writes(monkeypatch, *sizes, then=None):
 
 
 def test_a_file_system_that_takes_a_batch_in_pieces(make_sink, tmp_path, monkeypatch):
-    """What is left of a batch after a short write is written next."""
+    """After a short write, the rest of the batch is written."""
     sink = make_sink(tmp_path / "a")
     records = records_of(sink, numbered_events(5, size=500))
     with monkeypatch.context() as patched:
@@ -497,7 +509,7 @@ def test_a_file_system_that_takes_a_batch_in_pieces(make_sink, tmp_path, monkeyp
 
 @pytest.mark.parametrize("sizes", [[], [1], [300], [1, 1_500]])
 def test_a_disk_that_is_full_after_a_torn_line(make_sink, tmp_path, monkeypatch, sizes):
-    """The newline that ends what a killed process left is no record of ours."""
+    """The newline that ends a killed process's torn line is not counted as a record."""
     (tmp_path / "a").write_bytes(b"{}\ntorn")
     sink = make_sink(tmp_path / "a")
     records = records_of(sink, numbered_events(5, size=500))
@@ -511,7 +523,7 @@ def test_a_disk_that_is_full_after_a_torn_line(make_sink, tmp_path, monkeypatch,
 
 
 def test_a_stranger_who_appends_without_the_lock_keeps_his_line(make_sink, tmp_path, monkeypatch):
-    """A write that ended half way is only cut back where nothing is behind it."""
+    """An incomplete write is cut back only if nothing was appended after it."""
     path = tmp_path / "a"
     sink = make_sink(path)
     records = records_of(sink, numbered_events(5, size=500))
@@ -527,7 +539,7 @@ def test_a_stranger_who_appends_without_the_lock_keeps_his_line(make_sink, tmp_p
 
 
 def test_a_link_to_the_file_that_was_moved_is_not_followed(make_sink, tmp_path):
-    """Though what it points to is the very file that is open."""
+    """A link in place of the file is not followed, even if it points to the open file."""
     sink = make_sink(tmp_path / "a")
     write(sink)
     (tmp_path / "a").rename(tmp_path / "b")
@@ -538,7 +550,7 @@ def test_a_link_to_the_file_that_was_moved_is_not_followed(make_sink, tmp_path):
 
 @pytest.mark.parametrize("how", ["moved", "locked"])
 def test_what_was_written_is_synced_whatever_comes_between(make_sink, tmp_path, monkeypatch, how):
-    """With fsync=interval a flush syncs lines of a file that was moved, or is locked by another."""
+    """With fsync=interval, a flush also syncs a file that was moved or is locked by another."""
     path = tmp_path / "a"
     sink = make_sink(path, fsync="interval", fsync_interval_ms=60_000)
     write(sink, 1)

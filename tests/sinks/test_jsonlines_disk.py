@@ -1,4 +1,4 @@
-"""A full disk: no half line stays, and what did not fit is kept."""
+"""A full disk: no partial line remains, and what did not fit is kept."""
 
 import json
 import shutil
@@ -8,8 +8,8 @@ import textwrap
 
 import pytest
 
-# Writes batches of 10 lines of about 1 KB until one is not taken whole, then tells what it
-# was answered, makes room, writes the kept ones, and tells again.
+# Writes batches of 10 lines of about 1 KB until one is not taken whole, tries the rest again, makes
+# room, writes the kept ones, and prints the results.
 PROGRAM = textwrap.dedent(
     """
     import json, os, resource, sys
@@ -77,7 +77,7 @@ def run(*command):
 
 @pytest.mark.parametrize("limit", [100_000, 99_999, 123_457])
 def test_a_file_at_its_limit_ends_in_a_whole_line(tmp_path, limit):
-    """With RLIMIT_FSIZE a short write is cut back to its last whole line; the rest is kept."""
+    """At a file size limit a short write is cut back to its last whole line; the rest is kept."""
     answer = run(sys.executable, "-c", PROGRAM, str(tmp_path), str(limit))
     check(answer)
     assert answer["error_type"] == "EFBIG"
@@ -86,7 +86,10 @@ def test_a_file_at_its_limit_ends_in_a_whole_line(tmp_path, limit):
 
 
 def test_a_full_disk_ends_in_a_whole_line(tmp_path):
-    """On a file system of 256 KiB of its own, and where none can be mounted, at a file limit."""
+    """A full file system of 256 KiB ends in a whole line.
+
+    A file size limit is used where none can be mounted.
+    """
     mount = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec"]
     script = 'mount -t tmpfs -o size=256k none "$1"; shift; exec "$@"'
     if (

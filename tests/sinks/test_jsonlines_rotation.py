@@ -1,4 +1,4 @@
-"""Rotation: by size, by age, what rotated files are called, and how they shrink and end."""
+"""Rotation by size and age, and the names, compression and removal of rotated files."""
 
 import gzip
 import os
@@ -27,7 +27,7 @@ NOW_NS = 1_795_496_767_000_000_000
 
 @pytest.fixture
 def make_sink(tmp_path, monkeypatch):
-    """Make sinks on one path that are closed at the end, when their work is done."""
+    """Make sinks on one path, and close them at the end, when their work is done."""
     monkeypatch.setattr(rotation, "_PATIENCE_SECONDS", 60.0)
     sinks = []
 
@@ -64,7 +64,7 @@ def read(path):
     ("compression", "suffix"), [("gzip", ".gz"), ("zstd", ".zst"), ("none", "")]
 )
 def test_a_full_file_is_renamed_and_compressed(make_sink, tmp_path, compression, suffix):
-    """No file grows past the limit, every line stays, and only the newest file is plain."""
+    """No file exceeds the limit, no line is lost, and only the newest file is not compressed."""
     sink = make_sink(max_bytes=5_000, compression=compression)
     for _ in range(6):
         write(sink)
@@ -77,7 +77,7 @@ def test_a_full_file_is_renamed_and_compressed(make_sink, tmp_path, compression,
 
 
 def test_a_compressed_file_has_the_mode_of_its_source(make_sink, tmp_path):
-    """Compression opens a file to nobody new."""
+    """A compressed file keeps its source's mode, so that nobody else can read it."""
     sink = make_sink(max_bytes=2_000, mode="0604")
     write(sink)
     write(sink)
@@ -87,7 +87,7 @@ def test_a_compressed_file_has_the_mode_of_its_source(make_sink, tmp_path):
 
 
 def test_a_batch_larger_than_the_limit_is_not_divided(make_sink, tmp_path):
-    """Such a batch gets a file for itself, once; an empty file is never rotated."""
+    """A batch over the limit gets its own file; an empty file is never rotated."""
     sink = make_sink(max_bytes=100, compression="none")
     write(sink)
     assert names(tmp_path) == ["a"]
@@ -96,7 +96,7 @@ def test_a_batch_larger_than_the_limit_is_not_divided(make_sink, tmp_path):
 
 
 def test_no_limit_means_no_rotation(make_sink, tmp_path):
-    """max_bytes=0 lets the file grow."""
+    """With max_bytes=0 the file grows without limit."""
     sink = make_sink(max_bytes=0)
     for _ in range(5):
         write(sink)
@@ -104,7 +104,7 @@ def test_no_limit_means_no_rotation(make_sink, tmp_path):
 
 
 def test_age_is_counted_in_windows(make_sink, tmp_path):
-    """A file holds the lines of one window; the first write of the next one rotates, once."""
+    """A file holds the lines of one time window; the first write in the next one rotates, once."""
     now = [NOW_NS]
     sink = make_sink(max_age_ms=3_600_000, compression="none", time_ns=lambda: now[0])
 
@@ -124,7 +124,7 @@ def test_age_is_counted_in_windows(make_sink, tmp_path):
 
 
 def test_age_is_known_after_a_restart(make_sink, tmp_path):
-    """A new process rotates what an old one wrote in an earlier window."""
+    """A new process rotates a file that was written in an earlier window."""
     write(make_sink())
     os.utime(tmp_path / "a", ns=(NOW_NS, NOW_NS))
     later = make_sink(max_age_ms=3_600_000, compression="none", time_ns=lambda: NOW_NS + HOUR_NS)
@@ -133,7 +133,7 @@ def test_age_is_known_after_a_restart(make_sink, tmp_path):
 
 
 def test_a_file_system_whose_clock_is_behind_rotates_once(make_sink, tmp_path):
-    """A file server's clock that is late at the turn of the hour does not cost a file a write."""
+    """If a file server's clock is behind at the turn of the hour, the file is rotated only once."""
     now = [NOW_NS]
     sink = make_sink(max_age_ms=3_600_000, compression="none", time_ns=lambda: now[0])
     write(sink)
@@ -145,7 +145,7 @@ def test_a_file_system_whose_clock_is_behind_rotates_once(make_sink, tmp_path):
 
 
 def test_only_the_newest_files_stay(make_sink, tmp_path):
-    """max_files rotated files stay, compressed or not, and the oldest go first."""
+    """Only the newest max_files rotated files are kept, compressed or not."""
     now = [NOW_NS]
     sink = make_sink(max_bytes=2_000, max_files=2, time_ns=lambda: now[0])
     for _ in range(6):
@@ -160,7 +160,7 @@ def test_only_the_newest_files_stay(make_sink, tmp_path):
 
 
 def test_no_rotated_file_may_stay(make_sink, tmp_path):
-    """max_files=0 keeps the current file alone."""
+    """With max_files=0 only the current file is kept."""
     sink = make_sink(max_bytes=2_000, max_files=0)
     for _ in range(3):
         write(sink)
@@ -181,7 +181,7 @@ def test_strangers_are_left_alone(make_sink, tmp_path):
 
 
 def test_names_sort_by_age_though_the_clock_was_set_back(make_sink, tmp_path):
-    """No rename ever replaces a file, and a later file has a later name."""
+    """With the clock set back, later files still get later names, and no rename replaces a file."""
     now = [NOW_NS]
     sink = make_sink(max_bytes=2_000, compression="none", time_ns=lambda: now[0])
     for _ in range(4):
@@ -198,7 +198,7 @@ STAMP = "a.20261124T050607.000000Z"
 
 
 def test_an_unfinished_compression_is_begun_again(make_sink, tmp_path):
-    """After a crash half way the plain file is whole, and the next process compresses it."""
+    """After a crash during compression, the next process compresses the intact plain file."""
     (tmp_path / STAMP).write_bytes(b'{"old":1}\n')
     (tmp_path / f"{STAMP}.gz.tmp").write_bytes(b"half of")
     sink = make_sink()
@@ -209,7 +209,7 @@ def test_an_unfinished_compression_is_begun_again(make_sink, tmp_path):
 
 
 def test_a_finished_compression_does_not_double_the_lines(make_sink, tmp_path):
-    """After a crash between the rename and the deletion the plain file goes."""
+    """After a crash between rename and deletion, the plain file is deleted."""
     (tmp_path / STAMP).write_bytes(b'{"old":1}\n')
     finished = gzip.compress(b'{"old":1}\n')
     (tmp_path / f"{STAMP}.gz").write_bytes(finished)
@@ -231,7 +231,10 @@ def test_an_orphan_of_a_compression_goes(make_sink, tmp_path):
 
 @pytest.mark.parametrize("stamp", ["20261301T000000.000000Z", "99991231T235959.999999Z"])
 def test_a_file_that_is_named_like_ours_and_has_no_time_is_left_alone(make_sink, tmp_path, stamp):
-    """Nothing waits for a rotation that could not name its file."""
+    """A file named like a rotated one, but with an unusable time, is left alone.
+
+    Rotation goes on beside it.
+    """
     (tmp_path / f"a.{stamp}").write_bytes(b"not ours")
     sink = make_sink(max_bytes=1_000, max_files=1, compression="none", time_ns=lambda: NOW_NS)
     for _ in range(3):
@@ -241,7 +244,7 @@ def test_a_file_that_is_named_like_ours_and_has_no_time_is_left_alone(make_sink,
 
 
 def test_a_file_that_cannot_be_compressed_costs_the_others_nothing(make_sink, tmp_path, caplog):
-    """A folder of such a name is told, and the rest is compressed."""
+    """A folder named like a rotated file is reported, and the other files are compressed."""
     (tmp_path / "a.20260101T000000.000000Z").mkdir()
     sink = make_sink(max_bytes=1_000, time_ns=lambda: NOW_NS)
     write(sink)
@@ -252,7 +255,7 @@ def test_a_file_that_cannot_be_compressed_costs_the_others_nothing(make_sink, tm
 
 
 def test_two_sinks_do_not_compress_one_file_twice(make_sink, tmp_path, monkeypatch):
-    """While one holds the unfinished file, another leaves it alone."""
+    """While one sink compresses a file, another leaves it alone."""
     (tmp_path / STAMP).write_bytes(b"x" * 1_000)
     inside, go_on, copies = threading.Event(), threading.Event(), []
     copy = rotation.RotatedFiles._copy
@@ -276,7 +279,7 @@ def test_two_sinks_do_not_compress_one_file_twice(make_sink, tmp_path, monkeypat
 
 
 def test_closing_does_not_wait_for_a_long_compression(make_sink, tmp_path, monkeypatch):
-    """When the time is over the thread ends, the plain file stays, and no half one does."""
+    """When the time is over, compression stops and leaves the plain file and no partial one."""
     monkeypatch.setattr(rotation, "_PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(rotation, "_CHUNK_BYTES", 1)
     (tmp_path / STAMP).write_bytes(b"x" * 20_000_000)
@@ -288,7 +291,7 @@ def test_closing_does_not_wait_for_a_long_compression(make_sink, tmp_path, monke
 
 
 def test_a_folder_that_forbids_renaming_costs_no_line(make_sink, tmp_path, monkeypatch, caplog):
-    """Where rotation is impossible the file grows, and one warning says so."""
+    """If rotation is impossible the file grows, and one warning says so."""
 
     def forbidden(self, target):
         raise PermissionError(1, "Operation not permitted")
@@ -304,7 +307,7 @@ def test_a_folder_that_forbids_renaming_costs_no_line(make_sink, tmp_path, monke
 
 
 def test_a_disk_too_full_to_compress_keeps_the_plain_file(make_sink, tmp_path, monkeypatch, caplog):
-    """Compression that fails leaves the plain file and nothing half done."""
+    """A failed compression keeps the plain file and leaves no partial one."""
 
     def full(descriptor, data):
         raise OSError(28, "No space left on device")
@@ -319,11 +322,11 @@ def test_a_disk_too_full_to_compress_keeps_the_plain_file(make_sink, tmp_path, m
 
 
 def test_a_compression_that_is_stopped_leaves_the_plain_file(tmp_path):
-    """The next process ends the work; without it the lines would be nowhere."""
+    """A compression that is stopped keeps the plain file, for the next process to compress."""
     plain = tmp_path / "a.jsonl.20261124T000350.123456Z"
     plain.write_bytes(b"line\n" * 100_000)
     rotated = RotatedFiles(5, "gzip")
-    rotated._stopping.set()  # as `close` does in the middle
+    rotated._stopping.set()  # as `close` does during a compression
     before = open_descriptors()
     rotated._compress(str(plain), ".gz")
     assert [path.name for path in tmp_path.iterdir()] == [plain.name]
@@ -332,7 +335,10 @@ def test_a_compression_that_is_stopped_leaves_the_plain_file(tmp_path):
 
 
 def test_a_file_is_synced_before_it_is_renamed(make_sink, monkeypatch):
-    """With fsync=interval nobody has the rotated file open any more when the next sync is due."""
+    """With fsync=interval a file is synced before it is rotated.
+
+    Nobody has it open at the next sync.
+    """
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd)))
     sink = make_sink(
@@ -344,7 +350,7 @@ def test_a_file_is_synced_before_it_is_renamed(make_sink, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_listed_costs_no_line(make_sink, monkeypatch, caplog):
-    """One may be written to and not be read."""
+    """A folder that can be written to but not listed costs no line."""
 
     def refuse(path):
         raise PermissionError(13, "Permission denied")
@@ -357,7 +363,7 @@ def test_a_folder_that_cannot_be_listed_costs_no_line(make_sink, monkeypatch, ca
 
 
 def test_where_no_thread_starts_files_are_rotated(make_sink, tmp_path, no_threads):
-    """They are compressed by the next process."""
+    """If no thread can be started files are rotated, and the next process compresses them."""
     sink = make_sink(max_bytes=2_000)
     write(sink)
     write(sink)
@@ -366,7 +372,10 @@ def test_where_no_thread_starts_files_are_rotated(make_sink, tmp_path, no_thread
 
 
 def test_a_forked_child_lets_go_of_what_is_compressed(tmp_path):
-    """Its copies would keep a deleted file's space in use, and a killed parent's lock alive."""
+    """A forked child closes files being compressed.
+
+    Its copies would keep a deleted file's space in use, and a killed parent's lock alive.
+    """
     (tmp_path / STAMP).write_bytes(b"x")
     before = open_descriptors()
     rotated = RotatedFiles(5, "gzip")

@@ -1,4 +1,4 @@
-"""JSON Lines where there is no file: standard output, pipes, FIFOs, devices, sockets."""
+"""JSON Lines to something other than a file: standard output, pipes, FIFOs, devices, sockets."""
 
 import fcntl
 import os
@@ -39,7 +39,7 @@ EXPECTED = [b"printed", b'{"measur', b'{"measur'] * 3
 
 @pytest.mark.parametrize("path", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_standard_output_as_a_pipe(path):
-    """All names of standard output work, in the order of the program's own prints."""
+    """All names of standard output work, and events keep their order with the program's prints."""
     command = [sys.executable, "-c", PROGRAM, path]
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     assert [
@@ -60,7 +60,7 @@ def test_standard_output_as_a_file(tmp_path, mode):
 
 
 def test_standard_output_as_a_socket():
-    """A socket, which is what systemd gives to a service, cannot be reopened and works."""
+    """A socket, as systemd gives to a service, works although it cannot be reopened."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         subprocess.run([sys.executable, "-c", PROGRAM, "-"], stdout=theirs, check=True)
@@ -72,7 +72,7 @@ def test_standard_output_as_a_socket():
 
 
 def test_a_device_that_is_full_keeps_the_records():
-    """/dev/full answers as a full disk does."""
+    """A full device, here /dev/full, keeps the records as a full disk does."""
     sink = JsonLinesSink(JsonLinesConfig(path="/dev/full"))
     records = records_of(sink, numbered_events(3))
     result = sink.write(records, 10)
@@ -119,7 +119,7 @@ def read_all(reader):
 
 
 def test_a_fifo_without_a_reader_keeps_the_records(fifo):
-    """A write neither waits for a reader nor loses what nobody would read."""
+    """A write to a FIFO without a reader neither waits nor loses records."""
     records = records_of(fifo.sink, numbered_events(3))
     result = fifo.sink.write(records, 10)
     assert list(result.kept) == records
@@ -130,10 +130,10 @@ def test_a_fifo_without_a_reader_keeps_the_records(fifo):
 
 
 def test_a_fifo_whose_reader_went_away_keeps_the_records(fifo):
-    """A broken pipe is an answer; the next reader begins with a whole line."""
+    """A broken pipe keeps the records, and the next reader begins with a whole line."""
     reader = fifo.open()
     records = records_of(fifo.sink, numbered_events(1, size=6_000))
-    assert list(fifo.sink.write(records, 0.01).kept) == records  # out in part
+    assert list(fifo.sink.write(records, 0.01).kept) == records  # partly written
     fifo.close(reader)
     result = fifo.sink.write(records, 0.01)
     assert list(result.kept) == records
@@ -145,7 +145,7 @@ def test_a_fifo_whose_reader_went_away_keeps_the_records(fifo):
 
 @pytest.mark.parametrize("again", ["same", "other"])
 def test_a_line_that_is_out_in_part_is_ended_first(fifo, again):
-    """After a timeout mid-line the line is whole in the end and stands there once."""
+    """A line that was partly written at a timeout is completed first, and is there once."""
     reader = fifo.open()
     records = records_of(fifo.sink, numbered_events(6, size=2_000))
     others = records_of(fifo.sink, numbered_events(1, writer="other"))
@@ -170,22 +170,22 @@ def test_a_line_that_is_out_in_part_is_ended_first(fifo, again):
 
 
 def test_nobody_gets_into_a_line_that_is_out_in_part(fifo):
-    """While a line is not ended its writer holds the lock, and others keep their records."""
+    """While a line is partly written its writer holds the lock, and others keep their records."""
     reader = fifo.open()
     records = records_of(fifo.sink, numbered_events(1, size=6_000))
     fifo.sink.write(records, 0.01)
     other = JsonLinesSink(JsonLinesConfig(path=fifo.sink.destination))
-    data = read_all(reader)  # so that the pipe has room, and only the lock is in the way
+    data = read_all(reader)  # makes room in the pipe, so that only the lock is in the way
     assert other.write(records, 0.01).error.endswith("another process holds its lock")
     assert len(fifo.sink.write(records, 10).delivered) == 1
     data += read_all(reader)
     assert data == records[0].body + b"\n"
-    assert other.write(records, 0.01).error_type == "timeout"  # the pipe's, no longer the lock's
+    assert other.write(records, 0.01).error_type == "timeout"  # now because of the pipe
     other.close(0)
 
 
 def test_a_descriptor_that_cannot_be_reopened_never_blocks(monkeypatch, tmp_path):
-    """Without /proc a blocking pipe that nobody reads costs the timeout and no more."""
+    """Without /proc, a write to a blocking pipe that nobody reads still ends with its timeout."""
     monkeypatch.setattr(shared_stream, "_OWN_DESCRIPTORS", str(tmp_path / "no-proc"))
     reader, writer = os.pipe()
     stream = shared_stream.SharedStream(writer)
@@ -203,7 +203,7 @@ def test_a_descriptor_that_cannot_be_reopened_never_blocks(monkeypatch, tmp_path
 
 
 def test_a_redirected_descriptor_is_noticed(tmp_path):
-    """After a dup2 over the descriptor lines go to the new place."""
+    """After a dup2 over the descriptor, lines go to the new target."""
     reader, writer = os.pipe()
     stream = shared_stream.SharedStream(writer)
     stream.append(b"first\n", 1, time.monotonic() + 10)
@@ -218,19 +218,22 @@ def test_a_redirected_descriptor_is_noticed(tmp_path):
 
 
 def test_a_line_that_a_pipe_takes_at_once_is_never_out_in_part(fifo):
-    """So a writer that is killed, or idle after a timeout, neither tears a line nor keeps a lock."""
+    """A line that fits into the pipe is never partly written.
+
+    So a writer that is killed, or idle after a timeout, neither tears a line nor keeps a lock.
+    """
     reader = fifo.open()
     records = records_of(fifo.sink, numbered_events(3, size=1_500))
     assert len(fifo.sink.write(records, 0.01).delivered) == 2  # a page
     other = JsonLinesSink(JsonLinesConfig(path=fifo.sink.destination))
-    fifo.sink.after_fork_in_child()  # it says nothing any more, as if it were killed
+    fifo.sink.after_fork_in_child()  # it writes nothing any more, as if it were killed
     assert read_all(reader) == b"".join(record.body + b"\n" for record in records[:2])
     assert len(other.write(records, 0.5).delivered) == 2
     other.close(0)
 
 
 def test_a_reader_that_stalled_is_not_waited_for_again_and_again(fifo):
-    """One export pays for it, and the end of the process does not."""
+    """A stalled reader costs one export its timeout, but not later ones or the shutdown."""
     fifo.open()
     long = records_of(fifo.sink, numbered_events(1, size=6_000))
     began = time.monotonic()
@@ -242,7 +245,7 @@ def test_a_reader_that_stalled_is_not_waited_for_again_and_again(fifo):
 
 
 def test_a_file_behind_standard_output_that_ends_in_half_a_line(tmp_path):
-    """What a killed process left is a line of its own."""
+    """A torn line that a killed process left in the file is ended before the first event."""
     (tmp_path / "out").write_bytes(b"before\ntorn")
     quiet = PROGRAM.replace('print("printed", batch)', "pass")
     with (tmp_path / "out").open("ab") as out:
@@ -253,7 +256,7 @@ def test_a_file_behind_standard_output_that_ends_in_half_a_line(tmp_path):
 
 
 def test_a_fifo_that_became_a_file_is_written_like_one(tmp_path):
-    """Others' lines in it stay."""
+    """If a FIFO is replaced by a file, lines are appended and existing ones stay."""
     path = tmp_path / "a"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -272,7 +275,10 @@ def test_a_fifo_that_became_a_file_is_written_like_one(tmp_path):
 
 
 def test_a_closed_standard_output_is_not_another_file(tmp_path):
-    """Its number is that of whatever the application opened first."""
+    """If standard output is closed nothing is written to descriptor 1.
+
+    It may belong to a file that the application has opened.
+    """
     code = f"""
 import sys
 own = open({str(tmp_path / "own")!r}, "w")
@@ -293,7 +299,7 @@ assert "it is closed" in result.error, result.error
 
 
 def test_a_signal_handler_in_the_middle_of_a_write_does_not_wait_for_it(fifo):
-    """It would wait for its own thread; what it has is kept, and the write goes on."""
+    """A signal handler's write during a write keeps its records, and does not wait for itself."""
     reader = fifo.open()
     records = records_of(fifo.sink, numbered_events(4, size=1_500))
     inner = []
@@ -301,12 +307,12 @@ def test_a_signal_handler_in_the_middle_of_a_write_does_not_wait_for_it(fifo):
     def interrupt(_number, _frame):
         began = time.monotonic()
         inner.append((fifo.sink.write(records[:1], 10.0), time.monotonic() - began))
-        assert read_all(reader)  # so that the write that was interrupted can go on
+        assert read_all(reader)  # so that the interrupted write can go on
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.3)
-        assert len(fifo.sink.write(records, 10.0).delivered) == 4  # two of them when there is room
+        assert len(fifo.sink.write(records, 10.0).delivered) == 4  # two of them once there is room
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -316,7 +322,7 @@ def test_a_signal_handler_in_the_middle_of_a_write_does_not_wait_for_it(fifo):
 
 
 def test_a_line_of_another_batch_is_no_delivery_of_this_one(fifo):
-    """It goes first, as far as there is room, and what is delivered is what can be read."""
+    """The rest of an earlier batch's line is written first, but does not count for this batch."""
     reader = fifo.open()
     long = records_of(fifo.sink, numbered_events(1, size=6_000))
     others = records_of(fifo.sink, numbered_events(5, size=1_200, writer="other"))
@@ -334,7 +340,7 @@ def test_a_line_of_another_batch_is_no_delivery_of_this_one(fifo):
 
 
 def test_the_end_of_a_line_is_written_at_the_end(fifo):
-    """A reader that has caught up meanwhile gets the rest of a line that was out in part."""
+    """Closing writes the rest of a partly written line if the reader has caught up."""
     reader = fifo.open()
     records = records_of(fifo.sink, numbered_events(1, size=6_000))
     fifo.sink.write(records, 0.01)
@@ -346,7 +352,7 @@ def test_the_end_of_a_line_is_written_at_the_end(fifo):
 @pytest.mark.parametrize("how", ["close", "after_fork_in_child"])
 @pytest.mark.parametrize("kind", ["pipe", "fifo"])
 def test_no_descriptor_of_a_stream_is_left_behind(tmp_path, kind, how):
-    """Neither at the end nor in a forked child."""
+    """A stream leaves no descriptor open, neither when closed nor in a forked child."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDWR)

@@ -1,4 +1,4 @@
-"""The Kafka sink against a real broker that works: what arrives, and what is refused."""
+"""The Kafka sink against a real, working broker: what arrives, and what is refused."""
 
 import time
 
@@ -25,7 +25,7 @@ HOUR_NS = 3_600_000_000_000
 
 @pytest.fixture
 def sink_for(broker):  # noqa: F811  the fixture
-    """Make sinks that are closed with the test."""
+    """Make sinks, and close them at the end of the test."""
     made = []
 
     def make(topic, **options):
@@ -57,7 +57,7 @@ def values(broker, topic):  # noqa: F811
 
 
 def test_a_message_is_the_event(broker, sink_for):  # noqa: F811
-    """Value, key, headers and time of a message are those of its record."""
+    """A message's value, key, headers and time are those of its record."""
     topic = broker.new_topic()
     sink = sink_for(topic, event_headers=True, headers={"env": "test"})
     event = span(timestamp_ns=time.time_ns() - HOUR_NS)
@@ -96,7 +96,7 @@ def test_keys_meet_those_of_java_clients(broker, sink_for):  # noqa: F811
 
 
 def test_a_trace_is_in_order(broker, sink_for):  # noqa: F811
-    """The records of one key stay in the order in which they were written, over many writes."""
+    """Records of one key keep their order over many writes."""
     topic = broker.new_topic(partitions=3)
     sink = sink_for(topic)
     records = encoded(sink, [span(n, trace=f"{n % 5:032x}") for n in range(3000)])
@@ -113,7 +113,7 @@ def test_a_trace_is_in_order(broker, sink_for):  # noqa: F811
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
 def test_every_compression(broker, sink_for, compression):  # noqa: F811
-    """What a topic holds reads back equal, whatever the batches are compressed with."""
+    """Messages read back equal with every compression."""
     topic = broker.new_topic()
     sink = sink_for(topic, compression=compression)
     records = encoded(sink, spans(500))
@@ -123,7 +123,7 @@ def test_every_compression(broker, sink_for, compression):  # noqa: F811
 
 @pytest.mark.parametrize("acks", ["1", "0"])
 def test_fewer_acknowledgements(broker, sink_for, acks):  # noqa: F811
-    """Idempotence, which wants all of them, is off where fewer are asked for."""
+    """With fewer acknowledgements records arrive, because idempotence, which needs all, is off."""
     topic = broker.new_topic()
     sink = sink_for(topic, acks=acks)
     assert len(sink.write(encoded(sink, spans(5)), 30).delivered) == 5
@@ -135,7 +135,10 @@ def test_fewer_acknowledgements(broker, sink_for, acks):  # noqa: F811
 
 @pytest.mark.parametrize("limit", [20_000, 100_000])
 def test_one_message_over_the_limit_is_rejected_alone(broker, sink_for, limit):  # noqa: F811
-    """Neighbours arrive, those of its produce batch too, and exactly that one is rejected."""
+    """Exactly the message over the limit is rejected.
+
+    Its neighbours in the produce batch arrive.
+    """
     topic = broker.new_topic(max_message_bytes=limit)
     sink = sink_for(topic, compression="none")
     events = spans(300)
@@ -150,7 +153,7 @@ def test_one_message_over_the_limit_is_rejected_alone(broker, sink_for, limit): 
 
 
 def test_resource_attributes_name_the_topic(broker):  # noqa: F811
-    """Any of them may stand in the template, made safe for a topic's name."""
+    """Any resource attribute can be in the topic template, with its value made safe for a name."""
     part = broker.new_topic()
     broker.make_topic(f"{part}.the_shop.team_7.spans")
     exporter = CbtopSpanExporter(
@@ -171,7 +174,7 @@ def test_resource_attributes_name_the_topic(broker):  # noqa: F811
 
 
 def test_equal_records_are_each_answered_for(broker, sink_for):  # noqa: F811
-    """Two records of one value have two outcomes, whether they are refused or arrive."""
+    """Equal records each have their own outcome, whether they are refused or arrive."""
     topic = broker.new_topic(max_message_bytes=20_000)
     sink = sink_for(topic, compression="none")
     records = encoded(sink, spans(10))
@@ -182,7 +185,7 @@ def test_equal_records_are_each_answered_for(broker, sink_for):  # noqa: F811
 
 
 def test_a_message_over_the_clients_limit_is_rejected_alone(broker, sink_for):  # noqa: F811
-    """What librdkafka itself refuses has the same outcome as what the broker refuses."""
+    """A message that librdkafka itself refuses is rejected like one that the broker refuses."""
     topic = broker.new_topic()
     sink = sink_for(topic, config={"message.max.bytes": "10000"})
     events = spans(30)
@@ -194,7 +197,7 @@ def test_a_message_over_the_clients_limit_is_rejected_alone(broker, sink_for):  
 
 
 def test_a_batch_of_large_good_messages_arrives(broker, sink_for):  # noqa: F811
-    """A topic's limit smaller than librdkafka's batches costs tries and no record."""
+    """If a topic's limit is below librdkafka's batch size, all records arrive after retries."""
     topic = broker.new_topic(max_message_bytes=5_000)
     sink = sink_for(topic, compression="none")
     records = encoded(sink, [span(n, size=3_000) for n in range(60)])
@@ -204,7 +207,7 @@ def test_a_batch_of_large_good_messages_arrives(broker, sink_for):  # noqa: F811
 
 
 def test_a_time_a_day_ahead(broker, sink_for):  # noqa: F811
-    """The event and its neighbours arrive; its exact time is in the value."""
+    """An event a day ahead arrives with its neighbours; its exact time is in the value."""
     topic = broker.new_topic()
     sink = sink_for(topic)
     events = spans(20)
@@ -219,7 +222,7 @@ def test_a_time_a_day_ahead(broker, sink_for):  # noqa: F811
 
 @pytest.mark.parametrize("timestamp_ns", [0, -5 * HOUR_NS, 1])
 def test_a_time_at_or_before_the_epoch(broker, sink_for, timestamp_ns):  # noqa: F811
-    """Kafka has no such time; the message says the first millisecond, the value the truth."""
+    """A time at or before the epoch is sent as the first millisecond; the value is exact."""
     topic = broker.new_topic()
     sink = sink_for(topic)
     assert len(sink.write(encoded(sink, [span(timestamp_ns=timestamp_ns)]), 30).delivered) == 1
@@ -229,7 +232,7 @@ def test_a_time_at_or_before_the_epoch(broker, sink_for, timestamp_ns):  # noqa:
 
 
 def test_a_time_that_the_topic_refuses_is_rejected_alone(broker, sink_for):  # noqa: F811
-    """A record older than the topic takes goes for good, and its neighbours arrive."""
+    """A record that is older than the topic accepts is rejected alone."""
     topic = broker.new_topic(message_timestamp_before_max_ms=HOUR_NS // 1_000_000)
     sink = sink_for(topic)
     events = spans(40)
@@ -242,7 +245,7 @@ def test_a_time_that_the_topic_refuses_is_rejected_alone(broker, sink_for):  # n
 
 
 def test_a_wrong_clock_costs_no_record(broker, sink_for, monkeypatch):  # noqa: F811
-    """With this machine's clock hours ahead records are kept, until somebody mends it."""
+    """If this machine's clock is hours ahead, records are kept until it is corrected."""
     topic = broker.new_topic()
     sink = sink_for(topic)
     now_ns = time.time_ns
@@ -258,7 +261,7 @@ def test_a_wrong_clock_costs_no_record(broker, sink_for, monkeypatch):  # noqa: 
 
 
 def test_a_compacted_topic_takes_what_has_a_key(broker, sink_for):  # noqa: F811
-    """A log without a trace has no key and is refused there, its neighbours arrive."""
+    """A compacted topic refuses a log without a trace, which has no key; its neighbours arrive."""
     topic = broker.new_topic(cleanup_policy="compact")
     sink = sink_for(topic)
     log = Event(
@@ -271,7 +274,7 @@ def test_a_compacted_topic_takes_what_has_a_key(broker, sink_for):  # noqa: F811
 
 
 def test_a_full_queue_is_served(broker, sink_for):  # noqa: F811
-    """More records than librdkafka's queue takes are delivered in one write."""
+    """One write can deliver more records than librdkafka's queue holds."""
     topic = broker.new_topic()
     sink = sink_for(topic, config={"queue.buffering.max.messages": "100"})
     records = encoded(sink, spans(1500))
@@ -280,7 +283,7 @@ def test_a_full_queue_is_served(broker, sink_for):  # noqa: F811
 
 
 def test_statistics_say_how_the_connection_is(broker, sink_for):  # noqa: F811
-    """The essentials of librdkafka's statistics can be read beside the writes."""
+    """The essentials of librdkafka's statistics can be read while writing."""
     topic = broker.new_topic()
     sink = sink_for(topic, config={"statistics.interval.ms": "50"})
     assert sink.statistics() == {}
@@ -297,7 +300,7 @@ def test_statistics_say_how_the_connection_is(broker, sink_for):  # noqa: F811
 
 
 def test_idle_statistics_are_served(broker, sink_for, monkeypatch):  # noqa: F811
-    """What librdkafka says while nobody writes does not pile up unread."""
+    """librdkafka's statistics are also read while nobody writes, and do not pile up."""
     from otel_cbtop_exporter.sinks import kafka_client
 
     monkeypatch.setattr(kafka_client, "_SERVE_SECONDS", 0.05)
@@ -310,7 +313,7 @@ def test_idle_statistics_are_served(broker, sink_for, monkeypatch):  # noqa: F81
 
 
 def test_properties_of_the_file_win(broker, tmp_path):  # noqa: F811
-    """The file's lines are over kafka.config, comments and blank lines are none of them."""
+    """Properties of the file override kafka.config; comments and blank lines are ignored."""
     topic = broker.new_topic()
     path = tmp_path / "kafka.properties"
     path.write_text(f"# a comment=1\n\n bootstrap.servers = {broker.bootstrap} \nacks=1\n")
@@ -323,7 +326,10 @@ def test_properties_of_the_file_win(broker, tmp_path):  # noqa: F811
 
 
 def test_one_message_over_a_segment_is_rejected_alone(broker, sink_for):  # noqa: F811
-    """The broker has another name for what no segment of the topic's log could hold."""
+    """A message larger than a log segment is rejected alone.
+
+    The broker has a different error for it.
+    """
     topic = broker.new_topic(segment_bytes=1_048_576, max_message_bytes=5_000_000)
     sink = sink_for(topic, compression="none")
     records = encoded(sink, [span(0), span(1, size=2_000_000), span(2)])

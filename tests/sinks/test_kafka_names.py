@@ -1,4 +1,4 @@
-"""A name server that does not answer, which librdkafka's threads wait for."""
+"""A name server that does not answer, for which librdkafka's threads wait."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.kafka
 
-# What looks up the name waits until somebody opens the pipe to write.
+# The lookup of the name blocks until somebody opens the pipe for writing.
 RESOLVER = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -45,9 +45,9 @@ os._exit(0)  # the thread that looks up the name would be waited for
 
 
 def test_a_name_server_that_hangs_stops_no_thread_of_python(tmp_path):
-    """A write ends in its time, and so does closing: nobody waits for librdkafka's threads.
+    """A write and a close end in time while librdkafka waits for a name.
 
-    While they wait for the name nothing ends that wait, so whoever waits for them, does for ever.
+    Nothing ends that wait, so whoever waited for librdkafka's threads would wait for ever.
     """
     source, library, may_end = (tmp_path / name for name in ("slow.c", "slow.so", "may_end"))
     source.write_text(RESOLVER)

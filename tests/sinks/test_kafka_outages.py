@@ -1,4 +1,4 @@
-"""The Kafka sink while its broker is away, hung, killed, or has no topic: nothing is lost."""
+"""The Kafka sink while its broker is away, hung or killed, or has no topic: nothing is lost."""
 
 import re
 import threading
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.kafka
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory):
-    """A broker that is broken and mended, and makes no topic by itself."""
+    """Provide a broker that tests stop, kill and restart, and that creates no topics by itself."""
     folder = tmp_path_factory.mktemp("kafka") / "broker"
     with start_broker(folder, "auto.create.topics.enable=false") as started:
         yield started
@@ -24,7 +24,7 @@ def broker(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def behind_router(tmp_path_factory):
-    """A broker that says that it is where a router is, and the port of that."""
+    """Provide a broker that advertises a router's address, and the router's port."""
     folder = tmp_path_factory.mktemp("kafka") / "routed"
     with start_broker(folder) as started:
         with ForgetfulRouter(started.bootstrap) as router:
@@ -39,7 +39,7 @@ def behind_router(tmp_path_factory):
 
 @pytest.fixture
 def routed(behind_router):
-    """That broker and its router."""
+    """Provide that broker and its router."""
     broker, port = behind_router
     with ForgetfulRouter(broker.bootstrap, port) as router:
         yield broker, router
@@ -63,7 +63,10 @@ def values(broker, topic):
 
 
 def test_a_missing_topic_is_kept_until_somebody_makes_it(broker, sink_for):
-    """Without auto-creation the answer comes soon, says what to do, and nothing is lost."""
+    """Without auto-creation, records for a missing topic are kept until it is created.
+
+    The error comes soon and says what to do.
+    """
     sink = sink_for("made.later")
     records = encoded(sink, spans(50))
     missing = sink.write(records, 20)
@@ -77,7 +80,10 @@ def test_a_missing_topic_is_kept_until_somebody_makes_it(broker, sink_for):
 
 @pytest.mark.parametrize("seconds", [2.0, 10.0])
 def test_connections_that_a_router_has_forgotten_are_made_anew(routed, seconds):
-    """They take requests and answer none, while new ones work; also in writes that are short."""
+    """Connections that a router has forgotten are replaced, even if writes are short.
+
+    They accept requests but answer none, while new connections work.
+    """
     broker, router = routed
     topic = broker.new_topic()
     sink = kafka_sink(router.address, topic)
@@ -93,7 +99,7 @@ def test_connections_that_a_router_has_forgotten_are_made_anew(routed, seconds):
 
 
 def test_a_missing_topic_holds_up_no_other(broker, sink_for):
-    """A topic is a lane: another one is written at once after it was refused."""
+    """A missing topic does not block another one, because each topic is a lane."""
     good = broker.new_topic()
     sink = sink_for(good)
     missing_records = encoded(sink_for("not.there"), spans(5))
@@ -103,7 +109,10 @@ def test_a_missing_topic_holds_up_no_other(broker, sink_for):
 
 
 def test_a_broker_that_is_away_at_the_start(broker, sink_for):
-    """Records are kept with a cause that names what to mend, and delivered when it is back."""
+    """With the broker away, records are kept with an error that says what to check.
+
+    They are delivered when it is back.
+    """
     topic = broker.new_topic()
     broker.stop()
     try:
@@ -120,7 +129,10 @@ def test_a_broker_that_is_away_at_the_start(broker, sink_for):
 
 
 def test_a_hung_broker_is_answered_for_in_time(broker, sink_for):
-    """A write ends within its timeout, keeps what it does not know of, and all of it arrives."""
+    """A write to a hung broker ends within its timeout.
+
+    Unconfirmed records are kept, and all arrive later.
+    """
     topic = broker.new_topic()
     sink = sink_for(topic)
     records = encoded(sink, spans(300))
@@ -133,12 +145,12 @@ def test_a_hung_broker_is_answered_for_in_time(broker, sink_for):
         assert "did not answer in time" in hung.error
     sent = send(sink, hung.kept)
     assert sent.delivered == records[100:]
-    # What the broker read before it hung may come twice: at least once.
+    # What the broker read before it hung may arrive twice: delivery is at least once.
     assert set(values(broker, topic)) == {record.body for record in records}
 
 
 def test_a_broker_killed_twice_under_load_loses_nothing(broker, sink_for):
-    """Every record is delivered, in order of its key, whatever the broker's crashes undo."""
+    """Every record is delivered, in the order of its key, although the broker is killed twice."""
     topic = broker.new_topic(partitions=3)
     sink = sink_for(topic)
     batches = [encoded(sink, spans(500, start=500 * n)) for n in range(120)]
@@ -178,7 +190,7 @@ def test_a_broker_killed_twice_under_load_loses_nothing(broker, sink_for):
 
 @pytest.mark.parametrize("state", ["stopped", "hung", "never there"])
 def test_close_ends_within_its_time(broker, sink_for, state):
-    """With the broker away a write under way ends, keeps its records, and close returns."""
+    """With the broker away, close returns in time, and a write in progress keeps its records."""
     sink = sink_for(broker.new_topic())
     if state == "never there":
         sink = kafka_sink("127.0.0.1:1", "t")
@@ -217,7 +229,7 @@ def test_close_ends_within_its_time(broker, sink_for, state):
 
 
 def test_it_is_soon_known_that_no_broker_answers():
-    """A write ends, with its cause, long before its timeout where every broker is down."""
+    """If every broker is down, a write ends with that cause long before its timeout."""
     sink = kafka_sink("127.0.0.1:1", "t")
     records = encoded(sink, spans(10))
     started = time.monotonic()
@@ -229,7 +241,7 @@ def test_it_is_soon_known_that_no_broker_answers():
 
 
 def test_a_full_queue_with_the_broker_away():
-    """What found no room in the queue is kept too, within the time."""
+    """Records that do not fit into the queue are also kept, within the time."""
     sink = kafka_sink("127.0.0.1:1", "t", config={"queue.buffering.max.messages": "100"})
     records = encoded(sink, spans(1000))
     started = time.monotonic()
@@ -240,7 +252,7 @@ def test_a_full_queue_with_the_broker_away():
 
 
 def test_librdkafkas_log_is_on_a_logger_of_ours(caplog):
-    """Its lines come through logging, each kind once, and not on standard error."""
+    """librdkafka's log lines go to our logger, once for each kind, and not to standard error."""
     sink = kafka_sink("127.0.0.1:1", "t")
     sink.write(encoded(sink, spans(1)), 1)
     sink.close(5)

@@ -1,4 +1,4 @@
-"""Which topic, key and headers an event has; no broker needed."""
+"""Which topic, key and headers an event has; no broker is needed."""
 
 import importlib.util
 import logging
@@ -52,7 +52,7 @@ def event(signal=None, measurement="m", tags=TAGS, correlation_id=None, **fields
     ],
 )
 def test_topics_are_by_kind(signal, topic):
-    """Span events and links go with spans, exemplars and hand-made events with metrics."""
+    """Span events and links go to the topic of spans, exemplars and hand-made events to metrics."""
     assert record(event(signal)).lane == topic
 
 
@@ -65,17 +65,17 @@ def test_the_value_is_the_event_as_json():
 
 @pytest.mark.parametrize("tags", [TagSet({"a.b": "x y/ü"}), {"a.b": "x y/ü"}])
 def test_tags_in_a_topic_are_made_safe(tags):
-    """Characters that no topic may have become underscores."""
+    """Characters that are not allowed in a topic become underscores."""
     assert record(event("log", tags=tags), topic="t-{a.b}.{signal}").lane == "t-x_y__.logs"
 
 
 def test_a_tag_that_an_event_lacks_is_unknown():
-    """A topic never has an empty part."""
+    """A tag that an event lacks becomes `unknown` in the topic."""
     assert record(event("log"), topic="{nowhere}.{signal}").lane == "unknown.logs"
 
 
 def test_events_of_one_tag_set_have_their_own_topics():
-    """A topic remembered for one kind of event is not used for another."""
+    """A topic cached for one kind of event is not used for another."""
     sink = KafkaSink(KafkaConfig(bootstrap_servers="b", topic="{service.name}.{signal}"))
     made = sink.encode([event("log"), event("span"), event("log")]).records
     assert [r.lane for r in made] == ["shop.logs", "shop.spans", "shop.logs"]
@@ -85,20 +85,20 @@ def test_events_of_one_tag_set_have_their_own_topics():
     ("text", "topic"), [(".", "_"), ("..", "__"), ("x" * 300, "x" * 249), ("...", "___")]
 )
 def test_a_topic_has_a_name_that_kafka_takes(text, topic):
-    """At most 249 characters, and never only dots."""
+    """A topic has at most 249 characters, and is not `.` or `..`."""
     assert record(event("log", tags={"t": text}), topic="{t}").lane == topic
 
 
 @pytest.mark.parametrize("template", ["a b", "otel/{signal}", "otel.{signal", "{}", "ä"])
 def test_a_template_that_cannot_be_a_topic_is_refused(template):
-    """A wrong template is an error at construction that names the option."""
+    """An invalid topic template raises an error at construction that names the option."""
     with pytest.raises(ConfigError, match=r"kafka\.topic"):
         KafkaSink(KafkaConfig(bootstrap_servers="b", topic=template))
 
 
 @pytest.mark.parametrize("tags", [{}, {"tenant": ""}])
 def test_a_tag_that_is_empty_in_a_topic_is_unknown(tags):
-    """No topic has an empty name."""
+    """An empty or missing tag becomes `unknown`, so that no topic has an empty name."""
     assert record(event("log", tags=tags), topic="{tenant}").lane == "unknown"
 
 
@@ -115,7 +115,10 @@ def test_a_tag_that_is_empty_in_a_topic_is_unknown(tags):
     ],
 )
 def test_ids_that_w3c_does_not_know_make_no_traceparent(trace_id, span_id):
-    """A hand-made event may hold anything."""
+    """Ids that are invalid in W3C Trace Context give no traceparent.
+
+    Hand-made events may hold any.
+    """
     hand_made = Event("m", {}, {"span_id": span_id}, 1, correlation_id=trace_id, signal="span")
     assert "traceparent" not in dict(record(hand_made, event_headers=True).headers)
 
@@ -129,7 +132,10 @@ def test_ids_that_w3c_does_not_know_make_no_traceparent(trace_id, span_id):
     ],
 )
 def test_a_file_of_properties_that_cannot_be_meant_is_an_error(tmp_path, lines, why):
-    """Ignored, it would be no security, or a broker that does not answer."""
+    """A properties file with mistakes is an error.
+
+    If it were ignored, there would be no security, or a broker that does not answer.
+    """
     file = tmp_path / "kafka.properties"
     file.write_text(lines)
     with pytest.raises(SinkError, match=re.escape(why)):
@@ -139,45 +145,48 @@ def test_a_file_of_properties_that_cannot_be_meant_is_an_error(tmp_path, lines, 
 
 
 def test_a_property_that_is_not_unicode_is_refused():
-    """confluent-kafka would end the process."""
+    """A property that is not Unicode is refused, because confluent-kafka would end the process."""
     with pytest.raises(ConfigError, match=r"kafka\.config holds text that is not Unicode"):
         KafkaSink(KafkaConfig(bootstrap_servers="b", config={"\udc80": "x"}))
 
 
 @pytest.mark.parametrize("headers", [{"\udc80": "x"}, {"x": "\udc80"}])
 def test_a_header_that_is_not_unicode_is_refused(headers):
-    """As it comes from an environment of other bytes; confluent-kafka would end the process."""
+    """A header that is not Unicode is refused, because confluent-kafka would end the process.
+
+    Such text comes from an environment with undecodable bytes.
+    """
     with pytest.raises(ConfigError, match=r"kafka\.headers"):
         KafkaSink(KafkaConfig(bootstrap_servers="b", headers=headers))
 
 
 @pytest.mark.parametrize("signal", ["span", "span_event", "span_link", "log"])
 def test_what_has_a_trace_is_keyed_by_it(signal):
-    """Everything of a trace has one key."""
+    """Everything that belongs to a trace has the trace id as key."""
     assert record(event(signal, correlation_id="ab" * 16)).key == b"ab" * 16
 
 
 def test_a_log_without_a_trace_has_no_key():
-    """Kafka spreads such logs over the partitions."""
+    """A log without a trace has no key, so that Kafka spreads such logs over the partitions."""
     assert record(event("log")).key is None
 
 
 @pytest.mark.parametrize("signal", ["metric", "exemplar", None])
 def test_points_are_keyed_by_their_series(signal):
-    """Measurement and tags decide, not the trace of an exemplar."""
+    """The key of a metric is its measurement and tags, not the trace of an exemplar."""
     keyed = record(event(signal, correlation_id="ab" * 16))
     assert keyed.key == b'm{"service.name":"shop","span.name":"GET /cart"}'
     assert record(event(signal)).key == keyed.key
 
 
 def test_the_series_key_is_canonical():
-    """The order of tags, empty tags and the kind of mapping make no difference."""
+    """The order of tags, empty tags and the mapping type do not affect the key."""
     orders = [{"b": "2", "a": "1"}, {"a": "1", "b": "2", "c": ""}, TagSet({"b": "2", "a": "1"})]
     assert {record(event("metric", tags=tags)).key for tags in orders} == {b'm{"a":"1","b":"2"}'}
 
 
 def test_two_metrics_of_one_tag_set_have_two_keys():
-    """A key remembered for one measurement is not used for another."""
+    """A key cached for one measurement is not used for another."""
     sink = KafkaSink(KafkaConfig(bootstrap_servers="b"))
     made = sink.encode([event("metric", m, TagSet({"a": "1"})) for m in ("x", "y", "x")]).records
     tags = TagSet({"a": "1"})
@@ -190,13 +199,13 @@ def test_two_metrics_of_one_tag_set_have_two_keys():
 
 
 def test_headers_are_the_configured_ones():
-    """Without event_headers there is nothing but what the configuration names."""
+    """Without event_headers, only the configured headers are sent."""
     assert record(span(), headers={"env": "pröd"}).headers == (("env", "pröd".encode()),)
     assert record(span()).headers == ()
 
 
 def test_event_headers():
-    """A span's record says schema version, content type and W3C trace context."""
+    """With event_headers a span's record has schema version, content type and W3C trace context."""
     assert record(span(6), event_headers=True, headers={"a": "b"}).headers == (
         ("a", b"b"),
         ("schema_version", b"1"),
@@ -215,20 +224,20 @@ def test_only_what_was_sampled_has_a_traceparent(signal):
 
 
 def test_what_a_registry_frames_is_no_json():
-    """Five bytes come before it."""
+    """With a schema registry there is no JSON content type, because five bytes precede the JSON."""
     made = record(span(), event_headers=True, schema_registry_url="http://registry:8081")
     assert [name for name, _ in made.headers] == ["schema_version", "traceparent"]
 
 
 @pytest.mark.parametrize("correlation_id", [None, "cbtop-1-1", "AB" * 16])
 def test_no_traceparent_without_a_trace(correlation_id):
-    """A correlation id that is no trace id makes no trace context."""
+    """A correlation id that is not a trace id gives no traceparent."""
     made = record(event("span", correlation_id=correlation_id, span_id="1"), event_headers=True)
     assert [name for name, _ in made.headers] == ["schema_version", "content-type"]
 
 
 def test_a_bad_event_does_not_take_its_neighbours():
-    """What JSON cannot carry is rejected alone."""
+    """An event that JSON cannot represent is rejected alone."""
     good, bad = event("metric"), event("metric", value=float("nan"))
     encoded = KafkaSink(KafkaConfig(bootstrap_servers="b")).encode([good, bad, good])
     assert [r.body for r in encoded.records] == [encode_event(good)] * 2
@@ -236,7 +245,7 @@ def test_a_bad_event_does_not_take_its_neighbours():
 
 
 def test_the_destination_tells_clusters_apart_without_a_secret():
-    """It is the servers, in any order, or the file that names them."""
+    """The destination is the servers in any order, or the file that names them, without secrets."""
 
     def destination(**options):
         return KafkaSink(KafkaConfig(**options)).destination
@@ -263,13 +272,13 @@ def test_the_destination_tells_clusters_apart_without_a_secret():
     ],
 )
 def test_the_tests_own_murmur2_is_java_s(text, number):
-    """The numbers are those of Apache Kafka's UtilsTest."""
+    """The tests' murmur2 gives the values of Apache Kafka's UtilsTest."""
     assert murmur2(text.encode()) == number
     assert 0 <= java_partition(text.encode(), 6) < 6
 
 
 def test_documented_errors_are_those_of_the_sink():
-    """Every beginning in the table of docs/kafka.md is that of an error, and means one thing."""
+    """Every error in the table of docs/kafka.md is the beginning of a real one."""
     text = DOCUMENT.read_text().partition("| `last_error` begins with")[2].partition("\n\n")[0]
     beginnings = re.findall(r"^\| (\w[^|]*) \|", text, re.MULTILINE)
     assert len(beginnings) == 11
@@ -281,7 +290,10 @@ def test_documented_errors_are_those_of_the_sink():
 
 @pytest.mark.parametrize("trace_id", [0xAB, 0])
 def test_what_was_mapped_is_keyed_like_hand_made_events(trace_id):
-    """Logs by their trace where they have one, metrics by their series; in columns or not."""
+    """Mapped events have the keys of hand-made ones, in columns or not.
+
+    Logs are keyed by their trace if they have one, and metrics by their series.
+    """
     sink = KafkaSink(KafkaConfig(bootstrap_servers="b"))
     logs = map_logs(log(trace_id=trace_id), log(trace_id=0))
     points = map_metrics(metrics(gauge_metric(number_point(1, {"route": "/"}))))
@@ -293,7 +305,7 @@ def test_what_was_mapped_is_keyed_like_hand_made_events(trace_id):
 
 
 def test_a_topic_of_tags_has_the_configured_headers_alone():
-    """Those of the event come with event_headers."""
+    """With tags in the topic, too, only configured headers are sent without event_headers."""
     assert record(span(), topic="{service.name}", headers={"a": "b"}).headers == (("a", b"b"),)
 
 
@@ -301,14 +313,14 @@ def test_a_topic_of_tags_has_the_configured_headers_alone():
     "bad", [event("log", correlation_id="\udc80"), event("metric", measurement="\udc80")]
 )
 def test_a_key_that_is_no_unicode_costs_no_record(bad):
-    """Neither that one nor its neighbours."""
+    """A key that is not Unicode loses neither its record nor others."""
     assert (
         len(KafkaSink(KafkaConfig(bootstrap_servers="b")).encode([event("log"), bad]).records) == 2
     )
 
 
 def test_options_are_properties_and_the_users_own_are_over_them(tmp_path):
-    """What `kafka.config` says is over the options, what its file says over that."""
+    """`kafka.config` overrides the options, and its file overrides both."""
     file = tmp_path / "kafka.properties"
     file.write_text("#linger.ms=1\n  # 2\n  linger.ms =  8 \n  \n")
     given = KafkaConfig(bootstrap_servers="b:1", compression="gzip", linger_ms=7, acks="1")
@@ -334,13 +346,19 @@ def test_options_are_properties_and_the_users_own_are_over_them(tmp_path):
     ],
 )
 def test_idempotence_goes_with_acknowledgements_of_all(config, idempotent):
-    """Or librdkafka does not start; and a user may switch it off."""
+    """Idempotence is on only with all acknowledgements, or librdkafka would not start.
+
+    A user may switch it off.
+    """
     properties = read_properties(KafkaConfig(bootstrap_servers="b:1", config=config))
     assert properties["enable.idempotence"] == idempotent
 
 
 def test_a_file_of_other_bytes_is_an_error_that_shows_none(tmp_path):
-    """They may be a password's."""
+    """A file that cannot be decoded is an error that shows none of its bytes.
+
+    They may be a password.
+    """
     file = tmp_path / "kafka.properties"
     file.write_bytes(b"sasl.password=hush\xff\n")
     with pytest.raises(SinkError, match="cannot be read: UnicodeDecodeError$"):
@@ -355,7 +373,10 @@ def test_a_file_of_other_bytes_is_an_error_that_shows_none(tmp_path):
     ],
 )
 def test_the_registrys_lines_of_a_file_need_the_option(tmp_path, line, why):
-    """A registry that somebody believes to be in use is not left out in silence."""
+    """Registry properties in a file without the option are an error and not silently ignored.
+
+    Somebody may believe that the registry is in use.
+    """
     file = tmp_path / "kafka.properties"
     file.write_text(f"{line}\n")
     with pytest.raises(SinkError, match=re.escape(why)):
@@ -372,7 +393,7 @@ def test_the_registrys_lines_of_a_file_need_the_option(tmp_path, line, why):
     ],
 )
 def test_an_error_is_one_sentence(name, words, sentence):
-    """Whatever a broker says, in one line that is not too long."""
+    """A broker's error becomes one line of limited length."""
     assert explain(name, words, "t") == sentence
 
 
@@ -384,12 +405,15 @@ def test_an_error_is_one_sentence(name, words, sentence):
     ],
 )
 def test_a_token_that_was_not_had_is_no_refused_login(words, beginning):
-    """The endpoint is to be mended and not the password."""
+    """A token that could not be fetched is not reported as a refused login.
+
+    The endpoint must be fixed, and not the password.
+    """
     assert explain("_AUTHENTICATION", words, "t").startswith(beginning)
 
 
 def test_a_forked_child_does_not_wait_for_a_write_of_its_parent():
-    """The thread that would end it is not there."""
+    """A forked child does not wait for a parent's write, whose thread it does not have."""
     sink = KafkaSink(KafkaConfig(bootstrap_servers="b"))
     sink._lock.acquire()
     sink.after_fork_in_child()
@@ -397,13 +421,16 @@ def test_a_forked_child_does_not_wait_for_a_write_of_its_parent():
 
 
 def test_the_registrys_client_is_needed_by_a_registry_alone(monkeypatch):
-    """It is an extra of its own."""
+    """The registry's client, an extra of its own, is needed only with a registry."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert KafkaSink(KafkaConfig(bootstrap_servers="b")).destination == "b"
 
 
 def test_each_kind_of_line_of_librdkafka_is_told(caplog):
-    """A kind is its facility, because all lines have one template."""
+    """Each kind of librdkafka log line is logged.
+
+    The kind is its facility, as all share one template.
+    """
     log = KafkaLog()
     for facility in ("FAIL", "FATAL", "FAIL"):
         log.log(logging.ERROR, "%s [%s] %s", facility, "x#producer-1", "a\nb" + "c" * 999)
@@ -417,7 +444,7 @@ def test_each_kind_of_line_of_librdkafka_is_told(caplog):
 
 
 def test_the_registrys_lines_of_a_file_are_over_the_option(tmp_path):
-    """However they are indented."""
+    """Registry properties in the file override the option, however they are indented."""
     file = tmp_path / "kafka.properties"
     file.write_text("linger.ms=8\n  schema.registry.timeout = 3 \n")
     config = {"timeout": "2", "max.retries": "1"}

@@ -31,7 +31,7 @@ SCHEMA = (ROOT / "otel_cbtop_exporter" / "schemas" / "event_v1.json").read_text(
 
 @pytest.fixture(scope="module")
 def registry_url(tmp_path_factory):
-    """A schema registry; CBTOP_TEST_SCHEMA_REGISTRY=URL puts a running one in its place."""
+    """Provide a schema registry, or the running one that CBTOP_TEST_SCHEMA_REGISTRY=URL names."""
     if running := os.environ.get("CBTOP_TEST_SCHEMA_REGISTRY"):
         yield running
         return
@@ -75,7 +75,7 @@ def ask(url, path, body=None, method=None):
 
 
 def test_values_decode_with_the_clients_own_deserializer(broker, registry_url, sink_for):  # noqa: F811
-    """A consumer of the registry's client reads and validates what the sink wrote."""
+    """The registry client's own deserializer reads and validates what the sink wrote."""
     topic = broker.new_topic()
     sink = sink_for(topic)
     records = encoded(sink, spans(20))
@@ -89,7 +89,7 @@ def test_values_decode_with_the_clients_own_deserializer(broker, registry_url, s
 
 
 def test_a_schema_is_registered_once_under_the_topics_subject(broker, registry_url, sink_for):  # noqa: F811
-    """Many writes and a second process of the same version leave one version of the schema."""
+    """Many writes, and a second process of the same version, register one version of the schema."""
     topic = broker.new_topic()
     for _ in range(2):
         sink = sink_for(topic)
@@ -105,7 +105,10 @@ def test_a_schema_is_registered_once_under_the_topics_subject(broker, registry_u
 
 
 def test_a_schema_that_is_not_compatible_is_refused(broker, registry_url, sink_for):  # noqa: F811
-    """Records are kept, the error says what to do, and after it is done they are delivered."""
+    """Records with an incompatible schema are kept, and delivered once that is resolved.
+
+    The error says what to do.
+    """
     topic = broker.new_topic()
     other = json.loads(SCHEMA) | {"$schema": "http://json-schema.org/draft-07/schema#"}
     other["$defs"]["Event"]["properties"]["measurement"] = {"type": "integer"}
@@ -126,7 +129,7 @@ def test_a_schema_that_is_not_compatible_is_refused(broker, registry_url, sink_f
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://user:hush-hush@127.0.0.1:1/x"])
 def test_a_registry_that_is_away(new_topic, sink_for, url):
-    """Records are kept within the time, and the error holds no password of the address."""
+    """With the registry away, records are kept in time, and no password of the URL is shown."""
     sink = sink_for(new_topic(), url)
     records = encoded(sink, spans(5))
     result = sink.write(records, 3)
@@ -136,7 +139,7 @@ def test_a_registry_that_is_away(new_topic, sink_for, url):
 
 
 def test_options_of_the_client_are_texts_but_for_its_numbers(new_topic, sink_for):
-    """A token may be made of digits, and a timeout have a fraction."""
+    """Client options stay text, such as a token of digits, except for numbers such as a timeout."""
     token = {
         "bearer.auth.credentials.source": "STATIC_TOKEN",
         "bearer.auth.token": "12345",
@@ -151,7 +154,10 @@ def test_options_of_the_client_are_texts_but_for_its_numbers(new_topic, sink_for
 
 
 def test_where_applications_may_not_register_the_schema_is_looked_up(new_topic, sink_for, tmp_path):
-    """Properties may be in the file; what is missing is told, and found when it is there."""
+    """Without auto-registration the schema is looked up.
+
+    A missing schema is reported, and found once it is there; properties may be in the file.
+    """
     topic = new_topic()
     file = tmp_path / "kafka.properties"
     file.write_text("schema.registry.auto.register.schemas=false\n")
@@ -166,7 +172,7 @@ def test_where_applications_may_not_register_the_schema_is_looked_up(new_topic, 
 
 
 def test_a_property_that_the_registrys_client_does_not_know_is_named(new_topic, sink_for):
-    """And no value of another one is shown."""
+    """An unknown registry property is named, and no value of another one is shown."""
     config = {"use.latest.version": "true", "basic.auth.user.info": "user:hush-hush"}
     sink = sink_for(new_topic(), schema_registry_config=config)
     result = sink.write(encoded(sink, spans(5)), 10)
@@ -175,7 +181,7 @@ def test_a_property_that_the_registrys_client_does_not_know_is_named(new_topic, 
 
 
 def test_a_registry_that_goes_away_holds_up_no_topic_that_it_knows(new_topic, sink_for):
-    """The ids of schemas are kept, whatever another topic is answered."""
+    """Known schema ids are kept, so a registry that goes away only blocks new topics."""
     sink = sink_for(new_topic())
     records = encoded(sink, spans(5))
     assert sink.write(records, 30).delivered == records
@@ -187,7 +193,7 @@ def test_a_registry_that_goes_away_holds_up_no_topic_that_it_knows(new_topic, si
 
 @pytest.mark.parametrize("text", ["many", "nan", "inf", "²"])
 def test_a_number_of_the_client_that_is_none(sink_for, text):
-    """Records are kept, and the error names the option and its value."""
+    """An option that should be a number keeps the records; the error names it without its value."""
     sink = sink_for("any", schema_registry_config={"max.retries": text})
     records = encoded(sink, spans(5))
     result = sink.write(records, 10)
@@ -198,7 +204,7 @@ def test_a_number_of_the_client_that_is_none(sink_for, text):
 
 @pytest.mark.parametrize(("timeout_seconds", "longest"), [(0.4, 5.0), (20.0, 0.2)])
 def test_a_registry_that_does_not_answer_costs_the_timeout(monkeypatch, timeout_seconds, longest):
-    """And no more than a request may last, because other topics wait for it."""
+    """A silent registry costs the timeout, or a request's maximum: other topics wait meanwhile."""
     monkeypatch.setattr(kafka_registry, "_LONGEST_REQUEST_SECONDS", longest)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -211,7 +217,10 @@ def test_a_registry_that_does_not_answer_costs_the_timeout(monkeypatch, timeout_
 
 
 def test_a_registry_that_fails_is_asked_once_a_write():
-    """What tries again is not the registry's client; what it says is one line."""
+    """A failing registry is asked once per write, since delivery does the retries.
+
+    Its message becomes one line.
+    """
 
     class Broken(BaseHTTPRequestHandler):
         def do_POST(self):

@@ -1,4 +1,4 @@
-"""Logins, TLS and permissions, against a real broker that asks for them."""
+"""Logins, TLS and permissions, against a real broker that requires them."""
 
 import json
 import logging
@@ -45,7 +45,10 @@ def certificates(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory, certificates):
-    """Alice may write anywhere, bob and dora nowhere; the SSL listener wants a client's certificate."""
+    """Provide a broker with users and permissions, whose SSL listener wants a client certificate.
+
+    Alice may write anywhere, bob and dora nowhere.
+    """
     with start_broker(
         tmp_path_factory.mktemp("kafka") / "broker",
         f"user=alice:{PASSWORD}",
@@ -104,13 +107,13 @@ def assert_arrives(broker, sink, topic):
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 def test_login_with_a_password(broker, sink_for, mechanism):
-    """SASL over a plaintext connection."""
+    """SASL with a password works over a plaintext connection."""
     topic = broker.new_topic()
     assert_arrives(broker, sink_for("SASL_PLAINTEXT", topic, login(mechanism=mechanism)), topic)
 
 
 def test_login_with_a_token(broker, sink_for):
-    """OAUTHBEARER, here with an unsecured token, asks for its token through the sink."""
+    """OAUTHBEARER gets its token, here an unsecured one, through the sink."""
     topic = broker.new_topic()
     config = {
         "sasl.mechanism": "OAUTHBEARER",
@@ -121,7 +124,7 @@ def test_login_with_a_token(broker, sink_for):
 
 
 class TokenEndpoint(BaseHTTPRequestHandler):
-    """Gives carol a token, unsecured as the broker under test takes it."""
+    """Gives carol a token, unsecured as the broker under test accepts it."""
 
     def do_POST(self):
         now = int(time.time())
@@ -168,7 +171,7 @@ def test_tls_with_an_authority_of_one_s_own(broker, sink_for, certificates):
 
 
 def test_mutual_tls(broker, sink_for, certificates):
-    """The client shows a certificate, and is known by it."""
+    """The client is identified by its certificate."""
     topic = broker.new_topic()
     config = {
         "ssl.ca.location": str(certificates / "ca.pem"),
@@ -179,7 +182,7 @@ def test_mutual_tls(broker, sink_for, certificates):
 
 
 def test_mutual_tls_without_a_certificate(broker, sink_for, certificates):
-    """A broker that wants a certificate takes nothing without one; nothing is lost."""
+    """Without the client certificate that a broker wants, records are kept."""
     sink = sink_for("SSL", broker.new_topic(), {"ssl.ca.location": str(certificates / "ca.pem")})
     records = encoded(sink, spans(5))
     result = sink.write(records, 3)
@@ -188,7 +191,10 @@ def test_mutual_tls_without_a_certificate(broker, sink_for, certificates):
 
 
 def test_an_unknown_authority_then_mended_in_the_file(broker, sink_for, certificates, tmp_path):
-    """The cause, which no report names, is the error, soon; mended, no restart is needed."""
+    """An untrusted authority is soon reported, though no delivery report names it.
+
+    Corrected in the file, it needs no restart.
+    """
     path = tmp_path / "kafka.properties"
     path.write_text(f"ssl.ca.location={certificates / 'other.pem'}\n")
     sink = sink_for("SASL_SSL", broker.new_topic(), login(), config_file=str(path))
@@ -204,7 +210,7 @@ def test_an_unknown_authority_then_mended_in_the_file(broker, sink_for, certific
 
 
 def test_plaintext_against_tls(broker):
-    """A wrong security.protocol is named among the causes."""
+    """A wrong security.protocol is named among the possible causes."""
     sink = kafka_sink(broker.listeners["SSL"], "t")
     records = encoded(sink, spans(5))
     result = sink.write(records, 30)
@@ -217,7 +223,10 @@ def test_plaintext_against_tls(broker):
 def test_a_wrong_password_then_mended_in_the_file(
     broker, sink_for, certificates, tmp_path, mechanism, caplog
 ):
-    """Kept with one clear message; a new password in the file is taken up without a restart."""
+    """With a wrong password records are kept and one clear error is reported.
+
+    A new password in the file takes effect without a restart.
+    """
     caplog.set_level(logging.DEBUG)
     topic = broker.new_topic()
     path = tmp_path / "kafka.properties"
@@ -240,7 +249,7 @@ def test_a_wrong_password_then_mended_in_the_file(
 
 
 def test_the_log_says_once_what_to_mend(broker, tmp_path, caplog):
-    """However often a wrong password is tried, one line tells of it; mended, all arrives."""
+    """A wrong password is logged once, however often it is tried; once corrected, all arrives."""
     topic = broker.new_topic()
     path = tmp_path / "kafka.properties"
     path.write_text("sasl.password=wrong-secret\n")
@@ -276,7 +285,10 @@ def test_the_log_says_once_what_to_mend(broker, tmp_path, caplog):
 
 
 def test_no_permission_on_the_topic(broker, sink_for):
-    """Kept, with a message that names the topic; delivered once it is allowed."""
+    """Without permission records are kept and the error names the topic.
+
+    They arrive once allowed.
+    """
     allowed, topic = broker.new_topic(), broker.new_topic()
     allow(broker, "bob", allowed)
     sink = sink_for("SASL_PLAINTEXT", topic, login("bob"))
@@ -291,9 +303,9 @@ def test_no_permission_on_the_topic(broker, sink_for):
 
 
 def test_no_permission_at_all(broker, sink_for):
-    """What is fatal to librdkafka's producer is kept, and delivered by a new producer."""
+    """An error that is fatal to librdkafka's producer keeps the records for a new producer."""
     topic = broker.new_topic()
-    allow(broker, "dora", topic, AclOperation.DESCRIBE)  # what it may not see is not fatal
+    allow(broker, "dora", topic, AclOperation.DESCRIBE)  # an invisible topic is not fatal
     sink = sink_for("SASL_PLAINTEXT", topic, login("dora"))
     records = encoded(sink, spans(20))
     refused = sink.write(records, 20)
@@ -313,7 +325,7 @@ def test_no_permission_at_all(broker, sink_for):
     ],
 )
 def test_a_wrong_property_is_named_without_its_value(config, words):
-    """Nothing is lost, and the error says which property, never what stands in it."""
+    """A wrong property is named without its value, and the records are kept."""
     sink = kafka_sink("127.0.0.1:1", "t", config=config)
     records = encoded(sink, spans(2))
     result = sink.write(records, 1)
@@ -327,7 +339,7 @@ def test_a_wrong_property_is_named_without_its_value(config, words):
     "block", re.findall(r"```properties\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
 )
 def test_documented_properties_are_librdkafkas(block, certificates, tmp_path):
-    """What the documentation puts into config_file is taken as it stands, but for paths and hosts."""
+    """librdkafka accepts the documented config_file examples, apart from paths and hosts."""
     path = tmp_path / "kafka.properties"
     for documented, made in (("ca.pem", "ca.pem"), ("client.pem", "client.crt")):
         block = block.replace(f"/etc/kafka/{documented}", str(certificates / made))
@@ -341,7 +353,7 @@ def test_documented_properties_are_librdkafkas(block, certificates, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    """An unreadable config_file keeps the records and says why, until it is there."""
+    """An unreadable config_file keeps the records, and the error says why."""
     sink = kafka_sink("127.0.0.1:1", "t", config_file=str(tmp_path / "nothing"))
     records = encoded(sink, spans(2))
     result = sink.write(records, 1)

@@ -1,4 +1,4 @@
-"""Batches of records: columns for who handles them whole, records for everybody else."""
+"""Batches of records: columns for whoever handles them whole, record objects for everybody else."""
 
 import msgspec
 import pytest
@@ -20,7 +20,7 @@ RECORDS = [
 
 
 def test_a_batch_is_the_sequence_of_its_records():
-    """Making a batch of records and asking for them gives the same, in the same order."""
+    """A batch made from records is a sequence of the same records in the same order."""
     batch = Records.of(RECORDS)
     assert len(batch) == 5
     assert list(batch) == RECORDS
@@ -32,7 +32,7 @@ def test_a_batch_is_the_sequence_of_its_records():
 
 
 def test_records_with_one_lane_and_signal_are_one_block():
-    """A block begins where the lane or the signal changes; a column that is empty is None."""
+    """A block begins where the lane or the signal changes; an empty column is None."""
     blocks = Records.of(RECORDS).blocks
     assert [(block.lane, block.signal, len(block)) for block in blocks] == [
         ("spans", "span", 2),
@@ -45,7 +45,7 @@ def test_records_with_one_lane_and_signal_are_one_block():
 
 
 def test_a_batch_of_blocks_makes_its_records_once():
-    """Whoever asks twice gets the same objects, which is how equal records are told apart."""
+    """Iterating twice gives the same objects, whose identity distinguishes equal records."""
     block = Block("lane", "log", [b"same", b"same"], [1, 1])
     batch = Records([block, block])
     assert list(batch) == [Record(b"same", None, "lane", 1, (), "log")] * 4
@@ -53,7 +53,7 @@ def test_a_batch_of_blocks_makes_its_records_once():
 
 
 def test_lines_are_bodies_and_one_text():
-    """Whoever writes them whole takes the text, everybody else finds a sequence of bodies."""
+    """`Lines` is one text for writing it whole, and a sequence of bodies for everything else."""
     lines = Lines(b"one\ntwo\nthree\n", 3)
     assert (len(lines), lines[1], lines[1:], list(lines)) == (
         3,
@@ -70,7 +70,7 @@ def test_lines_are_bodies_and_one_text():
 
 
 def test_a_block_survives_packing():
-    """What the spool stores comes back equal."""
+    """A block that is packed and unpacked, as in the spool, is equal."""
     blocks = list(Records.of(RECORDS).blocks)
     packed = msgspec.msgpack.encode(blocks)
     assert Records(msgspec.msgpack.decode(packed, type=list[Block])) == RECORDS
@@ -78,7 +78,7 @@ def test_a_block_survives_packing():
 
 @pytest.mark.parametrize("count", [1, 64, 65, 200, 2_000])
 def test_a_batch_of_any_size_in_pieces_is_the_batch(count):
-    """Whoever takes a batch piece by piece has its records in order, and unpacks what was packed."""
+    """The pieces of a batch together are its records in order, and packing is reversible."""
     numbers = range(count)
     columns = Block(
         "l", "log", [b"%d" % n for n in numbers], list(numbers), [b"%d" % n for n in numbers]
@@ -94,7 +94,10 @@ def test_a_batch_of_any_size_in_pieces_is_the_batch(count):
 
 
 def test_a_time_beyond_64_bits_can_be_packed():
-    """JSON carries it, so a spool must not fail for it; the body has it whole."""
+    """A time beyond 64 bits can be packed.
+
+    It is limited to 64 bits, but whole in the body's JSON.
+    """
     records = Records([Block("", "log", [b"a", b"b"], [2**70, 5])])
     (row,) = pack(records, 0)
     assert unpack(row.body) == Records([Block("", "log", [b"a", b"b"], [2**63 - 1, 5])])
@@ -117,7 +120,7 @@ bodies = st.builds(
     max_bytes=st.integers(1, 40),
 )
 def test_cutting_loses_and_reorders_nothing(records, max_events, max_bytes):
-    """Batches together are the records, each within the limits or a single record."""
+    """Cut batches together are the records, each within the limits or a single record."""
     cut = Records.of(records).cut(max_events, max_bytes)
     assert Records.joined(cut) == records
     for part in cut:
@@ -127,7 +130,7 @@ def test_cutting_loses_and_reorders_nothing(records, max_events, max_bytes):
 
 @given(records=st.lists(bodies, max_size=20))
 def test_each_lane_is_a_batch_of_its_own(records):
-    """In the order in which the lanes come, and in the records' order within each."""
+    """Lanes come in order of appearance, and records keep their order within each."""
     lanes = Records.of(records).by_lane()
     assert [batch.lane for batch in lanes] == list(dict.fromkeys(r.lane for r in records))
     for batch in lanes:
@@ -136,7 +139,7 @@ def test_each_lane_is_a_batch_of_its_own(records):
 
 @given(records=st.lists(bodies, max_size=20))
 def test_columns_are_those_of_the_records(records):
-    """Whoever reads columns reads what the records hold, and counts the same."""
+    """Columns hold what the records hold, and counts agree."""
     batch = Records(Records.of(records).blocks)
     assert batch == records
     assert batch.bodies == [record.body for record in records]
