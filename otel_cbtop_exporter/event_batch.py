@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, repeat
 from operator import attrgetter
 from typing import Any, TypeVar, cast
 
@@ -43,6 +43,8 @@ _SPAN_IDS = frozenset({"linked_span_id", "parent_span_id", "span_id"})
 # The number fields of mapped events that may be floats as well as integers; all others are
 # integers.
 _NUMBERS = frozenset({"value"})
+
+_SIGNALS = tuple(SIGNAL_NAMES)  # no set: a hand-made signal need not be hashable
 
 
 class EventRun(msgspec.Struct, frozen=True, gc=False):
@@ -220,11 +222,19 @@ def _span_id_texts(numbers: Sequence[int]) -> list[str]:
     return digits.replace(" 0000000000000000", " ")[1:].split(" ")
 
 
-def _usable(event: Event) -> Event:
-    """Return an event, possibly hand-made, in the form that encoders expect."""
+def _usable(event: Event, known: dict[Any, TagSet]) -> Event:
+    """Return an event, possibly hand-made, in the form that encoders expect.
+
+    Args:
+        event: Any.
+        known: Tag sets of the batch, by the pairs of texts that they were made of.
+    """
     if not isinstance(event, Event):
         raise EventError(f"a {type(event).__name__} is not an Event")
-    if event.signal not in tuple(SIGNAL_NAMES):  # it need not be hashable
+    if not isinstance(event.measurement, str):
+        word = type(event.measurement).__name__
+        raise EventError(f"measurement of an event is a {word}, not a text")
+    if event.signal not in _SIGNALS:
         raise EventError(
             f"signal of an event of {event.measurement!r} is {event.signal!r}, allowed are None, "
             f"{', '.join(filter(None, SIGNAL_NAMES))}"
@@ -234,7 +244,16 @@ def _usable(event: Event) -> Event:
     if not isinstance(event.tags, Mapping):
         word = type(event.tags).__name__
         raise EventError(f"tags of an event of {event.measurement!r} are a {word}, not a mapping")
-    return msgspec.structs.replace(event, tags=TagSet(event.tags))
+    pairs = tuple(event.tags.items())
+    try:
+        tags = known.get(pairs)
+    except TypeError:  # a value that cannot be hashed
+        return msgspec.structs.replace(event, tags=TagSet(event.tags))
+    if tags is None:
+        tags = TagSet(event.tags)
+        if all(type(text) is str for pair in pairs for text in pair):  # 1 is equal to True
+            known[pairs] = tags
+    return msgspec.structs.replace(event, tags=tags)
 
 
 def tags_of(event: Event) -> TagSet:
@@ -272,12 +291,12 @@ class Events(OnDemand[Event]):
         """Return events, in order, as a batch of parts.
 
         Raises:
-            EventError: One of them is not an `Event`, its signal is unknown, or its tags are no
-                mapping.
+            EventError: One of them is not an `Event`, its measurement is not a text, its signal is
+                unknown, or its tags are not a mapping.
         """
         if type(events) is cls:
             return events
-        runs = groupby(map(_usable, events), key=attrgetter("signal"))
+        runs = groupby(map(_usable, events, repeat({})), key=attrgetter("signal"))
         return cls(EventRun(signal, list(run)) for signal, run in runs)
 
     def placed_parts(self) -> Iterator[tuple[Part, slice]]:

@@ -334,6 +334,8 @@ def test_a_batch_as_json_lines():
     batch = EventBatch([sample(1), sample(2)])
     lines = batch.to_json_lines().split("\n")
     assert [json.loads(line)["fields"]["value"] for line in lines] == [1, 2]
+    odd = EventBatch([Event("m", {"b": 2, "a": "", "c": None}, {"x": 1}, 1)])
+    assert json.loads(odd.to_json_lines())["tags"] == {"b": "2"}
 
 
 def test_a_batch_as_line_protocol():

@@ -42,7 +42,8 @@ class Bodies(NamedTuple):
         bodies: One JSON object in UTF-8 for each event, without a newline; empty if the event is
             refused.
         refused: By position, a short stable reason and a sentence. An event is refused if its time
-            is not an integer, or it has no field, or a field that is None, NaN or infinite.
+            is not an integer, or it has no field, or one that is not a text, a boolean or a
+            finite number.
     """
 
     bodies: list[bytes]

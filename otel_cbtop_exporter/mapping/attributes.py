@@ -201,7 +201,7 @@ class CacheBudget:
 
 
 class TagCache(dict[_K, _V]):
-    """Tag sets by what they were made from; counted, so that `ScopeCache` can drop all of them.
+    """Tag sets by what they were made from; `ScopeCache` drops all of them when it is full.
 
     Args:
         budget: The mapper's budget, in which they are counted.
@@ -213,8 +213,9 @@ class TagCache(dict[_K, _V]):
 
     def keep(self, key: _K, value: _V) -> _V:
         """Store and return a tag set, or a value that contains one."""
-        self[key] = value
-        self._budget.used += 1
+        if self._budget.used < self._budget.limit:  # within a batch; the next one begins anew
+            self[key] = value
+            self._budget.used += 1
         return value
 
 

@@ -638,6 +638,8 @@ def test_an_event_with_a_tag_that_is_no_text_costs_its_neighbours_nothing():
     for signal in ("foo", ["log"]):
         with pytest.raises(EventError, match="signal of an event of 'm' is .*, allowed are None,"):
             encoder.encode([good, Event("m", {}, {"x": 1}, T, signal=signal)])
+    with pytest.raises(EventError, match="measurement of an event is a NoneType, not a text"):
+        encoder.encode([good, Event(None, {}, {"x": 1}, T)])
     with pytest.raises(EventError, match="tags of an event of 'm' are a list, not a mapping"):
         encoder.encode([good, Event("m", [("a", "b")], {"x": 1}, T)])
     made = encoder.encode([good, odd])
@@ -654,13 +656,25 @@ class Unreadable(dict):
         raise RuntimeError(key)
 
 
-def test_an_event_that_raises_takes_no_time_of_its_neighbours():
+def test_an_event_that_raises_is_refused_alone():
     """An event that raises is refused alone, and named by its measurement and the error."""
     good = Event("m", {"a": "b"}, {"x": 1}, T, signal="metric", metric=MetricInfo("gauge"))
-    odd = [Event(5, {}, {"x": 1}, T), Event("m", {}, Unreadable(x=1), T)]
+    odd = [
+        Event("m", {}, {"x": 1}, T, correlation_id=5, signal="span"),
+        Event("m", {}, Unreadable(x=1), T),
+    ]
     made = LineProtocolEncoder().encode([*odd, good])
     assert [(position, why.detail) for position, why in made.refused.items()] == [
-        (0, "an event of 5 is refused: AttributeError"),
+        (0, "an event of 'm' is refused: AttributeError"),
         (1, "an event of 'm' is refused: RuntimeError"),
     ]
     assert made.bodies[2].endswith(b" 1700000000000000000")
+
+
+def test_equal_tags_of_hand_made_events_are_one_tag_set():
+    """What is made of tags is made once, and numbers that are equal are different texts."""
+    values = ["a", "a", 1, True, 1.0, ["b"], "1"]
+    batch = Events.of([Event("m", {"k": value}, {"x": 1}, T) for value in values])
+    tags = [event.tags for event in batch]
+    assert [one["k"] for one in tags] == ["a", "a", "1", "True", "1.0", "['b']", "1"]
+    assert tags[0] is tags[1]
