@@ -164,8 +164,13 @@ class EventStreamer:
         # Check again: after a shutdown in between, nobody else would hand the event over.
         if len(self._waiting) < self._batch_size and not self._shut_down.locked():
             return True
-        with self._ordering:
+        # Not for ever: a signal handler may send while its thread has what another one waits for.
+        if not self._ordering.acquire(timeout=self._timeout_seconds):
+            return not self._shut_down.locked() or self._hand_over(0.0)  # or with the next batch
+        try:
             return self._hand_over(self._timeout_seconds)
+        finally:
+            self._ordering.release()
 
     def flush(self, timeout_seconds: float = 10.0) -> bool:
         """Deliver everything sent so far; False if some of it still waits after the timeout."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
 
 __all__ = ["Turn"]
+
+_T = TypeVar("_T")
 
 
 class Turn:
@@ -22,9 +24,11 @@ class Turn:
         """Whether this thread holds the turn, as the thread that a signal handler interrupted."""
         return self._thread == threading.get_ident()
 
-    @contextmanager
-    def taken(self, timeout_seconds: float) -> Iterator[None]:
-        """Hold the turn inside the block.
+    def run(self, timeout_seconds: float, work: Callable[[], _T]) -> _T:
+        """Hold the turn while `work` runs; return its result.
+
+        Not a context manager: a handler that raises in `__enter__` or `__exit__` would leave the
+        turn taken for as long as somebody keeps the traceback.
 
         Raises:
             TimeoutError: Another thread held the turn until the timeout, or this thread holds it
@@ -38,7 +42,7 @@ class Turn:
             if not self._lock.acquire(timeout=seconds):
                 raise TimeoutError(errno.ETIMEDOUT, "another write is under way")
             self._thread = thread
-            yield
+            return work()
         finally:
             # A signal handler may raise as soon as the lock is taken, so only the lock itself
             # knows whether this thread has it. No call comes before the release, not even of

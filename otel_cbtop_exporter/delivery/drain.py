@@ -10,6 +10,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -175,8 +176,7 @@ class Drain:
                     self._clock.wait(self._condition, end - now)
                     continue
             try:
-                with self._turn.taken(end - now):
-                    self._work(end)
+                self._turn.run(end - now, partial(self._work, end))
             except TimeoutError:
                 if self._turn.is_mine:  # a signal handler, on the thread that is in a step
                     return Drained(done=False, stalled_seconds=0.0)
@@ -198,8 +198,7 @@ class Drain:
 
     def _run(self) -> None:
         while not self._stopping:
-            with self._turn.taken(math.inf):
-                seen = self._work(math.inf)
+            seen = self._turn.run(math.inf, lambda: self._work(math.inf))
             with self._lock:
                 if self._stopping or self._hurried or self._appends != seen:
                     continue

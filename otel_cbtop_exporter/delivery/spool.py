@@ -87,7 +87,7 @@ class Spool:
         """Take records that are already in rows, as `append` does."""
         if rows:
             # As of then, so that no row leaves with its own append.
-            now_ns = max(row.created_ns for row in rows)
+            now_ns = min(self._time_ns(), max(row.created_ns for row in rows))
             self._store.insert(rows, self.max_bytes, self._too_old(now_ns))
 
     def spools(self) -> Sequence[Spool]:

@@ -67,24 +67,36 @@ class RowStore:
             max_bytes: How much may be stored afterwards; claimed rows stay even beyond that.
             created_before_ns: Rows at the head that were appended before this time are evicted.
         """
+        row_ids: list[int] = []
 
-        def work(connection: sqlite3.Connection) -> tuple[list[int], list[queries.Leaving]]:
-            row_ids = [queries.insert(connection, row) for row in rows]
+        def work(connection: sqlite3.Connection) -> list[queries.Leaving]:
+            row_ids[:] = [queries.insert(connection, row) for row in rows]
             excess = self.ledger.stored_bytes + sum(row.stored_bytes for row in rows) - max_bytes
             stay = self.ledger.claimed_ids()
             leaving = queries.leaving(connection, excess, created_before_ns, stay)
             queries.delete(connection, [row.row_id for row in leaving])
-            return row_ids, leaving
+            # Before the commit: a row without a body is nothing without its records.
+            for row_id, row in zip(row_ids, rows, strict=True):
+                keeps = not row.body or self.is_recent(row.body_bytes, max_bytes)
+                self.ledger.recent.put(row_id, row.records if keeps else None)
+            return leaving
 
-        row_ids, leaving = self._transact(work)
-        for row_id, row in zip(row_ids, rows, strict=True):
-            keeps = not row.body or self.is_recent(row.body_bytes, max_bytes)
-            self.ledger.recent.put(row_id, row.records if keeps else None)
-            self.ledger.add(row)
-        for gone in leaving:
-            self.ledger.recent.put(gone.row_id, None)
-            self.ledger.subtract(gone.tally, gone.stored_bytes)
-            self._reports.drop(gone.reason, gone.tally)
+        try:
+            leaving = self._transact(work)
+            for row in rows:
+                self.ledger.add(row)
+            for gone in leaving:
+                self.ledger.recent.put(gone.row_id, None)
+                self.ledger.subtract(gone.tally, gone.stored_bytes)
+                self._reports.drop(gone.reason, gone.tally)
+        except SpoolError:  # nothing was inserted
+            for row_id in row_ids:
+                self.ledger.recent.put(row_id, None)
+            raise
+        except BaseException:  # a signal handler raised, perhaps after the commit
+            with suppress(SpoolError):
+                self.run(self._count)
+            raise
 
     def is_recent(self, body_bytes: int, max_bytes: int) -> bool:
         """Return whether so little waits that new rows are worth keeping as they came.

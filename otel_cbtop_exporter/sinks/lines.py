@@ -81,8 +81,10 @@ class LineSink(ABC):
             return WriteResult()
         deadline = time.monotonic() + timeout_seconds
         try:
-            with self._turn.taken(timeout_seconds):
-                appended = self._append(Records.of(records).text, len(records), deadline)
+            appended = self._turn.run(
+                timeout_seconds,
+                lambda: self._append(Records.of(records).text, len(records), deadline),
+            )
         except TimeoutError as error:
             appended = Appended(0, error)
         return _write_result(records, appended, self._subject())
@@ -90,9 +92,7 @@ class LineSink(ABC):
     def flush(self, timeout_seconds: float) -> bool:
         """Push out what was appended."""
         try:
-            with self._turn.taken(timeout_seconds):
-                if self._target is not None:
-                    self._target.flush()
+            self._turn.run(timeout_seconds, self._flush)
         except OSError:  # includes TimeoutError
             return False
         return True
@@ -101,8 +101,8 @@ class LineSink(ABC):
         """Close the target within the timeout; records of a later write are kept."""
         deadline = time.monotonic() + timeout_seconds
         self._closed = True
-        with suppress(TimeoutError), self._turn.taken(timeout_seconds):
-            self._release(deadline)
+        with suppress(TimeoutError):
+            self._turn.run(timeout_seconds, lambda: self._release(deadline))
 
     def after_fork_in_child(self) -> None:
         """Start afresh, without the parent's descriptors, which share its locks."""
@@ -117,6 +117,10 @@ class LineSink(ABC):
     @abstractmethod
     def _subject(self) -> str:
         """Name what cannot be written, for an error message."""
+
+    def _flush(self) -> None:
+        if self._target is not None:
+            self._target.flush()
 
     def _release(self, deadline: float) -> None:
         target, self._target = self._target, None

@@ -481,3 +481,38 @@ def test_what_interrupts_a_transaction_leaves_none_open(tmp_path, error):
     with closing(sqlite3.connect(tmp_path / "s.db")) as other:
         assert other.execute("SELECT sum(events) FROM batches").fetchone() == (2,)
     spool.close()
+
+
+@pytest.mark.parametrize("path", [None, "spool.db"])
+def test_what_a_handler_interrupts_behind_the_commit_is_counted(tmp_path, told, path):
+    """Rows that are there are known, so they are sent, and nothing is called damaged."""
+    spool = make_spool(path and tmp_path / path, told)
+    spool.append(numbered(0, 2))
+    real = spool._store._transact
+
+    def interrupted(work):
+        real(work)
+        spool._store._transact = real
+        raise KeyboardInterrupt
+
+    spool._store._transact = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        spool.append(numbered(2, 3))
+    assert spool.stats().events_spooled == 5
+    assert empty(spool) == numbered(0, 5)
+    assert spool.stats().events_spooled == 0
+    assert told.dropped == {}
+    spool.delete()
+
+
+def test_rows_that_were_not_committed_leave_nothing_at_hand(spool, monkeypatch):
+    """Their numbers come again, and are then other rows."""
+    monkeypatch.setattr(
+        spool._store.ledger, "claimed_ids", lambda: (_ for _ in ()).throw(SpoolError("no room"))
+    )
+    with pytest.raises(SpoolError, match="no room"):
+        spool.append(numbered(0, 2))
+    monkeypatch.undo()
+    assert spool._store.ledger.recent.body_bytes == 0
+    spool.append(numbered(5, 2))
+    assert empty(spool) == numbered(5, 2)
