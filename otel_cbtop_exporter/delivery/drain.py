@@ -198,7 +198,7 @@ class Drain:
 
     def _run(self) -> None:
         while not self._stopping:
-            seen = self._turn.run(math.inf, lambda: self._work(math.inf))
+            seen = self._turn.run(math.inf, partial(self._work, math.inf))
             with self._lock:
                 if self._stopping or self._hurried or self._appends != seen:
                     continue

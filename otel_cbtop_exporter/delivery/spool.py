@@ -86,9 +86,7 @@ class Spool:
     def append_rows(self, rows: Sequence[Row]) -> None:
         """Take records that are already in rows, as `append` does."""
         if rows:
-            # As of then, so that no row leaves with its own append.
-            now_ns = min(self._time_ns(), max(row.created_ns for row in rows))
-            self._store.insert(rows, self.max_bytes, self._too_old(now_ns))
+            self._store.insert(rows, self.max_bytes, self._too_old(rows))
 
     def spools(self) -> Sequence[Spool]:
         """Return the spools to empty, in order: here only this one."""
@@ -163,7 +161,7 @@ class Spool:
             SpoolError: The spool cannot be changed now.
         """
         if self._store.ledger.waiting.events:
-            self._store.insert((), self.max_bytes, self._too_old(self._time_ns()))
+            self._store.insert((), self.max_bytes, self._too_old())
 
     @reporting
     def hand_over(self, target: Spool, max_bytes: int) -> bool:
@@ -274,6 +272,11 @@ class Spool:
         with spool_lock():
             return self._store.is_recent(sum(row.body_bytes for row in rows), self.max_bytes)
 
-    def _too_old(self, now_ns: int) -> int:
+    def _too_old(self, new: Sequence[Row] = ()) -> int:
         """Return the time before which a row is too old; 0 if rows have no age limit."""
-        return now_ns - self._max_age_ns if self._max_age_ns else 0
+        if not self._max_age_ns:
+            return 0
+        now_ns = self._time_ns()
+        # As of the newest row, so that none leaves with its own append.
+        newest_ns = max((row.created_ns for row in new), default=now_ns)
+        return min(now_ns, newest_ns) - self._max_age_ns

@@ -209,6 +209,7 @@ class InfluxDBConnections:
         proxy = urllib.request.getproxies_environment().get(parts.scheme)
         # NO_PROXY may name a host, or a host and its port.
         names = (parts.hostname or "", parts.netloc)
+        # typeshed does not know it; `proxy_bypass` would ask the system.
         bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]
         if not proxy or any(map(bypass, names)):
             return None

@@ -505,14 +505,22 @@ def test_what_a_handler_interrupts_behind_the_commit_is_counted(tmp_path, told, 
     spool.delete()
 
 
-def test_rows_that_were_not_committed_leave_nothing_at_hand(spool, monkeypatch):
+def test_rows_that_were_not_committed_leave_nothing_at_hand(spool):
     """Their numbers come again, and are then other rows."""
-    monkeypatch.setattr(
-        spool._store.ledger, "claimed_ids", lambda: (_ for _ in ()).throw(SpoolError("no room"))
-    )
-    with pytest.raises(SpoolError, match="no room"):
+
+    def allow(commits):
+        refused = sqlite3.SQLITE_OK if commits else sqlite3.SQLITE_DENY
+
+        def decide(action, argument, *_):
+            is_commit = (action, argument) == (sqlite3.SQLITE_TRANSACTION, "COMMIT")
+            return refused if is_commit else sqlite3.SQLITE_OK
+
+        spool._store.run(lambda connection: connection.set_authorizer(decide))
+
+    allow(commits=False)
+    with pytest.raises(SpoolError, match="not authorized"):
         spool.append(numbered(0, 2))
-    monkeypatch.undo()
     assert spool._store.ledger.recent.body_bytes == 0
+    allow(commits=True)
     spool.append(numbered(5, 2))
     assert empty(spool) == numbered(5, 2)

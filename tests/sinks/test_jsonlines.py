@@ -257,11 +257,11 @@ def test_a_time_out_of_the_file_system_leaves_no_lock(make_sink, tmp_path, monke
     sink, neighbour = make_sink(tmp_path / "a"), make_sink(tmp_path / "a")
     write(sink, 1)
 
-    def time_out(self, status):
+    def time_out(descriptor):
         raise OSError(errno.ETIMEDOUT, "Connection timed out")
 
     with monkeypatch.context() as patched:
-        patched.setattr(append_file.AppendFile, "_is_current", time_out)
+        patched.setattr(os, "fstat", time_out)  # which is asked once the lock is taken
         assert write(sink, 1).kept
     assert len(neighbour.write(records_of(sink, numbered_events(1)), 0.1).delivered) == 1
 
@@ -437,14 +437,8 @@ def test_what_fits_on_a_full_disk_is_synced(make_sink, tmp_path, monkeypatch):
     """With fsync=batch, lines that fit on a full disk are synced before they are delivered."""
     sink = make_sink(tmp_path / "a", fsync="batch")
     write(sink, 1)
-    real, sizes, synced = os.write, [1_000], []
-
-    def full(descriptor, data):
-        if not sizes:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(descriptor, data[: sizes.pop()])
-
-    monkeypatch.setattr(os, "write", full)
+    synced = []
+    short_writes(monkeypatch, 1_000)
     monkeypatch.setattr(os, "fsync", synced.append)
     result = write(sink, 10)
     assert 0 < len(result.delivered) < 10
@@ -456,11 +450,11 @@ def test_what_interrupts_a_write_leaves_no_lock(make_sink, tmp_path, monkeypatch
     sink, neighbour = make_sink(tmp_path / "a"), make_sink(tmp_path / "a")
     records = records_of(sink, numbered_events(1))
 
-    def interrupt(self, status):
+    def interrupt(descriptor):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(append_file.AppendFile, "_is_current", interrupt)
+        patched.setattr(os, "fstat", interrupt)  # which is asked once the lock is taken
         with pytest.raises(KeyboardInterrupt):
             sink.write(records, 10)
     assert len(neighbour.write(records, 0.1).delivered) == 1
