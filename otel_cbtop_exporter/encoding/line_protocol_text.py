@@ -157,8 +157,8 @@ def string_texts(values: Sequence[str]) -> list[str]:
     # Unlike line protocol, JSON also escapes control characters.
     if b"\\" in encoded and _OTHER_ESCAPE(encoded.replace(b"\\\\", b"")):
         return [string_text(value)[1:-1] for value in values]
-    # The only line breaks left are those between the texts.
-    return encoded.decode()[1:-2].split('"\n"')
+    # The only line breaks left are those between the texts. Python searches faster from the end.
+    return encoded.decode()[1:-2].rsplit('"\n"')
 
 
 def cut_text(value: str, max_bytes: int) -> str:
