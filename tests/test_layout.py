@@ -109,6 +109,7 @@ MAY_IMPORT = {
         "errors",
         "event_batch",
         "events",
+        "fork_lock",
         "health",
         "sinks",
     ),
