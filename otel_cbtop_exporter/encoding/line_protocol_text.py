@@ -67,9 +67,11 @@ _OUR_FIELDS = (
     | TEXT_FIELDS
     | {"attributes", "correlation_id", "max", "metric", "min", "sum", "value"}
 )
-# Keys that InfluxDB refuses, or stores and then cannot query; the empty key is one.
+# Keys that InfluxDB refuses, or stores and then cannot query; the empty key is one. Those of the
+# second line mean something else in InfluxQL, and so does `time` in any case.
 _INFLUXDB_KEYS = frozenset(
-    {"", "time", "_time", "_start", "_stop", "_value", "_field", "_measurement"}
+    {"", "_time", "_start", "_stop", "_value", "_field", "_measurement"}
+    | {"_fieldKey", "_name", "_seriesKey", "_tagKey", "_tagValue"}
 )
 # A tag and a field of the same name, even in different points, make `pivot` fail, and hide the
 # tag from InfluxQL.
@@ -108,14 +110,19 @@ def measurement_text(measurement: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def tag_name(key: str) -> str:
     """Return the name under which a tag is stored, not yet escaped."""
-    if key.rstrip("_") in _RESERVED_TAGS or key.startswith(_BUCKET_FIELD):
+    if _is_reserved(key, _RESERVED_TAGS) or key.startswith(_BUCKET_FIELD):
         key += "_"
     return _safe(key)
 
 
 def field_name(key: str) -> str:
     """Return the name under which a field is stored, not yet escaped."""
-    return _safe(f"{key}_" if key.rstrip("_") in _RESERVED_FIELDS else key)
+    return _safe(f"{key}_" if _is_reserved(key, _RESERVED_FIELDS) else key)
+
+
+def _is_reserved(key: str, names: frozenset[str]) -> bool:
+    bare = key.rstrip("_")
+    return bare in names or bare.lower() == "time"
 
 
 class _KeyTexts(dict[str, str]):

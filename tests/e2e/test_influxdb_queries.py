@@ -122,11 +122,11 @@ def explicit_p95(made):
 
 def exponential_p95(orders):
     """Interpolate in buckets whose bounds are powers of the fourth root of 2."""
-    counted = Counter(2 ** (math.ceil(math.log2(r.value) * 4 - 1e-9) / 4) for r in orders)
+    ends = Counter(math.ceil(math.log2(r.value) * 4 - 1e-9) for r in orders)
     total, cumulative = 0, []
-    for bound in sorted(counted):
-        total += counted[bound]
-        cumulative.append((bound, total))
+    for end in sorted({*ends, *(end - 1 for end in ends)}):
+        total += ends[end]
+        cumulative.append((2 ** (end / 4), total))
     return interpolated(0.95, cumulative)
 
 

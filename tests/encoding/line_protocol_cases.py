@@ -16,6 +16,8 @@ _NASTY = list(
 )
 _WORDS = [
     "time",
+    "Time",
+    "_name",
     "_time",
     "_field",
     "_start",
@@ -191,6 +193,7 @@ def expected_measurement(text):
 
 
 _RESERVED = {"", "time", "_time", "_start", "_stop", "_value", "_field", "_measurement"}
+_RESERVED |= {"Time", "TIME", "_fieldKey", "_name", "_seriesKey", "_tagKey", "_tagValue"}
 _TAGS = {
     "attributes",
     "body",
@@ -228,7 +231,7 @@ _FIELDS = _ADDED | {"schema_version"}
 
 def expected_tags(event):
     found = {"schema_version": "1"}
-    for key, value in event.tags.items():
+    for key, value in sorted(event.tags.items()):
         if key and value:
             name = expected_tag_name(key)
             while name in found:

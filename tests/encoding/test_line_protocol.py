@@ -123,7 +123,13 @@ def test_what_a_metric_is_goes_into_one_field():
     }
 
 
-@pytest.mark.parametrize("key", ["time", "_time", "_start", "_stop", "_value", "_field", "value"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("time", "Time", "TIME", "_time", "_start", "_stop", "_value", "_field", "_measurement"),
+        *("_fieldKey", "_name", "_seriesKey", "_tagKey", "_tagValue", "value"),
+    ],
+)
 def test_reserved_tag_keys_get_an_underscore_and_stay_apart(key):
     """A tag key that InfluxDB cannot query is renamed, without merging it with another key."""
     tags = parse_line(line(hand_made({"x": 1}, {key: "a", f"{key}_": "b"})))["tags"]

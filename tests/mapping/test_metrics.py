@@ -8,7 +8,7 @@ from decimal import Decimal
 from enum import Enum, IntEnum
 from fractions import Fraction
 from http import HTTPStatus
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -313,6 +313,10 @@ def test_exponential_fields_add_up_and_bound_every_value(values, scale):
     )
     buckets = sorted((float(k[3:]), v) for k, v in event.fields.items() if k.startswith("in_"))
     assert sum(count for _, count in buckets) == len(values) == event.fields["count"]
+    width = 2 ** (2 ** -min(scale, 2))
+    assert buckets[0][1] == 0
+    for (lower, _), (upper, count) in pairwise(buckets):
+        assert count == 0 or upper / lower == pytest.approx(width)
     seen = 0
     for bound, count in buckets:
         seen += count
@@ -334,12 +338,37 @@ def test_exponential_scales_nest():
     assert picked[0] == picked[1]
 
 
-def test_the_top_bucket_of_all_floats_has_a_bound():
-    """The top bucket is `in_inf`, because its upper bound is beyond the largest float."""
-    (event,) = map_metrics(
-        metrics(exponential_metric(exponential_point(scale=0, positive=(1023, (1,)), zero_count=0)))
+def test_the_outermost_buckets_of_all_floats_have_bounds():
+    """The top bucket is `in_inf`, beyond the largest float; next to zero there is no `in_-0`."""
+    point = exponential_point(
+        scale=0, positive=(1023, (1,)), negative=(-1075, (2,)), zero_count=3, least=-5e-324
     )
-    assert event.fields["in_inf"] == 1
+    (event,) = map_metrics(metrics(exponential_metric(point)))
+    buckets = {k: v for k, v in event.fields.items() if k.startswith("in_")}
+    assert list(buckets.items()) == [
+        ("in_-5e-324", 0),
+        ("in_0", 5),
+        (f"in_{2.0**1023!r}", 0),
+        ("in_inf", 1),
+    ]
+
+
+def test_a_gap_between_two_buckets_has_two_ends():
+    """A bucket's lower bound is a field, so a quantile is not interpolated over the gap below it.
+
+    A lower bound where another bucket ends is that bucket's field, and has its count.
+    """
+    point = exponential_point(scale=0, positive=(0, (4, 2, 0, 0, 3)), zero_count=1)
+    (event,) = map_metrics(metrics(exponential_metric(point)))
+    buckets = {k: v for k, v in event.fields.items() if k.startswith("in_")}
+    assert list(buckets.items()) == [
+        ("in_0", 1),
+        ("in_1", 0),
+        ("in_2", 4),
+        ("in_4", 2),
+        ("in_16", 0),
+        ("in_32", 3),
+    ]
 
 
 def test_a_series_keeps_its_tag_set_over_collections():

@@ -1,4 +1,5 @@
-// The newest errors in the logs, with their traces.
+// The newest errors in the logs, with their traces, by the names that most libraries give to their
+// levels. Where they have others, the field severity_number is 17 or more.
 bucket = "telemetry"
 start = -1h
 
