@@ -130,7 +130,9 @@ class SignalDelivery:
                     raise ConfigError(why) from error
                 self.unusable[name] = why
                 _logger.error("%s; until then sink %s gets nothing", why, name)
-        return pipelines
+        # The local ones first: an export is over when its time is, and a backend that hangs would
+        # leave none of it for a file.
+        return sorted(pipelines, key=lambda pipeline: not pipeline.is_local)
 
     def export(
         self,

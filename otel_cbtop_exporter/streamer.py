@@ -5,10 +5,10 @@ Belongs here: batches for callers without the SDK. Not here: delivery (`delivery
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -36,6 +36,10 @@ __all__ = ["EventBatch", "EventStreamer"]
 # next() on them is atomic, so threads need no lock, and a forked child inherits none.
 _batch_ids = count(1)
 _correlation_ids = count(1)
+
+# The longest that all streamers together may hold up the exit of the interpreter. While a backend
+# is away it is the pipelines' 3 s.
+_EXIT_SECONDS = 10.0
 
 
 class EventBatch:
@@ -97,7 +101,8 @@ class EventStreamer:
             streamer.send(event_from_sample("gpu.load", 0.93, {"host": "a"}))
 
     An event is accepted for good once its batch is complete or flushed: events that still wait for
-    their batch are lost if the process is killed.
+    their batch are lost if the process is killed. A streamer that was not shut down is when the
+    interpreter exits.
 
     Args:
         sink: `jsonlines`, `influxdb`, `kafka` or `console`, or a ready sink, which is closed
@@ -134,7 +139,7 @@ class EventStreamer:
         self._pipeline = Pipeline(make_sink(), config)
         self._shut_down = threading.Lock()  # acquired once, without waiting, and never released
         self.after_fork_in_child()
-        _live.add(self)
+        _open.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -185,7 +190,11 @@ class EventStreamer:
         if not self._ordering.acquire(timeout=max(0.0, timeout_seconds)):
             return False
         try:
-            taken = self._hand_over(deadline - time.monotonic())
+            left = deadline - time.monotonic()
+            # Without a spool, a batch that gets no time would be dropped.
+            if left <= 0 and self._waiting and not self._pipeline.is_spooled:
+                return False
+            taken = self._hand_over(left)
         finally:
             self._ordering.release()
         return self._pipeline.force_flush(max(0.0, deadline - time.monotonic())) and taken
@@ -196,6 +205,7 @@ class EventStreamer:
         deadline = time.monotonic() + timeout_seconds
         if not self._shut_down.acquire(blocking=False):
             return
+        _open.discard(self)
         if self._ordering.acquire(timeout=max(0.0, timeout_seconds)):
             try:
                 self._hand_over(deadline - time.monotonic())
@@ -250,11 +260,19 @@ def _sink_named(config: ExporterConfig) -> Callable[[], Sink]:
     return sink_factory(config.sink[0], config)
 
 
-_live: weakref.WeakSet[EventStreamer] = weakref.WeakSet()
+# Those that were not shut down. Kept until the process ends, because their events are.
+_open: set[EventStreamer] = set()
+
+
+@atexit.register
+def _shut_down_all() -> None:
+    deadline = time.monotonic() + _EXIT_SECONDS
+    for streamer in list(_open):
+        streamer.shutdown(max(0.0, deadline - time.monotonic()))
 
 
 def _after_fork_in_child() -> None:
-    for streamer in list(_live):
+    for streamer in list(_open):
         streamer.after_fork_in_child()
 
 

@@ -433,3 +433,36 @@ def test_what_a_handler_interrupts_is_sent_later():
     assert streamer.flush()
     assert values(sink) == [0, 1, 2, 3, 4]
     streamer.shutdown()
+
+
+def test_a_flush_without_time_loses_nothing():
+    """With no time left and no spool, events stay for the next flush."""
+    sink = RecordingSink(local=True)
+    streamer = EventStreamer(sink)
+    streamer.send(sample(1))
+    assert not streamer.flush(0)
+    assert (streamer.pending_count, streamer.health().events_dropped) == (1, {})
+    assert streamer.flush()
+    assert streamer.flush(0)
+    assert values(sink) == [1]
+    streamer.shutdown()
+
+
+@pytest.mark.parametrize("scope", ["module", "function"])
+def test_a_streamer_that_was_not_shut_down_is_at_exit(tmp_path, scope):
+    """Events that wait when the interpreter exits are delivered, also of a forgotten streamer."""
+    program = f"""
+import sys
+from otel_cbtop_exporter import EventStreamer, event_from_sample
+
+def work():
+    streamer = EventStreamer("jsonlines", jsonlines={{"path": sys.argv[1]}})
+    for n in range(250):
+        streamer.send(event_from_sample("m", float(n)))
+    return streamer
+
+kept = work() if {scope == "module"} else work() and None
+"""
+    path = tmp_path / "a.jsonl"
+    subprocess.run([sys.executable, "-c", program, path], check=True)
+    assert len(path.read_bytes().splitlines()) == 250

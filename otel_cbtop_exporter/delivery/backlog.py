@@ -15,7 +15,9 @@ from otel_cbtop_exporter.delivery.outcomes import Outcomes
 from otel_cbtop_exporter.delivery.retry import Clock
 from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.delivery.spool import SpoolError, SpoolStats
+from otel_cbtop_exporter.delivery.spool_claim import sum_of
 from otel_cbtop_exporter.delivery.spool_folder import make_spool
+from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.own_log import counted
 from otel_cbtop_exporter.sinks.base import Record, Sink
 from otel_cbtop_exporter.tally import Tally
@@ -52,8 +54,7 @@ class Backlog:
             config.spool,
             sink.name,
             sink.destination,
-            on_dropped=outcomes.drop,
-            on_notice=outcomes.notice,
+            reports=Reports(outcomes.drop, outcomes.notice),
             clock=clock,
         )
         self._left: SpoolStats | None = None
@@ -91,7 +92,7 @@ class Backlog:
             return False
         if not self._drain.wake():
             # Close again: otherwise memory would lose them uncounted, and a file would stay held.
-            self._store.close()
+            self._close_store()
             return False
         return True
 
@@ -114,9 +115,13 @@ class Backlog:
     def close(self, deadline: float) -> bool:
         """Stop the thread and close the spool; False if the thread hangs in a write."""
         ended = self._drain.stop(deadline)
-        self._left = self._store.close()
-        if waiting := self._left.events_spooled:
+        self._close_store()
+        return ended
+
+    def _close_store(self) -> None:
+        left = self._store.close()
+        self._left = left if self._left is None else sum_of([self._left, left])
+        if waiting := left.events_spooled:
             wait = "waits" if waiting == 1 else "wait"
             what = f"{counted(waiting)} {wait} on disk for the next process"
             self._outcomes.notice("left", what)
-        return ended

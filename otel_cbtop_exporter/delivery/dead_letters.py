@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from otel_cbtop_exporter.delivery.spool_checks import make_private_file, make_shared_folder
-from otel_cbtop_exporter.file_lock import lock
+from otel_cbtop_exporter.file_lock import lock, unlock
 from otel_cbtop_exporter.sinks.base import Rejection
 
 __all__ = ["FILE_NAME", "DeadLetter", "DeadLetters"]
@@ -98,7 +98,8 @@ class DeadLetters:
         try:
             _write_whole(descriptor, b"".join(lines))
         finally:
-            os.close(descriptor)  # unlocks it
+            unlock(descriptor)  # closing does not if a child was forked meanwhile
+            os.close(descriptor)
 
     def _open_for(self, size: int) -> int:
         """Open and lock a file that is empty or has room for `size` more bytes."""

@@ -152,7 +152,7 @@ class Drain:
         stall_seconds: Callable[[], float],
     ) -> Drained:
         with self._lock:
-            began = self._progress_at = self._clock.monotonic()
+            began = self._clock.monotonic()
             self._hurried = True
             self._unreadable = 0
             self._next_try = None
@@ -161,7 +161,7 @@ class Drain:
         while True:
             with self._lock:
                 now = self._clock.monotonic()
-                end = min(deadline, self._progress_at + stall_seconds())
+                end = min(deadline, max(began, self._progress_at) + stall_seconds())
                 if self._drained >= wanted or mark.has_passed:
                     return Drained(done=True, stalled_seconds=0.0)
                 is_late = self._next_try is not None and self._next_try >= end

@@ -7,8 +7,9 @@ leave without having been delivered.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from otel_cbtop_exporter.delivery.dead_letters import FILE_NAME, DeadLetters
 from otel_cbtop_exporter.delivery.retry import Clock
@@ -21,6 +22,8 @@ from otel_cbtop_exporter.tally import Tally
 __all__ = ["Outcomes"]
 
 _logger = logging.getLogger("otel_cbtop_exporter")
+
+_T = TypeVar("_T")
 
 
 class Outcomes:
@@ -92,3 +95,19 @@ class Outcomes:
         """Log a warning about this sink, at most once a minute for each cause."""
         what = f"sink {self._sink_name}: {message}"
         self.log.log(logging.WARNING, cause, what, events=events)
+
+    def guarded(self, what: str, call: Callable[[], _T], otherwise: _T) -> _T:
+        """Call a method of the sink; if it raises, log that and return `otherwise`.
+
+        Args:
+            what: The method's name.
+            call: Calls it.
+            otherwise: What the caller takes for the result then.
+        """
+        try:
+            return call()
+        # A third-party sink may raise anything, which must not reach the application.
+        except Exception as error:  # noqa: BLE001
+            word = type(error).__name__
+            self.notice(f"{what} {word}", f"{what} raised {word}")
+            return otherwise

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -74,6 +75,7 @@ class Pipeline:
         self.is_spooled = config.delivery == "spooled" and (
             config.spool.path is not None or not sink.local
         )
+        self.is_local = sink.local
         component = f"cbtop_{sink.name}_exporter"
         self._metrics = SdkMetrics(component, self._inflight) if config.internal_metrics else None
         self.holders = 1
@@ -157,7 +159,8 @@ class Pipeline:
         if self._backlog:
             is_drained = self._backlog.drain(deadline, lambda: math.inf).done
         left = max(0.0, deadline - self._clock.monotonic())
-        return is_drained and self._sink.flush(left)
+        flush = partial(self._sink.flush, left)
+        return is_drained and self._outcomes.guarded("flush", flush, otherwise=False)
 
     def release(self, timeout_seconds: float) -> None:
         """Release one holder: deliver what the sink accepts; the last holder closes the pipeline.
@@ -182,7 +185,8 @@ class Pipeline:
             return
         began = self._clock.monotonic()
         if not self._backlog or self._backlog.close(deadline):
-            self._sink.close(max(0.0, deadline - self._clock.monotonic()))
+            close = partial(self._sink.close, max(0.0, deadline - self._clock.monotonic()))
+            self._outcomes.guarded("close", close, otherwise=None)
         else:  # its thread hangs in a write, and was waited for in vain
             _away_budget.spend(self._clock.monotonic() - began)
         self._outcomes.log.tell_held_back()

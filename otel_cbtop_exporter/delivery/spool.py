@@ -45,9 +45,8 @@ class Spool:
         max_bytes: How much may wait, compressed; the oldest rows leave first.
         max_age_ms: Rows older than this leave; 0 keeps them. Age goes by the appender's clock.
         synchronous: `normal` survives a killed process, `full` also a power cut.
-        on_dropped: Called with a reason and what left without being settled; without the lock,
-            on the thread that made it leave.
-        on_notice: Called likewise, with a short stable cause and a sentence for the log.
+        reports: Where to report what left without being settled; spools of one folder share it.
+        time_ns: Nanoseconds since the Unix epoch.
     """
 
     def __init__(
@@ -57,15 +56,14 @@ class Spool:
         max_bytes: int = DEFAULT_MEMORY_BYTES,
         max_age_ms: int = 0,
         synchronous: Literal["normal", "full"] = "normal",
-        on_dropped: Callable[[str, Tally], None] | None = None,
-        on_notice: Callable[[str, str], None] | None = None,
+        reports: Reports | None = None,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.path = path
         self.max_bytes = max_bytes
         self._max_age_ns = max_age_ms * 1_000_000
         self._time_ns = time_ns
-        self._reports = Reports(on_dropped, on_notice)
+        self._reports = reports or Reports()
         self._store = RowStore(path, synchronous, self._reports)
 
     def append(self, records: Sequence[Record]) -> None:

@@ -30,6 +30,8 @@ __all__ = ["SpoolFiles"]
 
 # The most adopted files at a time; others wait for a later call of `adopt`.
 _MOST_ADOPTED = 8
+# How much of each file moves at most at a time, so that no export waits long for it.
+_MOVE_BYTES = 1024 * 1024
 
 
 class _Held(msgspec.Struct):
@@ -91,9 +93,11 @@ class SpoolFiles:
         if not self._folder.exists():
             return 0
         self._check_place()
-        names = owner_names(self._folder)
         ours = {held.owner.name for held in self._all()}
-        return sum(self._adopt_or_say(name) for name in names if name not in ours)
+        others = [name for name in owner_names(self._folder) if name not in ours]
+        if others and len(self._adopted) >= _MOST_ADOPTED:
+            self._make_room()
+        return sum(map(self._adopt_or_say, others))
 
     def drop_empty(self) -> None:
         """Remove adopted files that have been emptied."""
@@ -150,6 +154,22 @@ class SpoolFiles:
         network = network_file_system(self._folder)
         if network is not None:
             raise OSError(f"it is on a network file system ({network}), where SQLite loses data")
+
+    def _make_room(self) -> None:
+        """Move rows of adopted files into the oldest one, so that others can be taken over.
+
+        Otherwise files whose records all wait for a bucket that does not exist would keep those of
+        other buckets from being sent.
+        """
+        oldest = self._adopted[0].spool
+        oldest.max_bytes = self._max_bytes  # so that nothing leaves for it; `share` sets it again
+        try:
+            for held in self._adopted[1:]:
+                if not held.spool.hand_over(oldest, _MOVE_BYTES):
+                    break  # its later rows come first, or their order would be lost
+        except SpoolError as error:
+            self._reports.note("spool_adopt", f"spool files cannot be joined: {error}")
+        self.drop_empty()
 
     def _adopt_or_say(self, name: str) -> bool:
         try:

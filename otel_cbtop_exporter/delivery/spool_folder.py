@@ -27,7 +27,6 @@ from otel_cbtop_exporter.delivery.spool_owner import FOLDER_NAME, is_alive
 from otel_cbtop_exporter.delivery.spool_reports import Reports, reporting
 from otel_cbtop_exporter.delivery.spool_rows import Row, pack
 from otel_cbtop_exporter.sinks.base import Record
-from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["DEFAULT_FOLDER_BYTES", "SpoolFolder", "destination_folder", "make_spool"]
 
@@ -52,8 +51,7 @@ def make_spool(
     sink_name: str,
     destination: str,
     *,
-    on_dropped: Callable[[str, Tally], None],
-    on_notice: Callable[[str, str], None],
+    reports: Reports,
     clock: Clock,
 ) -> Spool | SpoolFolder:
     """Make the spool that a configuration asks for, without opening any database yet.
@@ -62,16 +60,14 @@ def make_spool(
         config: Where records wait, and how many.
         sink_name: The sink's name.
         destination: The sink's destination.
-        on_dropped: See `Spool`.
-        on_notice: See `Spool`.
+        reports: Where to report what happens.
         clock: Time.
     """
     if config.path is None:
         return Spool(
             max_bytes=config.max_bytes or DEFAULT_MEMORY_BYTES,
             max_age_ms=config.max_age_ms,
-            on_dropped=on_dropped,
-            on_notice=on_notice,
+            reports=reports,
             time_ns=clock.time_ns,
         )
     return SpoolFolder(
@@ -81,8 +77,7 @@ def make_spool(
         max_bytes=config.max_bytes or DEFAULT_FOLDER_BYTES,
         max_age_ms=config.max_age_ms,
         synchronous=config.synchronous,
-        on_dropped=on_dropped,
-        on_notice=on_notice,
+        reports=reports,
         monotonic=clock.monotonic,
         time_ns=clock.time_ns,
     )
@@ -111,8 +106,7 @@ class SpoolFolder:
         max_bytes: Limit for the whole of `path`, compressed.
         max_age_ms: See `Spool`.
         synchronous: See `Spool`.
-        on_dropped: See `Spool`.
-        on_notice: See `Spool`.
+        reports: Where to report what happens.
         monotonic: Seconds that never go back.
         time_ns: Nanoseconds since the Unix epoch.
     """
@@ -126,8 +120,7 @@ class SpoolFolder:
         max_bytes: int = DEFAULT_FOLDER_BYTES,
         max_age_ms: int = 0,
         synchronous: Literal["normal", "full"] = "normal",
-        on_dropped: Callable[[str, Tally], None] | None = None,
-        on_notice: Callable[[str, str], None] | None = None,
+        reports: Reports | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -135,7 +128,7 @@ class SpoolFolder:
         self.folder = destination_folder(self._root, sink_name, destination)
         self._monotonic = monotonic
         self._time_ns = time_ns
-        self._reports = Reports(on_dropped, on_notice)
+        self._reports = reports or Reports()
 
         def spool_at(file: Path | None, limit: int) -> Spool:
             return Spool(
@@ -143,8 +136,7 @@ class SpoolFolder:
                 max_bytes=limit,
                 max_age_ms=max_age_ms,
                 synchronous=synchronous,
-                on_dropped=self._reports.drop,
-                on_notice=self._reports.note,
+                reports=self._reports,
                 time_ns=time_ns,
             )
 

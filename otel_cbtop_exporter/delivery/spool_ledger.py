@@ -122,3 +122,9 @@ class Ledger:
     def adopt_claims(self, other: Ledger) -> None:
         """Take over the claims of the previous ledger; the rows must have kept their ids."""
         self._claimed = other._claimed
+
+    def forget_lost(self, connection: sqlite3.Connection) -> None:
+        """Forget claims of rows that are not in the database: new rows may get their ids."""
+        for rows in self._claimed.values():
+            for row_id in [one for one in rows if not queries.has(connection, one)]:
+                del rows[row_id]

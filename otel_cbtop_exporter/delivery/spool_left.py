@@ -115,7 +115,7 @@ def hold(folder: Path, name: str) -> Iterator[HeldFile]:
         SpoolError: A process holds it.
         OSError: It is not ours, or the folder or the system does not allow it.
     """
-    owner = Owner.try_take(folder, name)
+    owner = Owner.try_take(folder, name, publishes=False)
     if owner is None:
         raise SpoolError("a process holds it")
     held = HeldFile(_path(folder, name))

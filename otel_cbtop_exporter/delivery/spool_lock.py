@@ -14,7 +14,7 @@ from typing import Protocol
 
 from otel_cbtop_exporter.fork_lock import SPOOLS
 
-__all__ = ["ForkAware", "spool_lock", "watch_forks"]
+__all__ = ["ForkAware", "holds_spool_lock", "spool_lock", "watch_forks"]
 
 
 class ForkAware(Protocol):
@@ -35,6 +35,12 @@ _watched: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 def spool_lock() -> AbstractContextManager[bool]:
     """Return the lock: for SQLite and the state that describes it, never for logs or callbacks."""
     return SPOOLS.lock
+
+
+def holds_spool_lock() -> bool:
+    """Return whether this thread holds the lock."""
+    # There is no public way to ask; `threading.Condition` asks its lock like this, too.
+    return bool(SPOOLS.lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def watch_forks(thing: ForkAware) -> None:

@@ -49,14 +49,24 @@ class Owner:
         """
         while True:
             name = f"{time.time_ns()}-{os.getpid()}-{secrets.token_hex(4)}"
-            owner = cls.try_take(folder, name)
+            try:
+                owner = cls.try_take(folder, name)
+            except OSError:  # without `flock`, each try would leave a file
+                with suppress(OSError):
+                    (folder / (name + _SUFFIX)).unlink()
+                raise
             # None if a process that looks for dead owners came between our open and our lock.
             if owner is not None:
                 return owner
 
     @classmethod
-    def try_take(cls, folder: Path, name: str) -> Owner | None:
+    def try_take(cls, folder: Path, name: str, *, publishes: bool = True) -> Owner | None:
         """Lock an owner file, which is made if it is missing.
+
+        Args:
+            folder: The destination's folder.
+            name: The spool file's name.
+            publishes: Whether `publish` will be called; without that, the disk may be read-only.
 
         Returns:
             The owner, or None if a process holds the file or another process was faster.
@@ -69,7 +79,8 @@ class Owner:
         path = folder / (name + _SUFFIX)
         make_private_file(path)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            access = os.O_RDWR if publishes else os.O_RDONLY
+            descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:  # just removed by the process that took it over
             return None
         try:

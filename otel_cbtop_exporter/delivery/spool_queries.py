@@ -15,6 +15,7 @@ __all__ = [
     "count",
     "delete",
     "file_bytes",
+    "has",
     "has_up_to",
     "insert",
     "is_empty",
@@ -31,6 +32,10 @@ __all__ = [
     "rows_oldest_first",
 ]
 
+# What a row takes. In memory it may be unpacked (an empty body): then its size before compression
+# counts.
+_STORED_BYTES = f"CASE length(body) WHEN 0 THEN bytes ELSE length(body) END + {ROW_OVERHEAD_BYTES}"
+
 
 class Leaving(NamedTuple):
     """A row that has to leave the spool, and why."""
@@ -43,11 +48,11 @@ class Leaving(NamedTuple):
 
 def count(connection: sqlite3.Connection) -> tuple[Tally, int]:
     """Return how many records there are and how many bytes they take; reads no body."""
-    query = """
-        SELECT sum(length(body) + ?), sum(events), sum(spans), sum(log_records), sum(data_points)
+    query = f"""
+        SELECT sum({_STORED_BYTES}), sum(events), sum(spans), sum(log_records), sum(data_points)
         FROM batches
-    """
-    sums = connection.execute(query, (ROW_OVERHEAD_BYTES,)).fetchone()
+    """  # noqa: S608  nothing in it comes from outside
+    sums = connection.execute(query).fetchone()
     stored_bytes, *counts = (int(number or 0) for number in sums)
     return Tally(*counts), stored_bytes
 
@@ -62,6 +67,12 @@ def oldest_ns(connection: sqlite3.Connection) -> int | None:
     """Return when the first row was appended."""
     row = connection.execute("SELECT created_ns FROM batches ORDER BY id LIMIT 1").fetchone()
     return None if row is None else int(row[0])
+
+
+def has(connection: sqlite3.Connection, row_id: int) -> bool:
+    """Return whether there is a row with that id."""
+    query = "SELECT 1 FROM batches WHERE id = ?"
+    return connection.execute(query, (row_id,)).fetchone() is not None
 
 
 def newest_ns(connection: sqlite3.Connection) -> int | None:
@@ -153,13 +164,11 @@ def leaving(
     chosen: list[Leaving] = []
     if excess_bytes <= 0 and created_before_ns <= 0:
         return chosen
-    # In memory a row may be unpacked (an empty body): then its size before compression counts.
-    query = """
-        SELECT id, created_ns, CASE length(body) WHEN 0 THEN bytes ELSE length(body) END + ?,
-            events, spans, log_records, data_points
+    query = f"""
+        SELECT id, created_ns, {_STORED_BYTES}, events, spans, log_records, data_points
         FROM batches ORDER BY id
-    """
-    with closing(connection.execute(query, (ROW_OVERHEAD_BYTES,))) as cursor:
+    """  # noqa: S608  as above
+    with closing(connection.execute(query)) as cursor:
         for row_id, created_ns, stored_bytes, *counts in cursor:
             if row_id in stay:
                 continue

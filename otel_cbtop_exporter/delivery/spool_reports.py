@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from otel_cbtop_exporter.delivery.spool_lock import spool_lock
+from otel_cbtop_exporter.delivery.spool_lock import holds_spool_lock, spool_lock
 from otel_cbtop_exporter.tally import Tally
 
 __all__ = ["Reports", "reporting"]
@@ -44,14 +44,15 @@ class Reports:
     Without it, because a log handler may block, or export.
 
     Args:
-        on_dropped: Called with a reason and what was dropped.
-        on_notice: Called with a short stable cause and a sentence.
+        on_dropped: Called with a reason and what left without being settled; on the thread that
+            made it leave.
+        on_notice: Called likewise, with a short stable cause and a sentence for the log.
     """
 
     def __init__(
         self,
-        on_dropped: Callable[[str, Tally], None] | None,
-        on_notice: Callable[[str, str], None] | None,
+        on_dropped: Callable[[str, Tally], None] | None = None,
+        on_notice: Callable[[str, str], None] | None = None,
     ) -> None:
         self._on_dropped = on_dropped
         self._on_notice = on_notice
@@ -70,8 +71,8 @@ class Reports:
             self._notices.append((cause, message))
 
     def tell(self) -> None:
-        """Pass on what was collected; call this without the lock."""
-        if not self._dropped and not self._notices:
+        """Pass on what was collected; while this thread holds the lock, a later call does."""
+        if not (self._dropped or self._notices) or holds_spool_lock():
             return
         with spool_lock():
             dropped, self._dropped = self._dropped, {}

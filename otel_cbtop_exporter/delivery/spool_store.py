@@ -183,11 +183,11 @@ class RowStore:
         self.ledger = Ledger()
         try:
             aside = rebuild(self.database, path, before.owed)
+            self.ledger.adopt_claims(before)
             self.database.run(self._count)
         except (OSError, SpoolError) as error:
             self._reports.drop("damaged", before.waiting)
             raise SpoolError(f"{why}, and a new file cannot be made: {error}") from error
-        self.ledger.adopt_claims(before)
         self._reports.drop("damaged", before.waiting - self.ledger.waiting)
         saved = self.ledger.waiting.events
         self._reports.note(
@@ -198,6 +198,7 @@ class RowStore:
     def _count(self, connection: sqlite3.Connection) -> None:
         """Count a database that was just opened, or reopened because a fork had closed it."""
         ledger = self.ledger
+        ledger.forget_lost(connection)
         if ledger.owed:
             return
         waiting, stored_bytes = queries.count(connection)

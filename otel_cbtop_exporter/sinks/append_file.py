@@ -164,7 +164,10 @@ class AppendFile:
             with contextlib.suppress(OSError):
                 os.fchmod(descriptor, self._mode)
             if self._options.fsync != "never":
-                _sync_folder(parent)
+                try:
+                    _sync_folder(parent)
+                except OSError as error:  # some file systems cannot
+                    self._warn("fsync of its folder", error)
         return descriptor
 
     def _is_current(self, status: os.stat_result) -> bool:

@@ -59,7 +59,7 @@ class RotatedFiles:
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._running = False
         self._due: set[str] = set()
@@ -93,13 +93,11 @@ class RotatedFiles:
                 return
             # A daemon, because the interpreter must not wait for it: whoever opens the file next
             # starts unfinished work again.
-            self._thread = threading.Thread(target=self._run, name="cbtop-rotation", daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:  # the interpreter is shutting down and starts no more threads
-                self._thread = None
-            else:
-                self._running = True
+            thread = threading.Thread(target=self._run, name="cbtop-rotation", daemon=True)
+            # RuntimeError: the interpreter is shutting down and starts no more threads
+            with contextlib.suppress(RuntimeError):
+                thread.start()
+                self._thread, self._running = thread, True
 
     def close(self, timeout_seconds: float) -> None:
         """End the thread; the next process that opens the file does what is not done soon."""
@@ -149,7 +147,7 @@ class RotatedFiles:
         newest_first = sorted(stamps, reverse=True)
         for stamp in newest_first[self._max_files :]:
             for suffix in stamps[stamp]:
-                _delete(f"{path}.{stamp}{suffix}")
+                self._delete_or_say(f"{path}.{stamp}{suffix}")
         # Oldest first, so that the next file to be deleted is the first to shrink.
         for stamp in reversed(newest_first[: self._max_files]):
             if self._stopping.is_set() or path in self._due:  # rotated again: deleting comes first
@@ -163,7 +161,13 @@ class RotatedFiles:
             else:
                 for suffix in stamps[stamp]:
                     if suffix.endswith(".tmp"):
-                        _delete(f"{path}.{stamp}{suffix}")
+                        self._delete_or_say(f"{path}.{stamp}{suffix}")
+
+    def _delete_or_say(self, name: str) -> None:
+        try:
+            _delete(name)
+        except OSError as error:  # a folder, or another user's file: go on with the others
+            _log.warning("%s cannot be deleted: %s", name, error.strerror)
 
     def _compress(self, plain: str, suffix: str) -> None:
         finished, unfinished = plain + suffix, f"{plain}{suffix}.tmp"

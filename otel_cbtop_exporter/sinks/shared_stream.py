@@ -78,12 +78,14 @@ class SharedStream:
             if not isinstance(error, TimeoutError):
                 self._close()
             return Appended(0, error)
-        appended = self._write(payload, lines, deadline)
-        broken = isinstance(appended.error, BrokenPipeError)
-        if broken:
-            self._torn = _WHOLE  # a new reader gets whole lines from the start
-        if not self._torn[1]:
-            unlock(self._locked, by_process=self._by_process)
+        try:
+            appended = self._write(payload, lines, deadline)
+            broken = isinstance(appended.error, BrokenPipeError)
+            if broken:
+                self._torn = _WHOLE  # a new reader gets whole lines from the start
+        finally:
+            if not self._torn[1]:
+                unlock(self._locked, by_process=self._by_process)
         if broken:
             self._close()
         return appended
@@ -165,7 +167,8 @@ class SharedStream:
                 with contextlib.suppress(BlockingIOError):
                     end = _whole_lines(data, written) if waits else len(data)
                     written += os.write(self._descriptor, view[written:end])
-        except OSError as error:
+        # What a signal handler raises, too, may leave half a line; it is raised again below.
+        except BaseException as error:  # noqa: BLE001
             failed = error
         else:
             self._torn = _WHOLE
@@ -175,6 +178,8 @@ class SharedStream:
         self._torn = _WHOLE
         if out_in_part:
             self._torn = (data[whole : data.index(b"\n", whole) + 1], out_in_part)
+        if not isinstance(failed, OSError):
+            raise failed
         return Appended(max(data.count(b"\n", 0, whole) - first, 0), failed)
 
     def _ends_torn(self) -> bool:

@@ -6,6 +6,8 @@ import msgspec
 
 from otel_cbtop_exporter.delivery.spool import Spool
 from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder
+from otel_cbtop_exporter.delivery.spool_lock import holds_spool_lock
+from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import unpack
 from otel_cbtop_exporter.sinks.base import Record
 
@@ -26,9 +28,11 @@ class Told:
         self.notices = []
 
     def drop(self, reason, tally):
+        assert not holds_spool_lock()  # a log handler may block, or export
         self.dropped[reason] = self.dropped.get(reason, 0) + tally.events
 
     def note(self, cause, message):
+        assert not holds_spool_lock()
         self.notices.append((cause, message))
 
     @property
@@ -51,14 +55,12 @@ def incompressible(count, size, seed=0, lane="lane"):
 
 def make_spool(path=None, told=None, **options):
     told = told or Told()
-    return Spool(path, on_dropped=told.drop, on_notice=told.note, **options)
+    return Spool(path, reports=Reports(told.drop, told.note), **options)
 
 
 def make_folder(path, told=None, destination="somewhere", **options):
     told = told or Told()
-    return SpoolFolder(
-        path, "kafka", destination, on_dropped=told.drop, on_notice=told.note, **options
-    )
+    return SpoolFolder(path, "kafka", destination, reports=Reports(told.drop, told.note), **options)
 
 
 def bodies(records):

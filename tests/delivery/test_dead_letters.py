@@ -214,3 +214,29 @@ def test_dead_letters_leave_no_descriptor_open(tmp_path):
         assert open_descriptors() == before + 1
     finally:
         os.close(held)
+
+
+def test_a_child_that_is_forked_meanwhile_does_not_keep_the_lock(path, monkeypatch):
+    """The lock is released although a child, forked during the write, has the descriptor open."""
+    letters = DeadLetters(path)
+    children = []
+    real = os.write
+    ours, theirs = os.pipe()
+
+    def write(descriptor, data):
+        monkeypatch.undo()
+        child = os.fork()
+        if child == 0:
+            os.close(theirs)
+            os.read(ours, 1)  # until the parent has closed its end
+            os._exit(0)
+        children.append(child)
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    letters.write(rejections(1), "kafka", 1)
+    letters.write(rejections(1, start=1), "kafka", 2)
+    assert len(lines(path)) == 2
+    os.close(theirs)
+    os.close(ours)
+    os.waitpid(children[0], 0)

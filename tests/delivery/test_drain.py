@@ -446,3 +446,17 @@ def test_a_handler_that_flushes_on_the_thread_that_sends_keeps_to_its_time(bench
     assert one.wait_drained().done
     assert flushed == [False]
     assert one.sink.delivered == records(2)
+
+
+def test_a_flush_of_others_does_not_prolong_ones_own(bench):
+    """A caller gives up when nothing moves in its own time, however often others flush."""
+    one = bench(*[away] * 100_000)
+    one.append(records(1))
+    found = []
+    waiter = threading.Thread(target=lambda: found.append(one.wait_drained(3 * LONG, stall=0.2)))
+    waiter.start()
+    end = time.monotonic() + LONG
+    while waiter.is_alive() and time.monotonic() < end:
+        one.wait_drained(within=0.01)
+    assert not waiter.is_alive()
+    assert not found[0].done

@@ -554,3 +554,33 @@ def test_what_the_first_of_several_tries_settled_is_counted(make):
     assert pipeline.submit(events(4), 60.0)
     health = pipeline.health()
     assert (health.events_written, health.events_rejected, health.events_dropped) == (1, 3, {})
+
+
+def test_what_is_accepted_while_closing_is_told(make, tmp_path, caplog):
+    """A batch that comes after the thread has ended is on disk, and is counted and logged there."""
+    sink = RecordingSink(*[busy(3_600.0)] * 100)
+    pipeline = make(sink, spool={"path": str(tmp_path / "spool")})
+    assert pipeline.submit(events(2), 5.0)
+    late, _ = pipeline._encode(events(3))
+    pipeline.release(0.0)
+    assert not pipeline._backlog.append(late)
+    assert pipeline.health().events_spooled == 5
+    assert "2 events wait on disk" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["flush", "close"])
+def test_a_sink_that_raises_at_the_end_does_not_reach_the_application(make, caplog, method):
+    """A third-party sink whose `flush` or `close` raises is logged, and costs nothing else."""
+    sink = RecordingSink()
+
+    def fail(_seconds):
+        raise RuntimeError("secret")
+
+    setattr(sink, method, fail)
+    pipeline = make(sink)
+    assert pipeline.submit(events(2), 5.0)
+    assert pipeline.force_flush(LONG) == (method != "flush")
+    pipeline.release(LONG)
+    assert f"{method} raised RuntimeError" in caplog.text
+    assert "secret" not in caplog.text
+    assert values(sink) == [0, 1]

@@ -19,6 +19,7 @@ server:/home /home nfs4 rw 0 0
 tmpfs /home/local tmpfs rw 0 0
 //server/share /mnt/with\\040blank cifs rw 0 0
 user@server: /mnt/sshfs fuse.sshfs rw 0 0
+share /mnt/guest virtiofs rw 0 0
 server:/over /over nfs rw 0 0
 /dev/vdb /over ext4 rw 0 0
 tmpfs /mnt/next\u0085line\u2028x tmpfs rw 0 0
@@ -41,6 +42,7 @@ server:/x /mnt/back\\134slash nfs4 rw 0 0
         ("/mnt/next\u0085line\u2028x", None),
         ("/mnt/\u6570\u636e/x", "nfs4"),
         ("/mnt/back\\slash/x", "nfs4"),
+        ("/mnt/guest/x", "virtiofs"),
     ],
 )
 def test_a_network_file_system_is_recognized(tmp_path, path, kind):

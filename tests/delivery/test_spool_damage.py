@@ -242,3 +242,24 @@ def test_what_was_settled_before_the_damage_was_seen_is_not_sent_again(tmp_path)
     assert list(spool.claim("a", MANY, MANY).records) == claim.records[4:6]
     assert told.dropped == {}
     spool.close()
+
+
+@pytest.mark.parametrize("lost_by", ["damage", "removal"])
+def test_a_claim_of_lost_rows_ends_no_rows_that_got_their_ids(tmp_path, lost_by):
+    """Rows appended to the file that took a lost one's place stay until they are claimed."""
+    path = tmp_path / "spool.db"
+    told = Told()
+    spool = make_spool(path, told)
+    spool.append(numbered(0, 5))
+    lost = spool.claim("lane", MANY, MANY)
+    spool._store.database.close()
+    if lost_by == "damage":
+        damage(path, 0, "noise")
+    else:
+        path.unlink()
+    spool.append(numbered(5, 5))
+    spool.append(numbered(10, 5))
+    spool.settle(lost)
+    assert empty(spool) == numbered(5, 10)
+    assert told.dropped == {"damaged": 5}
+    spool.delete()

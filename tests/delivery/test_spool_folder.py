@@ -14,7 +14,9 @@ from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK
 from otel_cbtop_exporter.delivery.spool import Spool
 from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder, make_spool
 from otel_cbtop_exporter.delivery.spool_owner import Owner
+from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS
+from otel_cbtop_exporter.delivery.waiting import Waiting
 from tests.delivery.spools import (
     MANY,
     Told,
@@ -80,7 +82,7 @@ def test_making_one_touches_nothing(path):
 
 def test_configuration_says_where_records_wait(tmp_path):
     """Without a path, records wait in memory; with one, in that folder, made absolute at once."""
-    options = {"on_dropped": None, "on_notice": None, "clock": SYSTEM_CLOCK}
+    options = {"reports": Reports(), "clock": SYSTEM_CLOCK}
     memory = make_spool(SpoolConfig(), "kafka", "x", **options)
     assert isinstance(memory, Spool)
     assert memory.max_bytes == 64 * 1024 * 1024
@@ -121,18 +123,63 @@ def test_what_a_dead_process_left_is_claimed_by_one_live_one(path):
 
 
 def test_many_dead_are_taken_over_a_few_at_a_time(path):
-    """Files of dead processes are taken over a few at a time.
+    """Files of dead processes are taken over a few at a time, and never are many open.
 
     A thousand crashes must not mean a thousand open files.
     """
     for n in range(12):
         leave(path, numbered(n, 1))
     folder = make_folder(path)
+    before = open_descriptors()
     assert folder.adopt() == 8
-    assert folder.adopt() == 0
+    at_most = open_descriptors() - before
     first = empty(folder)
     assert folder.adopt() == 4
+    assert open_descriptors() - before <= at_most
     assert bodies(first + empty(folder)) == [b"%d" % n for n in range(12)]
+    folder.close()
+
+
+def test_files_that_cannot_be_emptied_do_not_keep_others_from_being_taken_over(path):
+    """Full places for adopted files are made free: their rows move into the oldest, in order.
+
+    The files of a bucket that does not exist would keep those of all other buckets otherwise.
+    """
+    for n in range(30):
+        leave(path, numbered(10 * n, 2, lane="missing"))
+    leave(path, numbered(500, 3, lane="there"))
+    folder = make_folder(path)
+    before = open_descriptors()
+    folder.adopt()
+    at_most = open_descriptors() - before
+    while folder.adopt():
+        assert open_descriptors() - before <= at_most
+    claims = [spool.claim("there", MANY, MANY) for spool in folder.spools()]
+    assert bodies([r for claim in claims if claim for r in claim.records]) == [
+        b"500",
+        b"501",
+        b"502",
+    ]
+    got = []
+    for spool in folder.spools():
+        while claim := spool.claim("missing", MANY, MANY):
+            got += claim.records
+            spool.settle(claim)
+    assert got == [r for n in range(30) for r in numbered(10 * n, 2, lane="missing")]
+    folder.close()
+
+
+def test_a_notice_found_under_the_lock_is_told_after_it(path, told):
+    """What a folder has to tell while its caller holds the spool lock is told by a later call."""
+    folder = make_folder(path, told)
+    folder.append(numbered(0, 1))
+    (file,) = folder.folder.glob("*.db")
+    file.unlink()
+    folder._share_at = 0.0  # due
+    assert Waiting(folder.spools).newest_ns() is not None
+    assert told.causes == set()
+    folder.spools()
+    assert told.causes == {"spool_removed"}
     folder.close()
 
 

@@ -562,3 +562,25 @@ def test_what_was_written_is_synced_whatever_comes_between(make_sink, tmp_path, 
             assert sink.write(records_of(sink, numbered_events(1)), 0.01).kept
     assert sink.flush(10)
     assert inode in synced
+
+
+def test_a_folder_that_cannot_be_synced_costs_no_line_and_no_descriptor(
+    make_sink, tmp_path, monkeypatch, caplog
+):
+    """Where the file system cannot sync a folder, files are made, and one warning says so."""
+    real = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    before = open_descriptors()
+    sink = make_sink(tmp_path / "a", fsync="batch")
+    for _ in range(3):
+        assert len(write(sink, 2).delivered) == 2
+        (tmp_path / "a").unlink()
+    sink.close(10)
+    assert open_descriptors() == before
+    assert caplog.text.count("no fsync of its folder: Invalid argument") == 1

@@ -382,3 +382,36 @@ def test_a_forked_child_lets_go_of_what_is_compressed(tmp_path):
     rotated._open(str(tmp_path / STAMP), os.O_RDONLY)
     rotated.after_fork_in_child()
     assert open_descriptors() == before
+
+
+def test_a_file_that_cannot_be_deleted_costs_the_others_nothing(make_sink, tmp_path, caplog):
+    """A folder named like an old rotated file is reported; others are deleted and compressed."""
+    (tmp_path / "a.20260101T000000.000000Z").mkdir()
+    (tmp_path / "a.20260102T000000.000000Z").write_text("{}\n")
+    sink = make_sink(max_bytes=1_000, max_files=2, time_ns=lambda: NOW_NS)
+    for _ in range(4):
+        write(sink)
+    sink.close(120)
+    assert "a.20260101T000000.000000Z cannot be deleted" in caplog.text
+    plain, folder, *rotated = names(tmp_path)
+    assert (plain, folder) == ("a", "a.20260101T000000.000000Z")
+    assert [name.endswith("Z.gz") for name in rotated] == [True, True]
+
+
+def test_a_handler_that_closes_while_the_thread_starts_does_not_hang(
+    make_sink, tmp_path, monkeypatch
+):
+    """A signal handler may close the sink on the thread that is starting the rotation thread."""
+    sink = make_sink(max_bytes=1_000)
+    real = threading.Thread.start
+
+    def start(thread):
+        if thread.name == "cbtop-rotation":
+            sink._target._rotated.close(1.0)
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    done = threading.Thread(target=lambda: [write(sink) for _ in range(2)], daemon=True)
+    real(done)
+    done.join(20)
+    assert not done.is_alive()

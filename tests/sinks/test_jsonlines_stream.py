@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -362,3 +363,38 @@ def test_no_descriptor_of_a_stream_is_left_behind(tmp_path, kind, how):
     stream.close(0) if how == "close" else stream.after_fork_in_child()
     assert open_descriptors() == before
     os.close(reader)
+
+
+def test_a_handler_that_raises_in_the_middle_of_a_line_leaves_it_to_be_ended(fifo):
+    """The half line that an exception of a signal handler left is ended before the next line."""
+    reader = fifo.open()
+    long, other = (records_of(fifo.sink, numbered_events(1, size=n)) for n in (100_000, 10))
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_):
+        raise StoppedError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(StoppedError):
+            fifo.sink.write(long, 20)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    got = [read_all(reader)]
+    reading = threading.Event()
+
+    def read():
+        while not reading.wait(0.01):
+            got.append(read_all(reader))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    result = fifo.sink.write(other, 20)
+    reading.set()
+    thread.join()
+    got.append(read_all(reader))
+    assert len(result.delivered) == 1
+    assert b"".join(got).splitlines() == [long[0].body, other[0].body]
