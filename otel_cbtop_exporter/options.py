@@ -6,6 +6,7 @@ Not here: which options there are (`config.py`), the environment (`env.py`).
 from __future__ import annotations
 
 import functools
+import os
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -191,7 +192,7 @@ def absolute_path(option: str, path: str) -> str:
 
 
 def _as_text(hint: Any, value: Any) -> Any:
-    """Convert an integer or a boolean from Python or YAML to text, if the option holds texts.
+    """Convert a number, a boolean or a path from Python or YAML to text, if the option holds texts.
 
     It stays as it is where the file may have had another text: YAML reads `0123` as 83 and `1.10`
     as 1.1, so secrets, headers and fractions need quotes. A text in place of a list is split at
@@ -206,7 +207,8 @@ def _as_text(hint: Any, value: Any) -> Any:
             for key, part in value.items()
         }
     # A text that must match a pattern, such as an octal mode, need not be the number it looks like.
-    is_free = bare is str and not is_secret(hint) and not any(m.pattern for m in metas(hint))
+    is_clear = isinstance(value, os.PathLike) or not any(m.pattern for m in metas(hint))
+    is_free = bare is str and not is_secret(hint) and is_clear
     if (is_free or _choices(hint)) and not isinstance(value, bool):
         return _plain_text(value)
     return value
@@ -215,6 +217,8 @@ def _as_text(hint: Any, value: Any) -> Any:
 def _plain_text(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     return str(value) if isinstance(value, int) else value
 
 

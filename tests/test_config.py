@@ -83,9 +83,27 @@ def test_numbers_booleans_and_lists_may_be_as_python_and_yaml_have_them():
     assert config.kafka.config == {"linger.ms": "5", "enable.idempotence": "false"}
 
 
+def test_a_path_may_be_given_as_an_object(tmp_path):
+    """Options that hold a path take `pathlib.Path` too, and so do properties of Kafka's client."""
+    config = build(
+        ExporterConfig,
+        {
+            "jsonlines": {"path": tmp_path / "{pid}.jsonl"},
+            "spool": {"path": tmp_path},
+            "influxdb": {"token_file": tmp_path / "token"},
+            "kafka": {"config": {"ssl.ca.location": tmp_path / "ca.pem"}},
+        },
+    )
+    assert config.jsonlines.path == f"{tmp_path}/{{pid}}.jsonl"
+    assert config.spool.path == str(tmp_path)
+    assert config.influxdb.token_file == f"{tmp_path}/token"
+    assert config.kafka.config == {"ssl.ca.location": f"{tmp_path}/ca.pem"}
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        {"influxdb": {"token": Path("file-with-the-token")}},  # which is token_file
         {"influxdb": {"token": 42798}},  # as YAML reads 0123456
         {"influxdb": {"org": 1.1}},  # 1.10
         {"influxdb": {"headers": {"X-Tenant": 202401}}},  # 2024_01

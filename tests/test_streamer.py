@@ -70,6 +70,14 @@ def test_what_is_no_event_costs_itself_alone(caplog):
     assert sink.closes == 1
 
 
+def test_a_path_may_be_an_object(tmp_path):
+    """The file may be given as a `pathlib.Path`."""
+    file = tmp_path / "samples.jsonl"
+    with EventStreamer("jsonlines", jsonlines={"path": file}) as streamer:
+        streamer.send(sample(1))
+    assert decode_event(file.read_bytes()).fields == {"value": 1}
+
+
 @pytest.mark.parametrize("seconds", [math.inf, 1e10])
 def test_any_time_can_be_given(seconds):
     """Any timeout is accepted, even infinity, although no system clock takes such a number."""
