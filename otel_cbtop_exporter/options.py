@@ -42,12 +42,15 @@ _SECRET_PROPERTIES = ("password", "secret", "key", "user.info", "token")
 # Pairs of options for the same setting, by group and name: giving one of them removes the other,
 # if that came from a lower layer, such as the environment.
 _INSTEAD = {("influxdb", "token"): "token_file", ("influxdb", "token_file"): "token"}
-# What a value of a type is called, for people who do not write Python.
+# What a value of a type, or of a type's name in msgspec's messages, is called, for people who do
+# not write Python.
 _IN_WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
     str: "a text",
+    "array": "a list",
+    "object": "a mapping",
 }
 _O = TypeVar("_O", bound="Options")
 
@@ -260,6 +263,8 @@ def _expectation(hint: Any, error: msgspec.ValidationError) -> str:
     text = str(error).partition(" - at ")[0]
     if bare in _IN_WORDS and ", got " in text and not text.startswith("Expected `array`"):
         return f"expected {_IN_WORDS[bare]}"
+    for kind, words in _IN_WORDS.items():
+        text = text.replace(f"`{getattr(kind, '__name__', kind)}`", words)
     return text[:1].lower() + text[1:]
 
 
