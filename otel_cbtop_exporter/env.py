@@ -149,6 +149,10 @@ def _warn_of_unknown(environ: Mapping[str, str], known: Mapping[str, _Path]) -> 
             import difflib  # noqa: PLC0415 -- only a mistake needs it
 
             names = [one.removeprefix(PREFIX) for one in known]
+            if start == PREFIX:  # the name of a signal may be what is misspelt
+                names += [
+                    f"{own.removeprefix(PREFIX)}{one}" for own in _SIGNAL_PREFIXES for one in names
+                ]
             nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
             hint = f"; did you mean {start}{nearest[0]}?" if nearest else ""
             _logger.warning("%s is not a variable of otel_cbtop_exporter%s", variable, hint)

@@ -101,14 +101,24 @@ def build(cls: type[_O], values: Mapping[str, Any] | None) -> _O:
     given: dict[str, Any] = {}
     for name, value in (values or {}).items():
         if name not in hints:
-            import difflib  # noqa: PLC0415 -- only a mistake needs it
-
-            nearest = difflib.get_close_matches(str(name), hints, n=1)
-            hint = f"; did you mean {_dotted(cls.group, nearest[0])}?" if nearest else ""
+            meant = _meant(cls.group, hints, str(name))
+            hint = f"; did you mean {meant}?" if meant else ""
             raise ConfigError(f"there is no option {_dotted(cls.group, str(name))}{hint}")
         if value is not None and not (value == {} and not _holds_mapping(hints[name])):
             given[name] = value
     return cls(**given)
+
+
+def _meant(group: str, hints: Mapping[str, Any], name: str) -> str:
+    """Return the option that was probably meant by a name that is none, or ""."""
+    for inner, hint in hints.items():
+        option = name.removeprefix(f"{inner}_")
+        if option != name and is_group(hint) and option in option_types(hint):
+            return f'{inner}={{"{option}": ...}}'  # as in the name of its variable
+    import difflib  # noqa: PLC0415 -- only a mistake needs it
+
+    nearest = difflib.get_close_matches(name, hints, n=1)
+    return _dotted(group, nearest[0]) if nearest else ""
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any], group: str = "") -> dict[str, Any]:

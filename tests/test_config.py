@@ -39,6 +39,14 @@ from otel_cbtop_exporter.options import build, merged, parse_text
             {"kafka": {"bootstrapservers": "a"}},
             "no option kafka.bootstrapservers; did you mean kafka.bootstrap_servers",
         ),
+        (
+            {"influxdb_url": "x"},
+            r'no option influxdb_url; did you mean influxdb=\{"url": \.\.\.\}\?$',
+        ),
+        (
+            {"kafka_bootstrap_servers": "a"},
+            r'did you mean kafka=\{"bootstrap_servers": \.\.\.\}\?$',
+        ),
         ({"kafka": "localhost"}, "kafka must be a mapping"),
         (
             {"influxdb": {"url": "localhost:8086"}},

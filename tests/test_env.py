@@ -128,6 +128,13 @@ def test_an_unknown_variable_is_warned_about_once_with_the_nearest_name(caplog):
     assert any("did you mean OTEL_EXPORTER_CBTOP_METRICS_TIMEOUT_MS" in m for m in messages)
 
 
+def test_a_misspelt_signal_is_recognized(caplog):
+    """A variable whose signal is misspelt gets the right name, for that signal, as a suggestion."""
+    read(None, TRACE_SINK="x", LOG_KAFKA_TOPIC="x", METRIC_TIMEOUT_MS="5")
+    for name in ("TRACES_SINK", "LOGS_KAFKA_TOPIC", "METRICS_TIMEOUT_MS"):
+        assert f"did you mean {PREFIX}{name}?" in caplog.text
+
+
 def test_an_unknown_variable_that_is_like_none_gets_no_advice(caplog):
     """An unknown variable that resembles no other gets no suggestion: a wrong one would mislead."""
     read(None, KAFKA_BROKERS="x")
