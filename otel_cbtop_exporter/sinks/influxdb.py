@@ -103,7 +103,13 @@ class InfluxDBSink:
             )
         if answer.status in _ABOUT_TOKENS:
             self._token = None  # the next request reads token_file again
-        return classify(answer, records, bucket=bucket, org=self._options.org or "")
+        return classify(
+            answer,
+            records,
+            bucket=bucket,
+            org=self._options.org or "",
+            login_from=_token_source(self._options),
+        )
 
     def flush(self, timeout_seconds: float) -> bool:  # noqa: ARG002 -- there is nothing to wait for
         """Nothing waits here: `write` returns when the server has answered."""
@@ -149,6 +155,14 @@ class InfluxDBSink:
                 why = f"influxdb.token_file {path!r}: {system_reason(error)}"
                 raise NoAnswer(why, type(error).__name__, is_local=True) from None
         return token
+
+
+def _token_source(options: InfluxDBConfig) -> str:
+    """Return the options that the token comes from, for messages, or "" if there is no token."""
+    if options.token or options.token_file:
+        return "influxdb.token or influxdb.token_file"
+    own = any(name.lower() == "authorization" for name in options.headers)
+    return "Authorization in influxdb.headers" if own else ""
 
 
 def _gzipped(batch: Records) -> bytes:

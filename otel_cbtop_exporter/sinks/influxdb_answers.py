@@ -53,7 +53,14 @@ class Answer(NamedTuple):
     location: str = ""
 
 
-def classify(answer: Answer, records: Sequence[Record], *, bucket: str, org: str) -> WriteResult:
+def classify(
+    answer: Answer,
+    records: Sequence[Record],
+    *,
+    bucket: str,
+    org: str,
+    login_from: str = "influxdb.token or influxdb.token_file",
+) -> WriteResult:
     """Say for each record what an answer means.
 
     Args:
@@ -61,6 +68,7 @@ def classify(answer: Answer, records: Sequence[Record], *, bucket: str, org: str
         records: At least one, all of one lane.
         bucket: The bucket's name, for messages.
         org: The organization, for messages; "" if none is set.
+        login_from: Where the token of the request came from, for messages; "" if it had none.
 
     Returns:
         An outcome for every record.
@@ -80,7 +88,7 @@ def classify(answer: Answer, records: Sequence[Record], *, bucket: str, org: str
             split_reason="too_large",
             split_detail=answer.text,
         )
-    why = _advice(answer, message, web_page=web_page, bucket=bucket, org=org)
+    why = _advice(answer, message, web_page=web_page, bucket=bucket, org=org, login_from=login_from)
     is_short = status == 500 and _SHORT_OF_SOMETHING.search(_QUOTED.sub("...", message))
     return WriteResult(
         kept=records,
@@ -97,7 +105,9 @@ def readable(text: str) -> str:
     return shown if len(shown) <= _LONGEST_ERROR else f"{shown[: _LONGEST_ERROR - 3]}..."
 
 
-def _advice(answer: Answer, message: str, *, web_page: bool, bucket: str, org: str) -> str:
+def _advice(
+    answer: Answer, message: str, *, web_page: bool, bucket: str, org: str, login_from: str
+) -> str:
     status = answer.status
     if 300 <= status < 400:
         where = answer.location or "another address"
@@ -108,8 +118,10 @@ def _advice(answer: Answer, message: str, *, web_page: bool, bucket: str, org: s
         return (
             "a web page instead of InfluxDB's answer; check influxdb.url and the proxies on the way"
         )
+    if status == 401 and not login_from:
+        return "no token is set; set influxdb.token or influxdb.token_file"
     if status == 401:
-        return "the token is not accepted; check influxdb.token or influxdb.token_file"
+        return f"the token is not accepted; check {login_from}"
     if status == 403 and "inactive" in message:
         return "the token is deactivated; activate it, or give another one"
     if status == 403:

@@ -228,6 +228,27 @@ def test_a_gateways_own_authorization_is_sent_where_there_is_no_token():
     assert requests[0].headers["Authorization"] == "Bearer gateway-key"
 
 
+@pytest.mark.parametrize(
+    ("token", "headers", "advice"),
+    [
+        ("t0ken", {}, "the token is not accepted; check influxdb.token or influxdb.token_file"),
+        (None, {"X-Tenant": "7"}, "no token is set; set influxdb.token or influxdb.token_file"),
+        (
+            None,
+            {"authorization": "Bearer key"},
+            "the token is not accepted; check Authorization in influxdb.headers",
+        ),
+    ],
+    ids=["token", "none", "header"],
+)
+def test_401_says_where_the_token_is_missing_or_wrong(token, headers, advice):
+    """A 401 keeps the records, and its advice depends on where the token came from, if any."""
+    body = b'{"code":"unauthorized","message":"unauthorized access"}'
+    records, result, _ = written_once(Reply(401, body), token=token, headers=headers)
+    assert result.kept == records
+    assert result.error == f"InfluxDB answered 401: {advice}"
+
+
 def refusal_of(record, filler=b""):
     """Make the body of a 400 of InfluxDB 2 that names one line."""
     message = f"unable to parse '{record.body.decode()}': missing fields\n" + filler.decode()
