@@ -114,6 +114,8 @@ def _advice(
         return f"it redirects to {where}; set influxdb.url to where InfluxDB itself answers"
     if status == 407:
         return "the proxy wants a login; give it in the proxy's url in the environment"
+    if web_page and status in (502, 503, 504):
+        return "this is a proxy's web page; the proxy cannot reach InfluxDB"
     if web_page:
         return (
             "a web page instead of InfluxDB's answer; check influxdb.url and the proxies on the way"

@@ -186,7 +186,17 @@ def test_a_redirection_is_told_and_not_followed(status):
     assert "secret" not in result.error
 
 
-@pytest.mark.parametrize("status", [200, 400, 403, 404, 502])
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_proxy_that_cannot_reach_influxdb_is_told_as_such(status):
+    """In an outage behind a proxy the error does not send anybody to check the settings."""
+    records, result, _ = written_once(Reply(status, PAGE, {"Content-Type": "text/html"}))
+    assert result.kept == records
+    assert result.error_type == str(status)
+    assert "the proxy cannot reach InfluxDB" in result.error
+    assert "check" not in result.error
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 500])
 def test_a_web_page_is_nobodys_answer(status):
     """A web page, as from a proxy, keeps the records whatever its status, and the error says so."""
     records, result, _ = written_once(Reply(status, PAGE, {"Content-Type": "text/html"}))
