@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any, get_args
 
@@ -47,8 +47,8 @@ class _Complaints(logging.Handler):
 def show_config(signal: SignalName | None) -> None:
     """Show every option as its environment variable, with its value in this environment.
 
-    Secrets are masked. Ends with status 1 if a variable is wrong or a sink lacks something.
-    Does not check whether files, folders and servers exist.
+    Secrets are masked. Ends with status 1 if a variable is wrong or a sink lacks something that
+    OTEL_CONFIG_FILE cannot give it. Does not check whether files, folders and servers exist.
     """
     logger = logging.getLogger("otel_cbtop_exporter")
     complaints = _Complaints()
@@ -62,14 +62,16 @@ def show_config(signal: SignalName | None) -> None:
         logger.removeHandler(complaints)
         logger.propagate = True
     messages = list(dict.fromkeys(complaints.messages))
+    level = "error"
     if file := declarative_file():
+        level = "note"  # the file may give what is lacking here
         messages.append(
-            f"warning: OTEL_CONFIG_FILE is {file}: what it says holds, and this where it is silent"
+            f"note: OTEL_CONFIG_FILE is {file}: what it says holds, and this where it is silent"
         )
     try:
         config = build(ExporterConfig, given)
     except ConfigError as error:  # each value is valid, but not in combination
-        messages.append(f"error: {error}")
+        messages.append(f"{level}: {error}")
         config = ExporterConfig()
     defaults = ExporterConfig()
     width = max(len(variable) for variable, _ in variables())
@@ -79,12 +81,16 @@ def show_config(signal: SignalName | None) -> None:
         is_set = _is_given(given, path)
         note = "(default)" if not is_set else f"(default: {default})"
         click.secho(f"{shown}  {note}".rstrip(), bold=is_set)
-    messages += [f"error: {lack}" for name in config.sink if (lack := _lacking(name, config))]
+    messages += [f"{level}: {lack}" for name in config.sink if (lack := _lacking(name, config))]
     for other in _SIGNALS if signal is None else ():
-        messages += _wrong_with(other, others[other], messages)
+        messages += [
+            f"{level}: for {other}: {one}"
+            for one in _wrong_with(others[other])
+            if f"{level}: {one}" not in messages
+        ]
     for message in messages:
         click.echo(message, err=True)
-    if messages:
+    if any(not message.startswith("note: ") for message in messages):
         raise SystemExit(1)
 
 
@@ -117,15 +123,13 @@ def _lacking(name: str, config: ExporterConfig) -> str:
     return ""
 
 
-def _wrong_with(signal: SignalName, given: Mapping[str, Any], told: Sequence[str]) -> list[str]:
-    """Return what else is wrong with the configuration of one signal."""
+def _wrong_with(given: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a configuration as a whole."""
     try:
         config = build(ExporterConfig, given)
     except ConfigError as error:
-        wrong = [str(error)]
-    else:
-        wrong = [lack for name in config.sink if (lack := _lacking(name, config))]
-    return [f"error: for {signal}: {one}" for one in wrong if f"error: {one}" not in told]
+        return [str(error)]
+    return [lack for name in config.sink if (lack := _lacking(name, config))]
 
 
 def _is_given(given: Mapping[str, Any], path: tuple[str, ...]) -> bool:
