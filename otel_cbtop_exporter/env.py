@@ -24,6 +24,7 @@ __all__ = [
     "configuration",
     "declarative_file",
     "options_from_environment",
+    "options_of_signal_alone",
     "variables",
 ]
 
@@ -89,6 +90,13 @@ def options_from_environment(
             own = variable.replace(PREFIX, f"{PREFIX}{signal.upper()}_", 1)
             _read(environ, own, path, options)
     return options
+
+
+def options_of_signal_alone(signal: SignalName) -> dict[str, Any]:
+    """Read only the variables that are for one signal; as `options_from_environment` does."""
+    start = f"{PREFIX}{signal.upper()}_"
+    own = {variable: text for variable, text in os.environ.items() if variable.startswith(start)}
+    return options_from_environment(signal, own)
 
 
 def configuration(signal: SignalName | None, given: Mapping[str, Any]) -> ExporterConfig:

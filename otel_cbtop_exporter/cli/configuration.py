@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any, get_args
 
@@ -11,9 +11,11 @@ import click
 
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.env import (
+    PREFIX,
     SignalName,
     declarative_file,
     options_from_environment,
+    options_of_signal_alone,
     variables,
 )
 from otel_cbtop_exporter.errors import ConfigError, SinkError
@@ -58,6 +60,7 @@ def show_config(signal: SignalName | None) -> None:
         given = options_from_environment(signal)
         # Mistakes are reported whichever signal they are for.
         others = {other: options_from_environment(other) for other in _SIGNALS}
+        alone = {other: options_of_signal_alone(other) for other in _SIGNALS}
     finally:
         logger.removeHandler(complaints)
         logger.propagate = True
@@ -83,6 +86,8 @@ def show_config(signal: SignalName | None) -> None:
         click.secho(f"{shown}  {note}".rstrip(), bold=is_set)
     messages += [f"{level}: {lack}" for name in config.sink if (lack := _lacking(name, config))]
     for other in _SIGNALS if signal is None else ():
+        for line in _lines_of(other, alone[other]):
+            click.secho(line, bold=True)
         messages += [
             f"{level}: for {other}: {one}"
             for one in _wrong_with(others[other])
@@ -92,6 +97,15 @@ def show_config(signal: SignalName | None) -> None:
         click.echo(message, err=True)
     if any(not message.startswith("note: ") for message in messages):
         raise SystemExit(1)
+
+
+def _lines_of(signal: SignalName, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each variable that is for one signal alone."""
+    for variable, path in variables():
+        if _is_given(options, path):
+            own = variable.replace(PREFIX, f"{PREFIX}{signal.upper()}_", 1)
+            value = _at(build(ExporterConfig, options), path)
+            yield f"{own} = {value}  (for {signal} alone; see --signal {signal})"
 
 
 def _at(config: ExporterConfig, path: tuple[str, ...]) -> str:

@@ -45,6 +45,35 @@ def test_a_signal_has_variables_of_its_own(config):
     assert "= logs-only" in config("--signal", "logs", **values).output
 
 
+def test_what_is_for_one_signal_alone_is_shown_after_the_list(config):
+    """Without --signal, each valid variable of a single signal is one more line, with its value.
+
+    Secrets are masked there too, and what is invalid is only reported.
+    """
+    given = {
+        "TRACES_SINK": "console",
+        "LOGS_INFLUXDB_TOKEN": "s3cret",
+        "LOGS_KAFKA_SCHEMA_REGISTRY_URL": "http://user:s3cret@registry",
+    }
+    result = config(**given)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[len(dict(variables())) :] == [
+        f"OTEL_EXPORTER_CBTOP_{line}"
+        for line in (
+            "TRACES_SINK = console  (for traces alone; see --signal traces)",
+            "LOGS_INFLUXDB_TOKEN = ********  (for logs alone; see --signal logs)",
+            (
+                "LOGS_KAFKA_SCHEMA_REGISTRY_URL = http://********@registry"
+                "  (for logs alone; see --signal logs)"
+            ),
+        )
+    ]
+    assert "alone" not in config("--signal", "traces", **given).output
+    result = config(METRICS_TIMEOUT_MS="soon")
+    assert "alone" not in result.output
+    assert result.stderr.count("'soon'") == 1
+
+
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
