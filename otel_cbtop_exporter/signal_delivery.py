@@ -159,7 +159,7 @@ class SignalDelivery:
         if self.unusable and events:
             ok = False
             for name in self.unusable:
-                self._lose("no_sink", events, f"sink {name} cannot be used")
+                self._lose("no_sink", events, f"sink {name} cannot be used", f"no_sink {name}")
         for pipeline in self._pipelines:
             ok = pipeline.submit(events, max(0.0, deadline - time.monotonic())) and ok
         return ok
@@ -193,11 +193,11 @@ class SignalDelivery:
         cause = f"{reason} field"
         losses.log.log(logging.WARNING, cause, f"a field of {what!r} left out: {reason}")
 
-    def _lose(self, reason: str, events: Events, why: str) -> None:
+    def _lose(self, reason: str, events: Events, why: str, cause: str = "") -> None:
         losses = self._own_losses()
         losses.counters.dropped(reason, Tally.of(events))
         what = f"{were(len(events))} dropped: {why}"
-        losses.log.log(logging.ERROR, reason, what, events=len(events))
+        losses.log.log(logging.ERROR, cause or reason, what, events=len(events))
 
     def _reject(self, reason: str, tally: Tally, message: str) -> None:
         losses = self._own_losses()

@@ -237,6 +237,17 @@ def test_the_other_sinks_work_where_one_cannot(monkeypatch, tmp_path, caplog):
     assert "OTEL_EXPORTER_CBTOP_INFLUXDB_URL" in health.last_error
 
 
+def test_each_sink_that_cannot_be_used_is_named_in_the_log(monkeypatch, caplog):
+    """With two incomplete sinks, the log says at once of both that their events are dropped."""
+    monkeypatch.setenv("OTEL_EXPORTER_CBTOP_SINK", "influxdb,kafka")
+    exporter = CbtopSpanExporter()
+    exporter.export([span()])
+    for name in ("influxdb", "kafka"):
+        assert f"1 event was dropped: sink {name} cannot be used" in caplog.text
+    assert exporter.health().events_dropped == {"no_sink": 2}
+    exporter.shutdown()
+
+
 def test_export_after_shutdown_fails_cleanly_and_shutdown_twice_is_quiet(caplog):
     """An export after shutdown is counted and writes nothing; a second shutdown logs nothing."""
     sink = RecordingSink(local=True)
