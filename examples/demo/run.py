@@ -68,10 +68,10 @@ def main():
         sent = drive(url, seconds)
     shown = ", ".join(f"{count} x {path}" for path, count in sorted(sent.items()))
     console.print(f"{sent.total()} requests sent: {shown}")
+    what = "were meant for" if show_complaints() else "went to"
     for name in sinks:
         if name != "jsonlines":
-            console.print(f"the same events went to [bold]{name}[/bold]{destination(environment)}")
-    show_complaints()
+            console.print(f"the same events {what} [bold]{name}[/bold]{destination(environment)}")
 
     file = environment[FILE]
     run("otel-cbtop", "summary", "--follow-trace", file, environment=environment)
@@ -157,10 +157,12 @@ def destination(environment):
 
 
 def show_complaints():
-    """Show what the exporter logged; the shop's own log stays in its file."""
-    for line in log_path().read_text().splitlines():
-        if "otel_cbtop_exporter" in line:
-            console.print(line, style="yellow", markup=False, soft_wrap=True)
+    """Show what the exporter logged, and return it; the shop's own log stays in its file."""
+    lines = log_path().read_text().splitlines()
+    complaints = [line for line in lines if "otel_cbtop_exporter" in line]
+    for line in complaints:
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
+    return complaints
 
 
 def log_path():
