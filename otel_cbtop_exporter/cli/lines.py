@@ -111,7 +111,7 @@ def _print_line(console: Console, line: bytes) -> None:
 
 
 def _print_wrong(console: Console, error: str) -> None:
-    console.print(Text(f"not an event: {printable(error)}", "yellow"), soft_wrap=True)
+    console.print(Text(printable(error), "yellow"), soft_wrap=True)
 
 
 @click.command()
