@@ -37,12 +37,14 @@ def trace(correlation_id: str, files: tuple[str, ...]) -> None:
     The first digits of the id are enough if they fit only one trace.
     """
     found: dict[str, list[Event]] = {}
-    is_prefix = len(correlation_id) >= _SHORTEST_PREFIX
+    given = correlation_id.lower()  # some systems write ids in upper case
+    digits = given.removeprefix("0x")  # and the SDK's console exporter like this
+    is_prefix = len(digits) >= _SHORTEST_PREFIX
     for line in read_events(whole_files(files)):
         own = line.event.correlation_id if line.event else None
-        if line.event and own and _begins(own, correlation_id):
+        if line.event and own and (_begins(own, given) or _begins(own, digits)):
             found.setdefault(own, []).append(line.event)
-    if exact := [own for own in found if own.lower() == correlation_id.lower()]:
+    if exact := [own for own in found if own.lower() in (given, digits)]:
         found = {own: found[own] for own in exact}
     if not found:
         hint = "" if is_prefix else f"; a prefix needs at least {_SHORTEST_PREFIX} characters"
@@ -56,7 +58,7 @@ def trace(correlation_id: str, files: tuple[str, ...]) -> None:
 
 
 def _begins(own: str, given: str) -> bool:
-    own, given = own.lower(), given.lower()  # some systems write ids in upper case
+    own = own.lower()
     return own == given or (len(given) >= _SHORTEST_PREFIX and own.startswith(given))
 
 

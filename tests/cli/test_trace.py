@@ -115,6 +115,20 @@ def test_an_id_may_be_in_capitals(tmp_path, run):
         assert "── one" in run(given, file).output
 
 
+def test_an_id_may_begin_as_the_sdk_prints_it(tmp_path, run):
+    """A trace id may be given with 0x, as the SDK's console exporter prints it.
+
+    An id made by hand that does begin with 0x is found as well.
+    """
+    file = written.write(
+        tmp_path / "e.jsonl", span("one", "a1"), span("two", "a2", trace="0x7f-by-hand")
+    )
+    for given in (f"0x{TRACE}", f"0X{TRACE.upper()}", f"0x{TRACE[:8]}"):
+        assert "── one" in run(given, file).output
+    assert "── two" in run("0x7f-by-hand", file).output
+    assert "at least 4 characters" in run("0x0af", file).output
+
+
 @pytest.mark.parametrize("given", ["ffff", "0af"], ids=["unknown", "too short"])
 def test_an_id_that_nothing_has_is_an_error(tmp_path, run, given):
     """If no event has the id, the status is 1 and the message names the id."""
