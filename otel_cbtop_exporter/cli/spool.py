@@ -1,4 +1,4 @@
-"""`otel-cbtop spool`: what waits on disk, from which process, and how to take it out by hand."""
+"""`otel-cbtop spool`: what waits on disk, who holds it, and how to take it out by hand."""
 
 from __future__ import annotations
 
@@ -32,13 +32,18 @@ def spool() -> None:
 @spool.command("list")
 @click.argument("folder", type=_Folder)
 def list_files(folder: Path) -> None:
-    """List the files of FOLDER by destination: whose they are, and what waits in them.
+    """List the files of FOLDER by destination: who made them, and what waits in them.
+
+    A file is held by a process that is alive, or left by one that is dead. The one that holds it
+    need not have made it: what a dead process left is taken over.
 
     FOLDER is what OTEL_EXPORTER_CBTOP_SPOOL_PATH names, or a destination's folder in it. Nothing
     is changed. Files set aside, because they are damaged or were refused for good, are named too.
     """
     console = make_console()
-    table = make_table("destination", "file", "process", right=("events", "bytes", "oldest"))
+    table = make_table(
+        "destination", "file", "made by", "state", right=("events", "bytes", "oldest")
+    )
     files = look(folder)
     for file in files:
         table.add_row(*_row(file))
@@ -59,7 +64,8 @@ def _row(file: SpoolFile) -> tuple[str, ...]:
     return (
         printable(file.folder.name),
         printable(file.name),
-        f"{'alive' if file.alive else 'dead'} {printable(pid[0]) if pid else ''}".rstrip(),
+        printable(pid[0]) if pid else "",
+        "held" if file.alive else "left" if file.name else "",
         "?" if file.events is None else f"{file.events:,}",
         "?" if file.spool_bytes is None else f"{file.spool_bytes:,}",
         "" if file.oldest_ns is None else time_text(file.oldest_ns),

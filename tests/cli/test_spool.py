@@ -47,7 +47,7 @@ def test_an_empty_folder_has_nothing_to_tell(tmp_path, run):
 
 
 def test_what_waits_is_listed_by_destination_and_process(tmp_path, run):
-    """`list` shows events, bytes and age for each destination and process.
+    """`list` shows events, bytes and age for each destination and process that made a file.
 
     The figures of a live process are current, whatever it last reported itself.
     """
@@ -61,14 +61,14 @@ def test_what_waits_is_listed_by_destination_and_process(tmp_path, run):
     live.close()
     assert (result.exit_code, later.exit_code) == (0, 0)
     rows = {row.split()[0]: row.split()[2:] for row in result.output.splitlines()}
-    assert rows["destination"] == ["process", "events", "bytes", "oldest"]
+    assert rows["destination"] == ["made", "by", "state", "events", "bytes", "oldest"]
     dead = rows[left.name]
-    assert dead[:3] == ["dead", str(os.getpid()), "2"]
+    assert dead[:3] == [str(os.getpid()), "left", "2"]
     assert int(dead[3]) > 100
     assert dead[4] == "2023-11-14T22:13:20.000Z"
-    assert rows[live.folder.name][:3] == ["alive", str(os.getpid()), "1"]
+    assert rows[live.folder.name][:3] == [str(os.getpid()), "held", "1"]
     rows = {row.split()[0]: row.split()[2:] for row in later.output.splitlines()}
-    assert rows[live.folder.name][:4] == ["alive", str(os.getpid()), "0", "0"]
+    assert rows[live.folder.name][:4] == [str(os.getpid()), "held", "0", "0"]
     assert run("list", left).output.splitlines()[1].split()[2:5] == dead[:3]
 
 
