@@ -10,7 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -23,7 +23,7 @@ from otel_cbtop_exporter.exit_on_sigterm import exit_on_sigterm
 from otel_cbtop_exporter.health import HealthCounters, SinkHealth, combined
 from otel_cbtop_exporter.own_log import RateLimitedLog, counted, were
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
-from otel_cbtop_exporter.sinks import sink_factory
+from otel_cbtop_exporter.sinks import check_sink, sink_factory
 from otel_cbtop_exporter.sinks.base import Sink
 from otel_cbtop_exporter.tally import Tally
 
@@ -91,11 +91,12 @@ class SignalDelivery:
     def __init__(
         self, signal: SignalName, sink: Sink | str | Sequence[str] | None, options: dict[str, Any]
     ) -> None:
-        # Whatever has no `write` is taken for a name or names; if it is neither, `configuration`
-        # rejects it.
-        is_name = sink is None or isinstance(sink, str | Sequence) or not hasattr(sink, "write")
-        ready = None if is_name else cast("Sink", sink)
-        given = options if ready is not None else {**options, "sink": sink}
+        # A null in a declarative file becomes {}, and names may be in a set.
+        if sink is None or isinstance(sink, Sequence | Mapping | set):
+            ready, given = None, {**options, "sink": sink}
+        else:
+            check_sink(sink)
+            ready, given = sink, options
         self.config = configuration(signal, given)
         self._signal = signal
         self._metrics = SdkMetrics(_COMPONENTS[signal]) if self.config.internal_metrics else None

@@ -25,7 +25,7 @@ from otel_cbtop_exporter.event_batch import Events
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.fork_lock import forks_wait
 from otel_cbtop_exporter.health import SinkHealth
-from otel_cbtop_exporter.sinks import sink_factory
+from otel_cbtop_exporter.sinks import check_sink, sink_factory
 from otel_cbtop_exporter.sinks.base import Sink
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class EventStreamer:
             `influxdb={"url": ..., "bucket": ...}`; they override the environment.
 
     Raises:
-        ConfigError: An option is unknown, or its value is not allowed.
+        ConfigError: An option is unknown, its value is not allowed, or a ready sink lacks members.
         SinkError: The sink needs a setting or an extra that is missing.
     """
 
@@ -132,6 +132,8 @@ class EventStreamer:
         given = {**options, "retry": retry, "spool": spool}
         if isinstance(sink, str):
             given["sink"] = sink
+        else:
+            check_sink(sink)
         config = configuration(None, given)
         make_sink = _sink_named(config) if isinstance(sink, str) else lambda: sink
         self._timeout_seconds = config.timeout_ms / 1_000

@@ -103,6 +103,23 @@ def test_every_python_example_runs(code, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "code", re.findall(r"```python\n(.*?)```", (ROOT / "docs/sinks.md").read_text(), re.DOTALL)
+)
+def test_every_example_of_an_own_sink_runs(code, tmp_path):
+    """Every example of docs/sinks.md runs, and imports only what is public."""
+    assert not re.search(r"from otel_cbtop_exporter\.(?!testing import )", code)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
     "path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_example_programs_import_from_the_packages_root(path):

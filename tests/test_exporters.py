@@ -38,6 +38,7 @@ from otel_cbtop_exporter import (
     CbtopMetricExporter,
     CbtopSpanExporter,
     ConfigError,
+    EventStreamer,
     WriteResult,
     decode_event,
     exit_on_sigterm,
@@ -158,6 +159,37 @@ def test_a_wrong_argument_is_a_config_error(options):
     """A wrong argument, in code or in a declarative file, raises ConfigError."""
     with pytest.raises(ConfigError):
         CbtopSpanExporter(**options)
+
+
+class Halfway:
+    """A sink that somebody has begun to write."""
+
+    name = destination = "halfway"
+    local = True
+
+    def encode(self, events): ...
+
+    def write(self, records, timeout_seconds): ...
+
+
+@pytest.mark.parametrize(
+    ("sink", "words"),
+    [
+        (
+            Halfway(),
+            "Halfway, which lacks max_batch_events, .*, flush, close, after_fork_in_child:",
+        ),
+        (object(), "which lacks name, .*encode, write, flush, .*: expected a sink's name, or an"),
+    ],
+    ids=["incomplete", "no sink"],
+)
+@pytest.mark.parametrize(
+    "make", [lambda sink: CbtopSpanExporter(sink=sink), EventStreamer], ids=["exporter", "streamer"]
+)
+def test_what_an_own_sink_lacks_is_named_all_at_once(make, sink, words):
+    """An object that lacks members of `Sink` is refused, with all their names, before it is used."""
+    with pytest.raises(ConfigError, match=words):
+        make(sink)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import importlib.util
 from collections.abc import Callable
 
 from otel_cbtop_exporter.config import ExporterConfig
-from otel_cbtop_exporter.errors import SinkError
+from otel_cbtop_exporter.errors import ConfigError, SinkError
 from otel_cbtop_exporter.sinks.base import Sink
 
-__all__ = ["sink_factory"]
+__all__ = ["check_sink", "sink_factory"]
 
 
 def sink_factory(name: str, config: ExporterConfig) -> Callable[[], Sink]:
@@ -26,6 +26,20 @@ def sink_factory(name: str, config: ExporterConfig) -> Callable[[], Sink]:
             message says which variable to set or what to install.
     """
     return _FACTORIES[name](config)
+
+
+def check_sink(sink: object) -> None:
+    """Check that an object that was given as a sink is one, before anything is sent to it.
+
+    Raises:
+        ConfigError: It lacks members of `Sink`; the message names all of them.
+    """
+    members = [*Sink.__annotations__, *(name for name in vars(Sink) if not name.startswith("_"))]
+    if lacking := [name for name in members if not hasattr(sink, name)]:
+        raise ConfigError(
+            f"sink is of type {type(sink).__name__}, which lacks {', '.join(lacking)}: "
+            "expected a sink's name, or an object with all members of otel_cbtop_exporter.Sink"
+        )
 
 
 def _jsonlines(config: ExporterConfig) -> Callable[[], Sink]:
