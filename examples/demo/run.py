@@ -68,9 +68,11 @@ def main():
         sent = drive(url, seconds)
     shown = ", ".join(f"{count} x {path}" for path, count in sorted(sent.items()))
     console.print(f"{sent.total()} requests sent: {shown}")
-    what = "were meant for" if show_complaints() else "went to"
+    complaints = show_complaints()
     for name in sinks:
         if name != "jsonlines":
+            is_told = any(f"sink {name}" in line for line in complaints)
+            what = "were meant for" if is_told else "went to"
             console.print(f"the same events {what} [bold]{name}[/bold]{destination(environment)}")
 
     file = environment[FILE]
