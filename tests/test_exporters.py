@@ -3,6 +3,7 @@
 import inspect
 import logging
 import signal
+import socket
 import threading
 from dataclasses import replace
 
@@ -689,3 +690,20 @@ def test_off_the_main_thread_no_handler_is_installed():
     assert len(made) == 1
     assert signal.getsignal(signal.SIGTERM) is handler
     made[0].shutdown()
+
+
+def test_a_backend_that_hangs_takes_no_time_from_a_local_file(tmp_path):
+    """Without a spool, local sinks come first: a hanging backend uses up the time of an export."""
+    path = tmp_path / "a.jsonl"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        exporter = CbtopSpanExporter(
+            sink=["influxdb", "jsonlines"],
+            delivery="direct",
+            timeout_ms=200,
+            influxdb={"url": f"http://127.0.0.1:{server.getsockname()[1]}", "bucket": "b"},
+            jsonlines={"path": str(path)},
+        )
+        assert exporter.export([span()]) is SpanExportResult.FAILURE
+        exporter.shutdown(1_000)
+    assert exporter.health().events_dropped == {"timeout": 1}
+    assert len(path.read_bytes().splitlines()) == 1

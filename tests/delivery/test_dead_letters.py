@@ -234,9 +234,11 @@ def test_a_child_that_is_forked_meanwhile_does_not_keep_the_lock(path, monkeypat
         return real(descriptor, data)
 
     monkeypatch.setattr(os, "write", write)
-    letters.write(rejections(1), "kafka", 1)
-    letters.write(rejections(1, start=1), "kafka", 2)
+    try:
+        letters.write(rejections(1), "kafka", 1)
+        letters.write(rejections(1, start=1), "kafka", 2)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+        os.waitpid(children[0], 0)
     assert len(lines(path)) == 2
-    os.close(theirs)
-    os.close(ours)
-    os.waitpid(children[0], 0)

@@ -1,5 +1,7 @@
 """The folder that processes share: who owns which file, its size limit, and its privacy."""
 
+import errno
+import fcntl
 import os
 import sqlite3
 import stat
@@ -13,6 +15,7 @@ from otel_cbtop_exporter.config import SpoolConfig
 from otel_cbtop_exporter.delivery.retry import SYSTEM_CLOCK
 from otel_cbtop_exporter.delivery.spool import Spool
 from otel_cbtop_exporter.delivery.spool_folder import SpoolFolder, make_spool
+from otel_cbtop_exporter.delivery.spool_left import hold
 from otel_cbtop_exporter.delivery.spool_owner import Owner
 from otel_cbtop_exporter.delivery.spool_reports import Reports
 from otel_cbtop_exporter.delivery.spool_rows import MIGRATIONS
@@ -167,6 +170,40 @@ def test_files_that_cannot_be_emptied_do_not_keep_others_from_being_taken_over(p
             spool.settle(claim)
     assert got == [r for n in range(30) for r in numbered(10 * n, 2, lane="missing")]
     folder.close()
+
+
+def test_a_file_system_without_flock_gets_no_owner_files(path, told, monkeypatch):
+    """Each try to use the disk again would leave one otherwise."""
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    clock = Clock()
+    folder = make_folder(path, told, monotonic=clock)
+    for n in range(5):
+        folder.append(numbered(n, 1))
+        clock.now += 10.0
+    assert list(folder.folder.iterdir()) == []
+    assert empty(folder) == numbered(0, 5)
+    folder.close()
+
+
+def test_what_a_dead_process_left_can_be_taken_out_of_a_read_only_disk(path, monkeypatch):
+    """Holding a file by hand needs no write access: a disk may have become read-only by an error."""
+    left = leave(path, numbered(0, 3))
+    (name,) = [file.stem for file in left.glob("*.db")]
+    real = os.open
+
+    def read_only(file, flags, *args, **kwargs):
+        if flags & (os.O_WRONLY | os.O_RDWR) and not flags & os.O_EXCL:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(file, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with hold(left, name) as held:
+        (batch,) = held.batches()
+    assert bodies(batch) == [b"0", b"1", b"2"]
 
 
 def test_a_notice_found_under_the_lock_is_told_after_it(path, told):

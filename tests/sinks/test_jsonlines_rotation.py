@@ -398,11 +398,9 @@ def test_a_file_that_cannot_be_deleted_costs_the_others_nothing(make_sink, tmp_p
     assert [name.endswith("Z.gz") for name in rotated] == [True, True]
 
 
-def test_a_handler_that_closes_while_the_thread_starts_does_not_hang(
-    make_sink, tmp_path, monkeypatch
-):
+def test_a_handler_that_closes_while_the_thread_starts_does_not_hang(tmp_path, monkeypatch):
     """A signal handler may close the sink on the thread that is starting the rotation thread."""
-    sink = make_sink(max_bytes=1_000)
+    sink = JsonLinesSink(JsonLinesConfig(path=str(tmp_path / "a"), max_bytes=1_000))
     real = threading.Thread.start
 
     def start(thread):
@@ -415,3 +413,4 @@ def test_a_handler_that_closes_while_the_thread_starts_does_not_hang(
     real(done)
     done.join(20)
     assert not done.is_alive()
+    sink.close(120)
