@@ -73,8 +73,11 @@ class KafkaSink:
         # A property overrides our own option, here as in the client. So does one in the file, but
         # the file may not exist yet, so its path stands for its content.
         servers = named_brokers(options.config) or options.bootstrap_servers or ""
-        brokers = ",".join(sorted(part.strip() for part in servers.split(",")))
-        self.destination = " ".join(filter(None, [brokers, options.config_file]))
+        # The registry's prefix, which holds an id of that registry, is put on when a record is
+        # written: a sink without a registry, or with another, must not adopt the records.
+        registry = _sorted(options.schema_registry_url or "")
+        parts = [_sorted(servers), options.config_file, registry and f"registry={registry}"]
+        self.destination = " ".join(filter(None, parts))
         _check_unicode("headers", options.headers)
         _check_unicode("config", options.config)
         self._maker = RecordMaker(options)
@@ -213,6 +216,10 @@ class KafkaSink:
         client, self._client = self._client, None
         if client is not None:
             client.close(max(0.0, deadline - time.monotonic()))
+
+
+def _sorted(addresses: str) -> str:
+    return ",".join(sorted(part.strip().rstrip("/") for part in addresses.split(",")))
 
 
 def _check_unicode(option: str, texts: Mapping[str, str]) -> None:

@@ -258,6 +258,12 @@ def test_the_destination_tells_clusters_apart_without_a_secret():
     both = destination(bootstrap_servers="b:1", config_file="/etc/kafka.properties")
     assert both == "b:1 /etc/kafka.properties"
     assert destination(config_file="/etc/kafka.properties") == "/etc/kafka.properties"
+    login = {"basic.auth.user.info": "user:hidden"}
+    for url in ("http://r:8081", "http://r:8081/"):
+        framed = destination(
+            bootstrap_servers="b:1", schema_registry_url=url, schema_registry_config=login
+        )
+        assert framed == "b:1 registry=http://r:8081"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,11 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
+from otel_cbtop_exporter.config import ExporterConfig
+from otel_cbtop_exporter.delivery.pipeline import Pipeline
 from otel_cbtop_exporter.sinks import kafka_registry
+from otel_cbtop_exporter.sinks.kafka import KafkaSink
+from tests.delivery.spools import make_folder
 from tests.servers.kafka_broker import broker  # noqa: F401  a fixture
 from tests.sinks.kafka_data import encoded, kafka_sink, spans
 
@@ -189,6 +193,39 @@ def test_a_registry_that_goes_away_holds_up_no_topic_that_it_knows(new_topic, si
     other = encoded(sink_for(new_topic()), spans(5))
     assert sink.write(other, 3).kept == other
     assert sink.write(records, 30).delivered == records
+
+
+@pytest.mark.parametrize("is_framed", [False, True])
+def test_what_waits_for_another_registry_or_none_is_left_to_it(
+    broker,  # noqa: F811  the fixture
+    registry_url,
+    tmp_path,
+    is_framed,
+):
+    """A dead process's records are adopted only by a sink that puts the same prefix on.
+
+    Sinks with and without a registry may share brokers and a spool's folder.
+    """
+    topic = broker.new_topic()
+    registry = {"schema_registry_url": registry_url}
+    own, other = (registry, {}) if is_framed else ({}, registry)
+    sink = kafka_sink(broker.bootstrap, topic, **own)
+    left = encoded(sink, spans(5))
+    spool = make_folder(tmp_path, destination=sink.destination)
+    spool.append(left)
+    spool.close()
+    for start, options in ((5, other), (6, own)):
+        kafka = {"bootstrap_servers": broker.bootstrap, "topic": topic, **options}
+        config = ExporterConfig(sink="kafka", kafka=kafka, spool={"path": str(tmp_path)})
+        pipeline = Pipeline(KafkaSink(config.kafka), config)
+        assert pipeline.submit(spans(1, start=start), 10)
+        assert pipeline.force_flush(30)
+        pipeline.release(3)
+    arrived = [message.value() for message in broker.read_all(topic)]
+    assert len(arrived) == 7
+    without = [value for value in arrived if not value.startswith(b"\0")]
+    ours = [value[5:] for value in arrived if value not in without] if is_framed else without
+    assert ours[:-1] == [record.body for record in left]
 
 
 @pytest.mark.parametrize("text", ["many", "nan", "inf", "²"])
