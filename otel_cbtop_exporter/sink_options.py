@@ -165,7 +165,8 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
     """A Kafka cluster.
 
     Attributes:
-        bootstrap_servers: `host:port`, several separated by commas.
+        bootstrap_servers: `host:port`, several separated by commas; a login goes into `config` or
+            `config_file`.
         topic: `{signal}` becomes `metrics`, `spans` or `logs`; other names in braces are resource
             attributes, for example `{service.name}`, or other tags of the event.
         acks: Replicas that must have a record before it counts as delivered.
@@ -178,14 +179,25 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
         config: Any librdkafka property; wins over ours.
         config_file: A file of librdkafka properties, one `key=value` per line; wins over `config`.
             It is read again when the broker refuses the login.
-        schema_registry_url: Encode values for this Confluent Schema Registry.
+        schema_registry_url: Encode values for this Confluent Schema Registry. A login goes into
+            `schema_registry_config`, not in here.
         schema_registry_config: Any property of the registry's client, for example
             `basic.auth.user.info`, and `auto.register.schemas`.
     """
 
     group: ClassVar[str] = "kafka"
 
-    bootstrap_servers: Annotated[str, URL] | None = None
+    bootstrap_servers: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[^@]*\Z",
+                description="host:port, without a login (see sasl.username of kafka.config)",
+            ),
+            URL,
+        ]
+        | None
+    ) = None
     topic: Annotated[str, Meta(min_length=1)] = "otel.{signal}"
     acks: Literal["all", "1", "0", "-1"] = "all"
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "zstd"
@@ -197,7 +209,11 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
     schema_registry_url: (
         Annotated[
             str,
-            Meta(pattern="^https?://", description="an address like http://localhost:8081"),
+            Meta(
+                pattern=r"^https?://[^@]*\Z",
+                description="an address like http://localhost:8081, without a login (see "
+                "basic.auth.user.info of kafka.schema_registry_config)",
+            ),
             URL,
         ]
         | None

@@ -60,7 +60,8 @@ class KafkaSink:
 
     Raises:
         ConfigError: A header or a property is not Unicode.
-        SinkError: A schema registry is asked for, and its client is not installed.
+        SinkError: A schema registry is asked for, and its client is not installed, or the
+            properties name a broker with a login.
     """
 
     name = "kafka"

@@ -40,8 +40,17 @@ _ZSTD_LEVEL = "1"
 
 
 def named_brokers(properties: Mapping[str, str]) -> str:
-    """Return the brokers that properties name, by either of librdkafka's names for them."""
-    return properties.get("metadata.broker.list") or properties.get("bootstrap.servers") or ""
+    """Return the brokers that properties name, by either of librdkafka's names for them.
+
+    Raises:
+        SinkError: They hold a login, which librdkafka would not use, but log.
+    """
+    brokers = properties.get("metadata.broker.list") or properties.get("bootstrap.servers") or ""
+    if "@" in brokers:
+        raise SinkError(
+            "kafka: the brokers hold an '@': a login goes into sasl.username and sasl.password"
+        )
+    return brokers
 
 
 def read_properties(options: KafkaConfig) -> dict[str, str]:
@@ -49,7 +58,7 @@ def read_properties(options: KafkaConfig) -> dict[str, str]:
 
     Raises:
         SinkError: `config_file` cannot be read or holds a line that is not a property, a property
-            is one that this sink does not support, or no broker is named.
+            is one that this sink does not support, no broker is named, or one with a login.
     """
     given = dict(options.config)
     for number, line in enumerate(_lines(options.config_file), 1):

@@ -35,7 +35,7 @@ def test_no_secret_is_shown(config):
     assert "sasl.password=********" in result.output
     result = config(KAFKA_SCHEMA_REGISTRY_URL="http://user:s3cret@registry:8081")
     assert "s3cret" not in result.output
-    assert "= http://********@registry:8081" in result.output
+    assert "SCHEMA_REGISTRY_URL is 'http://********@registry:8081'" in result.output
 
 
 def test_a_signal_has_variables_of_its_own(config):

@@ -267,6 +267,36 @@ def test_the_destination_tells_clusters_apart_without_a_secret():
 
 
 @pytest.mark.parametrize(
+    ("option", "text", "where"),
+    [
+        ("bootstrap_servers", "u:hush@b:1", "sasl.username of kafka.config"),
+        ("schema_registry_url", "http://u:hush@r:8081", "basic.auth.user.info of kafka.schema_reg"),
+        ("schema_registry_url", "http://a:1,http://u:hu/sh@r", "basic.auth.user.info of kafka.sc"),
+    ],
+)
+def test_a_login_in_an_address_is_refused_and_not_shown(option, text, where):
+    """An address with a login, which clients would log, is refused; the error says where it goes.
+
+    The login is not in the error.
+    """
+    with pytest.raises(ConfigError, match=rf"kafka\.{option} .*without a login") as caught:
+        KafkaConfig(**{option: text})
+    assert where in str(caught.value)
+    assert not re.search("hush|hu/sh", str(caught.value))
+
+
+@pytest.mark.parametrize("name", ["bootstrap.servers", "metadata.broker.list"])
+def test_a_login_in_a_property_with_brokers_is_refused_and_not_shown(tmp_path, name):
+    """A login in brokers that a property names is in neither the destination nor the error."""
+    with pytest.raises(SinkError, match=r"sasl\.username and sasl\.password$"):
+        KafkaSink(KafkaConfig(config={name: "SASL_SSL://u:hush@b:1"}))
+    file = tmp_path / "kafka.properties"
+    file.write_text(f"{name}=u:hush@b:1\n")
+    with pytest.raises(SinkError, match=r"sasl\.username and sasl\.password$"):
+        read_properties(KafkaConfig(config_file=str(file)))
+
+
+@pytest.mark.parametrize(
     ("text", "number"),
     [
         ("21", -973932308),
