@@ -201,7 +201,8 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
     topic: Annotated[str, Meta(min_length=1)] = "otel.{signal}"
     acks: Literal["all", "1", "0", "-1"] = "all"
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "zstd"
-    linger_ms: Annotated[int, Meta(ge=0, le=900_000)] = 50
+    # librdkafka refuses to start unless it is below message.timeout.ms, by default five minutes.
+    linger_ms: Annotated[int, Meta(ge=0, le=299_999)] = 50
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     event_headers: bool = False
     config: _Properties = msgspec.field(default_factory=dict)

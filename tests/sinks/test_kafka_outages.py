@@ -7,6 +7,8 @@ from collections import Counter
 
 import pytest
 
+from otel_cbtop_exporter.config import KafkaConfig
+from otel_cbtop_exporter.errors import ConfigError
 from tests.servers.kafka_broker import start_broker
 from tests.servers.router import ForgetfulRouter
 from tests.sinks.kafka_data import encoded, kafka_sink, send, spans
@@ -238,6 +240,18 @@ def test_it_is_soon_known_that_no_broker_answers():
     sink.close(5)
     assert away.kept == records
     assert "no broker answers" in away.error
+
+
+def test_librdkafka_takes_the_longest_linger_and_no_longer_one_is_allowed():
+    """The longest `linger_ms` is one with which librdkafka starts; a longer one is refused."""
+    with pytest.raises(ConfigError, match=r"kafka\.linger_ms") as refused:
+        KafkaConfig(linger_ms=10**9)
+    longest = int(re.search(r"<= ?(\d+)", str(refused.value))[1])
+    sink = kafka_sink("127.0.0.1:1", "t", linger_ms=longest)
+    result = sink.write(encoded(sink, spans(1)), 1)
+    sink.close(5)
+    assert result.error_type == "_ALL_BROKERS_DOWN"
+    assert "linger.ms" not in result.error
 
 
 def test_a_full_queue_with_the_broker_away():
