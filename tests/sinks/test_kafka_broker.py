@@ -244,6 +244,29 @@ def test_a_time_that_the_topic_refuses_is_rejected_alone(broker, sink_for):  # n
     assert len(values(broker, topic)) == 39
 
 
+@pytest.mark.parametrize("limit_ms", [5_000, 60_000])
+@pytest.mark.parametrize("late", [{7}, {0, 7, 8}, set(range(20))])
+def test_a_late_record_is_sent_with_the_current_time(broker, sink_for, limit_ms, late):  # noqa: F811
+    """A record that is minutes late arrives in order with the current time if its own is refused.
+
+    Its neighbours keep their times, and it holds up nothing, however short the topic's limit is.
+    """
+    topic = broker.new_topic(message_timestamp_before_max_ms=limit_ms)
+    sink = sink_for(topic)
+    sent_ms = time.time_ns() // 1_000_000
+    ages_ns = [300_000_000_000 if n in late else 0 for n in range(20)]
+    events = [span(n, timestamp_ns=time.time_ns() - age_ns) for n, age_ns in enumerate(ages_ns)]
+    records = encoded(sink, events)
+    assert send(sink, records).delivered == records
+    arrived = broker.read_all(topic)
+    assert [message.value() for message in arrived] == [record.body for record in records]
+    for number, message in enumerate(arrived):
+        if number in late:
+            assert message.timestamp()[1] >= sent_ms
+        else:
+            assert message.timestamp()[1] == events[number].timestamp_ns // 1_000_000
+
+
 def test_a_wrong_clock_costs_no_record(broker, sink_for, monkeypatch):  # noqa: F811
     """If this machine's clock is hours ahead, records are kept until it is corrected."""
     topic = broker.new_topic()
@@ -256,6 +279,9 @@ def test_a_wrong_clock_costs_no_record(broker, sink_for, monkeypatch):  # noqa: 
     alone = sink.write(records[:1], 30)
     assert (alone.kept, alone.error_type) == (records[:1], "INVALID_TIMESTAMP")
     assert "clock" in alone.error
+    monkeypatch.setattr(kafka.time, "time_ns", lambda: now_ns() + 6 * HOUR_NS)
+    later = send(sink, records, seconds=2)
+    assert (later.kept, later.rejected) == (records, [])
     monkeypatch.undo()
     assert sink.write(records, 30).delivered == records
 
