@@ -1,14 +1,17 @@
 """Which topic, key and headers an event has; no broker is needed."""
 
 import importlib.util
+import json
 import logging
 import re
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
 from otel_cbtop_exporter.config import KafkaConfig
 from otel_cbtop_exporter.encoding.event_json import encode_event
+from otel_cbtop_exporter.env import options_from_environment
 from otel_cbtop_exporter.errors import ConfigError, SinkError
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.sinks.kafka import KafkaSink
@@ -311,6 +314,18 @@ def test_the_tests_own_murmur2_is_java_s(text, number):
     """The tests' murmur2 gives the values of Apache Kafka's UtilsTest."""
     assert murmur2(text.encode()) == number
     assert 0 <= java_partition(text.encode(), 6) < 6
+
+
+def test_the_documented_remedy_for_order_is_taken_in_code_and_in_the_environment():
+    """The number of retries that docs/kafka.md names is a property of ours and of librdkafka."""
+    text = DOCUMENT.read_text()
+    in_code = json.loads(re.search(r'`kafka.config=(\{"retries".*?\})`', text)[1])
+    name, value = re.search(r'`(OTEL_\w+)="(retries=\d+)"`', text).groups()
+    options = options_from_environment("traces", {name: value})
+    assert options["kafka"]["config"] == in_code
+    properties = read_properties(KafkaConfig(bootstrap_servers="127.0.0.1:1", config=in_code))
+    assert properties["retries"] == in_code["retries"]
+    Producer(properties, logger=logging.getLogger("librdkafka"))  # raises if it is refused
 
 
 def test_documented_errors_are_those_of_the_sink():
