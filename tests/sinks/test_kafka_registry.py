@@ -275,7 +275,7 @@ def test_a_registry_that_fails_is_asked_once_a_write():
 
     paths = []
     with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}"
         sink = kafka_sink("127.0.0.1:1", "t", schema_registry_url=url)
