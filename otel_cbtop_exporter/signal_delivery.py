@@ -9,6 +9,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -92,7 +93,7 @@ class SignalDelivery:
         self, signal: SignalName, sink: Sink | str | Sequence[str] | None, options: dict[str, Any]
     ) -> None:
         # A null in a declarative file becomes {}, and names may be in a set.
-        if sink is None or isinstance(sink, Sequence | Mapping | set):
+        if sink is None or isinstance(sink, Sequence | Mapping | AbstractSet):
             ready, given = None, {**options, "sink": sink}
         else:
             check_sink(sink)

@@ -211,9 +211,9 @@ class KafkaConfig(Options, frozen=True, kw_only=True):
         Annotated[
             str,
             Meta(
-                pattern=r"^https?://[^@]*\Z",
-                description="an address like http://localhost:8081, without a login (see "
-                "basic.auth.user.info of kafka.schema_registry_config)",
+                pattern=r"^https?://[^@?#]*\Z",
+                description="an address like http://localhost:8081, without a query or a login "
+                "(see basic.auth.user.info of kafka.schema_registry_config)",
             ),
             URL,
         ]

@@ -44,8 +44,10 @@ def trace(correlation_id: str, files: tuple[str, ...]) -> None:
         own = line.event.correlation_id if line.event else None
         if line.event and own and (_begins(own, given) or _begins(own, digits)):
             found.setdefault(own, []).append(line.event)
-    if exact := [own for own in found if own.lower() in (given, digits)]:
-        found = {own: found[own] for own in exact}
+    for whole in (given, digits):
+        if exact := [own for own in found if own.lower() == whole]:
+            found = {own: found[own] for own in exact}
+            break
     if not found:
         hint = "" if is_prefix else f"; a prefix needs at least {_SHORTEST_PREFIX} characters"
         raise click.ClickException(f"no event has the correlation id {correlation_id}{hint}")

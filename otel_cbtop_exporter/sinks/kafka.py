@@ -38,10 +38,6 @@ _REFUSALS = {
 }
 _NO_ANSWER = {"_MSG_TIMED_OUT", "_PURGE_QUEUE", "_PURGE_INFLIGHT", "_TIMED_OUT", "_FATAL"}
 
-# A record this young that is refused for its time is sent again with the current time. A topic
-# takes that, however short its limit is; if not, this machine's clock is wrong.
-_RECENT_MS = 600_000
-
 # After this many writes in a row without any answer, the producer is replaced.
 _SILENT_WRITES = 3
 
@@ -93,7 +89,6 @@ class KafkaSink:
         self._log: KafkaLog | None = None
         self._is_closed = False
         self._silent_writes = 0  # in a row
-        self._refuse_now: set[str] = set()  # topics that refused the current time last
         self._lock = threading.Lock()
 
     def encode(self, events: Sequence[Event]) -> Encoded:
@@ -168,15 +163,11 @@ class KafkaSink:
             for time_ns in records.timestamps_ns
         ]
         missing = client.send(topic, records, timestamps_ms, prefix, deadline)
-        is_recent = [
-            topic in self._refuse_now or now_ms - timestamp_ms < _RECENT_MS
-            for timestamp_ms in (timestamps_ms if missing else ())
-        ]
         # librdkafka names two or more records at fault INVALID_RECORD, and so tells them from the
         # others of their produce batch. If only one is, all have the same name until it is alone.
         is_alone = len(missing) == 1
         of_time = "INVALID_TIMESTAMP" if is_alone else "INVALID_RECORD"
-        late = {i for i in missing if is_recent[i] and _name(missing[i]) == of_time}
+        late = {i for i in missing if _name(missing[i]) == of_time}
         if late:
             # With all that is missing, or others of their key would arrive before them.
             again = sorted(missing)
@@ -184,13 +175,10 @@ class KafkaSink:
             batch = Records.of([records[i] for i in again])
             left = client.send(topic, batch, times_ms, prefix, deadline)
             missing = {again[i]: error for i, error in left.items()}
-            if is_alone and _name(left.get(0)) == of_time:
-                self._refuse_now.add(topic)
         if not missing:
             self._silent_writes = 0
-            self._refuse_now.discard(topic)
             return WriteResult(delivered=records)
-        result = _answer(client, topic, records, missing, is_recent)
+        result = _answer(client, topic, records, missing)
         is_silent = result.error_type == TIMEOUT and not result.delivered
         self._silent_writes = self._silent_writes + 1 if is_silent else 0
         # A new producer makes new connections. librdkafka does not give up a connection that takes
@@ -259,20 +247,19 @@ def _answer(
     topic: str,
     records: Sequence[Record],
     missing: Missing,
-    is_recent: Sequence[bool],
 ) -> WriteResult:
     """Sort records by their reports; refused ones are kept, for the sender to halve."""
     delivered: list[Record] = []
     kept: list[Record] = []
     split_reason = split_detail = error = error_type = ""
-    for index, (record, is_young) in enumerate(zip(records, is_recent, strict=True)):
+    for index, record in enumerate(records):
         if index not in missing:
             delivered.append(record)
             continue
         kept.append(record)
         name, words = _cause(client, missing[index])
         # Alone, it was refused with the current time as well.
-        is_late = is_young and name == "INVALID_TIMESTAMP" and len(missing) == 1
+        is_late = name == "INVALID_TIMESTAMP" and len(missing) == 1
         if name in _REFUSALS and not is_late:
             split_reason, split_detail = _REFUSALS[name], f"{name}: {words}"
         if not error or error_type == TIMEOUT:

@@ -121,11 +121,15 @@ def test_an_id_may_begin_as_the_sdk_prints_it(tmp_path, run):
     An id made by hand that does begin with 0x is found as well.
     """
     file = written.write(
-        tmp_path / "e.jsonl", span("one", "a1"), span("two", "a2", trace="0x7f-by-hand")
+        tmp_path / "e.jsonl",
+        span("one", "a1"),
+        span("two", "a2", trace="0x7f-by-hand"),
+        span("three", "a3", trace="7f-by-hand"),
     )
     for given in (f"0x{TRACE}", f"0X{TRACE.upper()}", f"0x{TRACE[:8]}"):
         assert "── one" in run(given, file).output
     assert "── two" in run("0x7f-by-hand", file).output
+    assert "── three" in run("7f-by-hand", file).output
     assert "at least 4 characters" in run("0x0af", file).output
 
 
