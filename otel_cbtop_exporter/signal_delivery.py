@@ -132,9 +132,7 @@ class SignalDelivery:
                     raise ConfigError(why) from error
                 self.unusable[name] = why
                 _logger.error("%s; until then sink %s gets nothing", why, name)
-        # The local ones first: an export is over when its time is, and a backend that hangs would
-        # leave none of it for a file.
-        return sorted(pipelines, key=lambda pipeline: not pipeline.is_local)
+        return pipelines
 
     def export(
         self,
@@ -162,8 +160,10 @@ class SignalDelivery:
             ok = False
             for name in self.unusable:
                 self._lose("no_sink", events, f"sink {name} cannot be used", f"no_sink {name}")
-        for pipeline in self._pipelines:
-            ok = pipeline.submit(events, max(0.0, deadline - time.monotonic())) and ok
+        for others, pipeline in reversed([*enumerate(reversed(self._pipelines))]):
+            # An equal share of what is left: a sink that hangs leaves the others theirs.
+            share = max(0.0, deadline - time.monotonic()) / (1 + others)
+            ok = pipeline.submit(events, share) and ok
         return ok
 
     def _map(

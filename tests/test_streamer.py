@@ -474,3 +474,24 @@ kept = work() if {scope == "module"} else work() and None
     path = tmp_path / "a.jsonl"
     subprocess.run([sys.executable, "-c", program, path], check=True)
     assert len(path.read_bytes().splitlines()) == 250
+
+
+def test_at_exit_a_streamer_that_hangs_leaves_the_others_their_time(tmp_path):
+    """Each gets a share of the time, whatever backend another one waits for."""
+    program = """
+import socket, sys
+from otel_cbtop_exporter import EventStreamer, event_from_sample, streamer
+
+streamer._EXIT_SECONDS = 2.0
+server = socket.create_server(("127.0.0.1", 0))
+url = f"http://127.0.0.1:{server.getsockname()[1]}"
+hanging = [
+    EventStreamer("influxdb", delivery="direct", influxdb={"url": url, "bucket": str(n)})
+    for n in range(3)
+]
+files = [EventStreamer("jsonlines", jsonlines={"path": f"{sys.argv[1]}/{n}"}) for n in range(6)]
+for one in (*hanging, *files):
+    one.send(event_from_sample("m", 1.0))
+"""
+    subprocess.run([sys.executable, "-c", program, tmp_path], check=True, stderr=subprocess.PIPE)
+    assert [len(path.read_bytes().splitlines()) for path in tmp_path.iterdir()] == [1] * 6

@@ -61,7 +61,7 @@ class Spool:
     ) -> None:
         self.path = path
         self.max_bytes = max_bytes
-        self._max_age_ns = max_age_ms * 1_000_000
+        self.max_age_ns = max_age_ms * 1_000_000
         self._time_ns = time_ns
         self._reports = reports or Reports()
         self._store = RowStore(path, synchronous, self._reports)
@@ -119,7 +119,7 @@ class Spool:
         Raises:
             SpoolError: The spool cannot be read.
         """
-        if self._max_age_ns:
+        if self.max_age_ns:
             with suppress(SpoolError):  # then too old records are sent after all
                 self.evict()
         while rows := self._claim_rows(lane, max_events, max_bytes):
@@ -194,10 +194,19 @@ class Spool:
         """Return what is waiting; a file that has not been used yet counts as empty."""
         oldest_ns = None
         ledger = self._store.ledger
-        if ledger.waiting.events:
-            with suppress(SpoolError):  # the next claim or append meets the error
-                oldest_ns = self._store.run(queries.oldest_ns)
+        with suppress(SpoolError):  # the next claim or append meets the error
+            oldest_ns = self.oldest_ns()
         return SpoolStats(ledger.waiting, ledger.stored_bytes, oldest_ns)
+
+    @reporting
+    def oldest_ns(self) -> int | None:
+        """Return when the first record was appended; None if nothing is known to wait.
+
+        Raises:
+            SpoolError: The spool cannot be read.
+        """
+        waits = self._store.ledger.waiting.events
+        return self._store.run(queries.oldest_ns) if waits else None
 
     @reporting
     def newest_ns(self) -> int | None:
@@ -272,9 +281,9 @@ class Spool:
 
     def _too_old(self, new: Sequence[Row] = ()) -> int:
         """Return the time before which a row is too old; 0 if rows have no age limit."""
-        if not self._max_age_ns:
+        if not self.max_age_ns:
             return 0
         now_ns = self._time_ns()
         # As of the newest row, so that none leaves with its own append.
         newest_ns = max((row.created_ns for row in new), default=now_ns)
-        return min(now_ns, newest_ns) - self._max_age_ns
+        return min(now_ns, newest_ns) - self.max_age_ns

@@ -161,11 +161,18 @@ class SpoolFiles:
         Otherwise files whose records all wait for a bucket that does not exist would keep those of
         other buckets from being sent.
         """
-        oldest = self._adopted[0].spool
+        # What is in a removed file ends with this process.
+        spools = [held.spool for held in self._adopted if not held.spool.was_removed()]
+        if not spools:
+            return
+        oldest = spools[0]
         oldest.max_bytes = self._max_bytes  # so that nothing leaves for it; `share` sets it again
         try:
-            for held in self._adopted[1:]:
-                if not held.spool.hand_over(oldest, _MOVE_BYTES):
+            for spool in spools[1:]:
+                # A row expires only once those before it have.
+                if spool.max_age_ns and (spool.oldest_ns() or 0) < (oldest.newest_ns() or 0):
+                    break
+                if not spool.hand_over(oldest, _MOVE_BYTES):
                     break  # its later rows come first, or their order would be lost
         except SpoolError as error:
             self._reports.note("spool_adopt", f"spool files cannot be joined: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from typing import Any
 
 from otel_cbtop_exporter.delivery import spool_queries as queries
 from otel_cbtop_exporter.delivery.spool_rows import Row
@@ -124,7 +125,11 @@ class Ledger:
         self._claimed = other._claimed
 
     def forget_lost(self, connection: sqlite3.Connection) -> None:
-        """Forget claims of rows that are not in the database: new rows may get their ids."""
-        for rows in self._claimed.values():
+        """Forget claims of, and owed changes to, rows that are not in the database.
+
+        New rows may get their ids.
+        """
+        known: list[dict[int, Any]] = [*self._claimed.values(), self.owed]
+        for rows in known:
             for row_id in [one for one in rows if not queries.has(connection, one)]:
                 del rows[row_id]

@@ -23,6 +23,11 @@ BATCHES = [incompressible(2, 3_000, seed, lane="ab"[seed % 2]) for seed in range
 APPENDED = [record for batch in BATCHES for record in batch]
 
 
+@pytest.fixture
+def told():
+    return Told()
+
+
 def filled(path):
     """Make a small closed spool file; return its number of pages."""
     spool = make_spool(path)
@@ -261,5 +266,29 @@ def test_a_claim_of_lost_rows_ends_no_rows_that_got_their_ids(tmp_path, lost_by)
     spool.append(numbered(10, 5))
     spool.settle(lost)
     assert empty(spool) == numbered(5, 10)
+    assert told.dropped == {"damaged": 5}
+    spool.delete()
+
+
+def test_a_change_that_is_owed_to_a_lost_file_is_forgotten(tmp_path, told):
+    """What waits is counted right although a full disk and a removed file came together."""
+    path = tmp_path / "spool.db"
+    spool = make_spool(path, told)
+    spool.append(numbered(0, 5, "a"))
+    spool.append(numbered(5, 5, "b"))
+    first, second = spool.claim("a", MANY, MANY), spool.claim("b", MANY, MANY)
+
+    def refuse(*_):
+        return sqlite3.SQLITE_DENY
+
+    spool._store.run(lambda connection: connection.set_authorizer(refuse))
+    spool.settle(first)
+    spool._store.database.close()
+    path.unlink()
+    spool.append(numbered(20, 3, "c"))
+    spool.settle(second)
+    assert spool.stats().events_spooled == 3
+    assert drain(spool) == numbered(20, 3, "c")
+    assert (spool.stats().events_spooled, spool.stats().spool_bytes) == (0, 0)
     assert told.dropped == {"damaged": 5}
     spool.delete()

@@ -172,6 +172,61 @@ def test_files_that_cannot_be_emptied_do_not_keep_others_from_being_taken_over(p
     folder.close()
 
 
+def test_no_row_moves_into_a_file_that_was_removed(path, told):
+    """What is safe on disk stays so: a removed file that is still open ends with its process."""
+    clock = Clock()
+    folder = make_folder(path, told, monotonic=clock)
+    folder.append(numbered(0, 1, lane="missing"))
+    (file,) = folder.folder.glob("*.db")
+    file.unlink()
+    clock.now += 10.0
+    folder.append(numbered(1, 1, lane="missing"))
+    for n in range(1, 11):
+        leave(path, numbered(10 * n, 2, lane="missing"))
+    while folder.adopt():
+        pass
+    folder.close()
+    assert told.dropped == {"shutdown": 1}
+    after = make_folder(path)
+    got = []
+    while after.adopt():
+        got += empty(after)
+    left = [r for n in range(1, 11) for r in numbered(10 * n, 2)]
+    assert sorted(bodies(got)) == sorted([*bodies(left), b"1"])
+    after.close()
+
+
+def test_joined_files_keep_their_rows_no_longer_than_their_age_limit(path, told):
+    """Rows do not move behind younger ones, where they would stay as long as those."""
+    second = 10**9
+    now = [0]
+    options = {"max_age_ms": 1_800_000, "time_ns": lambda: now[0]}
+    long_lived = make_folder(path, **options)
+    now[0] = 100 * second
+    long_lived.append(numbered(0, 1))
+    for n in range(1, 10):
+        now[0] += second
+        leave(path, numbered(n, 1), **options)
+    now[0] = 1_850 * second
+    long_lived.append(numbered(100, 1))
+    long_lived.close()
+    clock = Clock()
+    folder = make_folder(path, told, monotonic=clock, **options)
+    folder.append(numbered(200, 1, lane="new"))
+    folder.adopt()
+    while folder.adopt():
+        pass
+    now[0] = 2_000 * second
+    clock.now += 10.0
+    folder.spools()
+    folder.adopt()
+    now[0] = 2_001 * second
+    clock.now += 10.0
+    folder.spools()
+    assert told.dropped == {"expired": 10}
+    folder.close()
+
+
 def test_a_file_system_without_flock_gets_no_owner_files(path, told, monkeypatch):
     """Each try to use the disk again would leave one otherwise."""
 
