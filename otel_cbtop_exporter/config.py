@@ -170,7 +170,7 @@ class ExporterConfig(Options, frozen=True, kw_only=True):
         sink: Where events go. Each of several sinks gets every event.
         delivery: `spooled`: a background thread writes to remote sinks, from the spool.
             `direct`: the SDK's thread does, for environments that freeze between calls.
-        timeout_ms: The longest that one `export()` may take.
+        timeout_ms: The longest that one `export()` may take; several sinks have equal shares of it.
         max_batch_events: The most records in one write; each sink has a default of its own.
         max_batch_bytes: The most bytes in one write; each sink has a default of its own.
         internal_metrics: Record OpenTelemetry's metrics about exporters, `otel.sdk.exporter.*`.

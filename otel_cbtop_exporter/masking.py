@@ -25,6 +25,7 @@ MASK = "********"
 
 # A password may contain `/`, `?` or `#`, although no URL parser allows them there.
 _LOGIN_IN_URL = re.compile(r"(?<=://)\S*@")
+_QUERY = re.compile(r"(?<=[?#]).+", re.DOTALL)
 
 
 def metas(hint: Any) -> Iterator[Meta]:
@@ -53,13 +54,16 @@ def shown(hint: Any, value: Any) -> str:
 
 
 def without_login(hint: Any, text: str) -> str:
-    """Return an option's text without the user name and password that a URL may have.
+    """Return an option's text without the user name, password and query that a URL may have.
 
     A password may contain spaces, and the scheme may be missing.
     """
-    login, at, rest = text.rpartition("@")
-    if not at or URL not in metas(hint):
+    if URL not in metas(hint):
         return _masked(text)
+    login, at, rest = text.rpartition("@")
+    rest = _QUERY.sub(MASK, rest)
+    if not at:
+        return rest
     scheme, colon, _ = login.partition("://")
     return f"{scheme}{colon}{MASK}@{rest}" if colon else f"{MASK}@{rest}"
 

@@ -269,7 +269,9 @@ _open: set[EventStreamer] = set()
 @atexit.register
 def _shut_down_all() -> None:
     deadline = time.monotonic() + _EXIT_SECONDS
-    for others, streamer in reversed([*enumerate(_open)]):
+    # Those with most to send come last, and have what the others leave.
+    last_first = sorted([*_open], key=lambda streamer: -streamer.pending_count)
+    for others, streamer in reversed([*enumerate(last_first)]):
         # An equal share of what is left: one that hangs leaves the others theirs.
         streamer.shutdown(max(0.0, deadline - time.monotonic()) / (1 + others))
 

@@ -178,6 +178,9 @@ def test_no_group_and_no_password_of_a_url_is_shown():
     with pytest.raises(ConfigError) as caught:
         KafkaConfig(schema_registry_url="http://admin:s3/cret@host")
     assert "kafka.schema_registry_url is 'http://********@host'" in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        KafkaConfig(schema_registry_url="http://host/path?token=s3cret")
+    assert "kafka.schema_registry_url is 'http://host/path?********'" in str(caught.value)
 
 
 def test_a_spools_folder_is_absolute_from_the_beginning(tmp_path, monkeypatch):

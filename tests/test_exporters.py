@@ -692,6 +692,19 @@ def test_off_the_main_thread_no_handler_is_installed():
     made[0].shutdown()
 
 
+def test_sinks_that_need_no_time_come_first(tmp_path):
+    """The others have what they leave of their shares of an export's time."""
+    exporter = CbtopSpanExporter(
+        sink=["influxdb", "jsonlines"],
+        delivery="direct",
+        influxdb={"url": "http://127.0.0.1:1", "bucket": "b"},
+        jsonlines={"path": str(tmp_path / "a.jsonl")},
+    )
+    names = [pipeline._sink.name for pipeline in exporter._delivery._pipelines]
+    assert names == ["jsonlines", "influxdb"]
+    exporter.shutdown(1_000)
+
+
 def test_a_backend_that_hangs_leaves_the_others_their_share_of_the_time(tmp_path):
     """Without a spool, a hanging backend uses its share of an export's time and no more."""
     path = tmp_path / "a.jsonl"

@@ -495,3 +495,25 @@ for one in (*hanging, *files):
 """
     subprocess.run([sys.executable, "-c", program, tmp_path], check=True, stderr=subprocess.PIPE)
     assert [len(path.read_bytes().splitlines()) for path in tmp_path.iterdir()] == [1] * 6
+
+
+def test_at_exit_a_streamer_with_much_to_send_comes_last():
+    """It has the time that the others leave."""
+    program = """
+import atexit
+closed = []
+atexit.register(lambda: print(*closed))
+from otel_cbtop_exporter import EventStreamer, event_from_sample
+from otel_cbtop_exporter.testing import RecordingSink
+
+class Sink(RecordingSink):
+    def close(self, timeout_seconds):
+        closed.append(self.name)
+
+for count in (30, 0, 50, 10, 40, 20):
+    streamer = EventStreamer(Sink(name=f"{count}", local=True))
+    for n in range(count):
+        streamer.send(event_from_sample("m", float(n)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
+    assert done.stdout.split() == [b"0", b"10", b"20", b"30", b"40", b"50"]

@@ -75,6 +75,7 @@ class Pipeline:
         self.is_spooled = config.delivery == "spooled" and (
             config.spool.path is not None or not sink.local
         )
+        self.is_local = sink.local
         component = f"cbtop_{sink.name}_exporter"
         self._metrics = SdkMetrics(component, self._inflight) if config.internal_metrics else None
         self.holders = 1

@@ -30,6 +30,8 @@ __all__ = ["SpoolFiles"]
 
 # The most adopted files at a time; others wait for a later call of `adopt`.
 _MOST_ADOPTED = 8
+# The most where they must not be joined, because their rows would expire too late.
+_MOST_UNJOINED = 64
 # How much of each file moves at most at a time, so that no export waits long for it.
 _MOVE_BYTES = 1024 * 1024
 
@@ -64,6 +66,7 @@ class SpoolFiles:
         self._reports = reports
         self._own: _Held | None = None
         self._adopted: list[_Held] = []
+        self._most_adopted = _MOST_ADOPTED
 
     def own(self) -> Spool:
         """Return this process's own spool; it is made if there is none.
@@ -95,7 +98,7 @@ class SpoolFiles:
         self._check_place()
         ours = {held.owner.name for held in self._all()}
         others = [name for name in owner_names(self._folder) if name not in ours]
-        if others and len(self._adopted) >= _MOST_ADOPTED:
+        if others and len(self._adopted) >= self._most_adopted:
             self._make_room()
         return sum(map(self._adopt_or_say, others))
 
@@ -171,6 +174,7 @@ class SpoolFiles:
             for spool in spools[1:]:
                 # A row expires only once those before it have.
                 if spool.max_age_ns and (spool.oldest_ns() or 0) < (oldest.newest_ns() or 0):
+                    self._most_adopted = _MOST_UNJOINED
                     break
                 if not spool.hand_over(oldest, _MOVE_BYTES):
                     break  # its later rows come first, or their order would be lost
@@ -186,7 +190,7 @@ class SpoolFiles:
             return False
 
     def _adopt(self, name: str) -> bool:
-        if len(self._adopted) >= _MOST_ADOPTED:
+        if len(self._adopted) >= self._most_adopted:
             return False
         owner = Owner.try_take(self._folder, name)
         if owner is None:

@@ -163,16 +163,15 @@ class KafkaSink:
             for time_ns in records.timestamps_ns
         ]
         missing = client.send(topic, records, timestamps_ms, prefix, deadline)
-        # librdkafka names two or more records at fault INVALID_RECORD, and so tells them from the
-        # others of their produce batch. If only one is, all have the same name until it is alone.
-        is_alone = len(missing) == 1
-        of_time = "INVALID_TIMESTAMP" if is_alone else "INVALID_RECORD"
-        late = {i for i in missing if _name(missing[i]) == of_time}
-        if late:
+        # A time that the topic refuses is replaced by the current one. In each round there are more
+        # records that have it, so it ends.
+        while late := [i for i in _refused_for_time(missing) if timestamps_ms[i] < now_ms]:
+            for i in late:
+                timestamps_ms[i] = now_ms
             # With all that is missing, or others of their key would arrive before them.
             again = sorted(missing)
-            times_ms = [now_ms if i in late else timestamps_ms[i] for i in again]
             batch = Records.of([records[i] for i in again])
+            times_ms = [timestamps_ms[i] for i in again]
             left = client.send(topic, batch, times_ms, prefix, deadline)
             missing = {again[i]: error for i, error in left.items()}
         if not missing:
@@ -272,6 +271,16 @@ def _answer(
         split_reason=split_reason,
         split_detail=split_detail,
     )
+
+
+def _refused_for_time(missing: Missing) -> list[int]:
+    """Return the records that may have been refused for their time, by position.
+
+    librdkafka names two or more records at fault INVALID_RECORD, and so tells them from the others
+    of their produce batch. If only one is, all have the same name until it is alone.
+    """
+    name = "INVALID_TIMESTAMP" if len(missing) == 1 else "INVALID_RECORD"
+    return [position for position, error in missing.items() if _name(error) == name]
 
 
 def _name(error: KafkaError | None) -> str:

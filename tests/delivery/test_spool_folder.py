@@ -227,6 +227,24 @@ def test_joined_files_keep_their_rows_no_longer_than_their_age_limit(path, told)
     folder.close()
 
 
+def test_files_that_may_not_be_joined_do_not_keep_others_from_being_taken_over(path):
+    """With an age limit, files of processes that lived side by side are more files instead."""
+    options = {"max_age_ms": 86_400_000}
+    workers = [make_folder(path, **options) for _ in range(12)]
+    for round_ in range(2):
+        for n, worker in enumerate(workers):
+            worker.append(numbered(10 * n + round_, 1, lane="there" if n > 9 else "missing"))
+    for worker in workers:
+        worker.close()
+    folder = make_folder(path, **options)
+    while folder.adopt():
+        pass
+    claims = [spool.claim("there", MANY, MANY) for spool in folder.spools()]
+    got = bodies([r for claim in claims if claim for r in claim.records])
+    assert sorted(got) == [b"100", b"101", b"110", b"111"]
+    folder.close()
+
+
 def test_a_file_system_without_flock_gets_no_owner_files(path, told, monkeypatch):
     """Each try to use the disk again would leave one otherwise."""
 

@@ -254,6 +254,21 @@ def test_a_late_record_is_sent_with_the_current_time(broker, sink_for, limit_ms,
             assert message.timestamp()[1] == events[number].timestamp_ns // 1_000_000
 
 
+@pytest.mark.parametrize(("ones", "zeros"), [(1, 2), (3, 1), (2, 3)])
+def test_late_records_of_two_partitions_are_sent_with_the_current_time(
+    broker, sink_for, ones, zeros
+):  # noqa: F811
+    """Late records of several produce batches arrive in one write, however many each has."""
+    topic = broker.new_topic(2, message_timestamp_before_max_ms=HOUR_NS // 1_000_000)
+    sink = sink_for(topic)
+    late_ns = time.time_ns() - 2 * HOUR_NS
+    records = encoded(sink, [span(n, timestamp_ns=late_ns + n) for n in range(50)])
+    by_partition = [[r for r in records if java_partition(r.key, 2) == n] for n in range(2)]
+    mixed = by_partition[1][:ones] + by_partition[0][:zeros]
+    assert sink.write(mixed, 30).delivered == mixed
+    assert len(broker.read_all(topic)) == ones + zeros
+
+
 def test_a_wrong_clock_costs_no_record(broker, sink_for, monkeypatch):  # noqa: F811
     """If this machine's clock is hours ahead, records are kept until it is corrected.
 
