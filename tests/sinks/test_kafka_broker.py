@@ -255,9 +255,7 @@ def test_a_late_record_is_sent_with_the_current_time(broker, sink_for, limit_ms,
 
 
 @pytest.mark.parametrize(("ones", "zeros"), [(1, 2), (3, 1), (2, 3)])
-def test_late_records_of_two_partitions_are_sent_with_the_current_time(
-    broker, sink_for, ones, zeros
-):  # noqa: F811
+def test_late_records_of_two_partitions_arrive_in_one_write(broker, sink_for, ones, zeros):  # noqa: F811
     """Late records of several produce batches arrive in one write, however many each has."""
     topic = broker.new_topic(2, message_timestamp_before_max_ms=HOUR_NS // 1_000_000)
     sink = sink_for(topic)
@@ -281,7 +279,8 @@ def test_a_wrong_clock_costs_no_record(broker, sink_for, monkeypatch):  # noqa: 
     records = encoded(sink, spans(10))
     wrong = send(sink, records, seconds=2)
     assert (wrong.kept, wrong.rejected) == (records, [])
-    alone = sink.write(records[:1], 30)
+    # Not the same sink: its next write may still be purged along with the one that was cut off.
+    alone = sink_for(topic).write(records[:1], 30)
     assert (alone.kept, alone.error_type) == (records[:1], "INVALID_TIMESTAMP")
     assert "clock" in alone.error
     monkeypatch.setattr(kafka.time, "time_ns", lambda: now_ns() + 6 * HOUR_NS)
