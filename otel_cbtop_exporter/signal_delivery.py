@@ -161,10 +161,10 @@ class SignalDelivery:
             ok = False
             for name in self.unusable:
                 self._lose("no_sink", events, f"sink {name} cannot be used", f"no_sink {name}")
-        for others, pipeline in reversed([*enumerate(reversed(self._pipelines))]):
+        for number, pipeline in enumerate(self._pipelines):
             # An equal share of what is left: a sink that hangs leaves the others theirs.
-            share = max(0.0, deadline - time.monotonic()) / (1 + others)
-            ok = pipeline.submit(events, share) and ok
+            left = max(0.0, deadline - time.monotonic())
+            ok = pipeline.submit(events, left / (len(self._pipelines) - number)) and ok
         return ok
 
     def _map(

@@ -101,8 +101,8 @@ class EventStreamer:
             streamer.send(event_from_sample("gpu.load", 0.93, {"host": "a"}))
 
     An event is accepted for good once its batch is complete or flushed: events that still wait for
-    their batch are lost if the process is killed. A streamer that was not shut down is when the
-    interpreter exits.
+    their batch are lost if the process is killed. When the interpreter exits, every streamer that
+    is still open is shut down.
 
     Args:
         sink: `jsonlines`, `influxdb`, `kafka` or `console`, or a ready sink, which is closed
@@ -207,7 +207,6 @@ class EventStreamer:
         deadline = time.monotonic() + timeout_seconds
         if not self._shut_down.acquire(blocking=False):
             return
-        _open.discard(self)
         if self._ordering.acquire(timeout=max(0.0, timeout_seconds)):
             try:
                 self._hand_over(deadline - time.monotonic())
@@ -215,6 +214,7 @@ class EventStreamer:
                 self._ordering.release()
         self._pipeline.release(max(0.0, deadline - time.monotonic()))
         self._hand_over(0.0)  # counts events that got no turn because another batch hangs
+        _open.discard(self)
 
     def health(self) -> SinkHealth:
         """Return the counters of this process and what waits for the sink."""
@@ -262,7 +262,7 @@ def _sink_named(config: ExporterConfig) -> Callable[[], Sink]:
     return sink_factory(config.sink[0], config)
 
 
-# Those that were not shut down. Kept until the process ends, because their events are.
+# Those that were not shut down. Kept until the process ends, because their events must be, too.
 _open: set[EventStreamer] = set()
 
 
@@ -270,10 +270,11 @@ _open: set[EventStreamer] = set()
 def _shut_down_all() -> None:
     deadline = time.monotonic() + _EXIT_SECONDS
     # Those with most to send come last, and have what the others leave.
-    last_first = sorted([*_open], key=lambda streamer: -streamer.pending_count)
-    for others, streamer in reversed([*enumerate(last_first)]):
+    in_order = sorted([*_open], key=lambda streamer: streamer.pending_count)
+    for number, streamer in enumerate(in_order):
         # An equal share of what is left: one that hangs leaves the others theirs.
-        streamer.shutdown(max(0.0, deadline - time.monotonic()) / (1 + others))
+        left = max(0.0, deadline - time.monotonic())
+        streamer.shutdown(left / (len(in_order) - number))
 
 
 def _after_fork_in_child() -> None:
