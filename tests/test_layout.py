@@ -62,7 +62,6 @@ MAY_IMPORT = {
         "config",
         "file_lock",
         "fork_lock",
-        "masking",
         "options",
         "own_log",
         "sink_options",
@@ -71,6 +70,7 @@ MAY_IMPORT = {
     ),
     "sinks.records": ("on_demand",),
     "sinks.base": ("events", "sinks.records"),
+    "sinks.influxdb_http": ("sinks.base", "config", "env", "fork_lock", "masking"),
     "sinks.__init__": ("sinks", "config", "errors"),
     "delivery": (
         "delivery",

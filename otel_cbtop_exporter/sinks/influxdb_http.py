@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import http.client
 import logging
-import os
 import re
 import ssl
 import threading
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from otel_cbtop_exporter.config import InfluxDBConfig
+from otel_cbtop_exporter.env import proxy_for
 from otel_cbtop_exporter.fork_lock import forks_wait
 from otel_cbtop_exporter.masking import MASK
 from otel_cbtop_exporter.sinks.base import parse_retry_after
@@ -189,7 +189,7 @@ class InfluxDBConnections:
             "cert_file": options.cert_file,
             "key_file": options.key_file,
         }
-        proxy = self._proxy()
+        proxy = proxy_for(self._address)
         if proxy is None:
             return urllib3.PoolManager(**settings)
         login = urllib3.util.parse_url(proxy).auth
@@ -198,24 +198,6 @@ class InfluxDBConnections:
             urllib3.make_headers(proxy_basic_auth=_in_utf_8(unquote(login))) if login else None
         )
         return urllib3.ProxyManager(proxy, proxy_headers=proxy_headers, **settings)
-
-    def _proxy(self) -> str | None:
-        """Return the proxy that the environment names for this host."""
-        if not any(name.lower().endswith("_proxy") for name in os.environ):
-            return None
-        # Not at the top: it takes 6 ms and 0.4 MiB, and few processes need it.
-        import urllib.request  # noqa: PLC0415
-
-        parts = urlsplit(self._address)
-        # Of the environment alone: on macOS asking the system crashes a forked process.
-        proxy = urllib.request.getproxies_environment().get(parts.scheme)
-        # NO_PROXY may name a host, or a host and its port.
-        names = (parts.hostname or "", parts.netloc)
-        # typeshed does not know it; `proxy_bypass` would ask the system.
-        bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]
-        if not proxy or any(map(bypass, names)):
-            return None
-        return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _in_utf_8(text: str) -> str:
