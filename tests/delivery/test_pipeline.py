@@ -584,3 +584,20 @@ def test_a_sink_that_raises_at_the_end_does_not_reach_the_application(make, capl
     assert f"{method} raised RuntimeError" in caplog.text
     assert "secret" not in caplog.text
     assert values(sink) == [0, 1]
+
+
+def test_statistics_that_raise_cost_only_themselves(make, caplog):
+    """A third-party sink whose `statistics` raises has a health without them."""
+    sink = RecordingSink()
+
+    def fail():
+        raise RuntimeError("secret")
+
+    sink.statistics = fail
+    pipeline = make(sink)
+    assert pipeline.submit(events(2), 5.0)
+    assert pipeline.force_flush(LONG)
+    health = pipeline.health()
+    assert (health.events_delivered, health.client_statistics) == (2, {})
+    assert "statistics raised RuntimeError" in caplog.text
+    assert "secret" not in caplog.text
