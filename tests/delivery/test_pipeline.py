@@ -598,6 +598,6 @@ def test_statistics_that_raise_cost_only_themselves(make, caplog):
     assert pipeline.submit(events(2), 5.0)
     assert pipeline.force_flush(LONG)
     health = pipeline.health()
-    assert (health.events_delivered, health.client_statistics) == (2, {})
+    assert (health.events_written, health.client_statistics) == (2, {})
     assert "statistics raised RuntimeError" in caplog.text
     assert "secret" not in caplog.text
