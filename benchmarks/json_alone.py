@@ -1,7 +1,7 @@
 """What bounds spans to JSON: the same lines from one loop that can do nothing else.
 
 It has the checks that the content needs: ids, times, texts, tag keys, nulls. It has no redaction,
-makes no tables that other encoders could read as well, and gives up at anything unusual.
+makes no tables for other encoders, and gives up at most of what is unusual.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The three exporters: map, submit to every sink's pipeline, answer the SDK.
 
-Each imports its own mapping when it is made: mapping of all signals takes a tenth of what importing
-this package takes, and few processes export all of them.
+Each imports its own mapping when it is made, so that a process that exports one signal starts
+faster and needs less memory. Forks wait meanwhile: see `forks_wait`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_cbtop_exporter._sdk import LogRecordExporter, LogRecordExportResult, ReadableLogRecord
+from otel_cbtop_exporter.fork_lock import forks_wait
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.mapping.metric_pieces import first_name, pieces_of
 from otel_cbtop_exporter.signal_delivery import Pieces, SignalDelivery
@@ -83,7 +84,8 @@ class CbtopSpanExporter(_Exporter, SpanExporter):
     """
 
     def __init__(self, *, sink: Sink | str | Sequence[str] | None = None, **options: Any) -> None:
-        from otel_cbtop_exporter.mapping.spans import SpanMapper
+        with forks_wait():
+            from otel_cbtop_exporter.mapping.spans import SpanMapper
 
         self._delivery = SignalDelivery("traces", sink, options)
         config = self._delivery.config
@@ -111,7 +113,8 @@ class CbtopLogRecordExporter(_Exporter, LogRecordExporter):
     """
 
     def __init__(self, *, sink: Sink | str | Sequence[str] | None = None, **options: Any) -> None:
-        from otel_cbtop_exporter.mapping.logs import LogMapper
+        with forks_wait():
+            from otel_cbtop_exporter.mapping.logs import LogMapper
 
         self._delivery = SignalDelivery("logs", sink, options)
         config = self._delivery.config
@@ -149,7 +152,8 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
         preferred_aggregation: Mapping[type, Aggregation] | None = None,
         **options: Any,
     ) -> None:
-        from otel_cbtop_exporter.mapping.metrics import MetricMapper
+        with forks_wait():
+            from otel_cbtop_exporter.mapping.metrics import MetricMapper
 
         self._delivery = SignalDelivery("metrics", sink, options)
         config = self._delivery.config

@@ -1,6 +1,9 @@
 """Environment variables: derived names, precedence, and errors that raise nothing."""
 
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -212,3 +215,45 @@ def test_blanks_around_a_text_are_not_part_of_it():
     """
     options = read(INFLUXDB_TOKEN=" t ", INFLUXDB_HEADERS="a = b , c=d")
     assert options == {"influxdb": {"token": "t", "headers": {"a": "b", "c": "d"}}}
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"HTTP_PROXY": "http://p:1"}, "http://p:1"),
+        ({"http_proxy": "p:1"}, "http://p:1"),
+        ({"Http_Proxy": "p:1"}, "http://p:1"),
+        ({"HTTP_PROXY": ""}, None),
+        ({"HTTP_PROXY": "p:1", "http_proxy": ""}, None),
+        ({"HTTPS_PROXY": "p:1", "ALL_PROXY": "p:1"}, None),
+        ({"HTTP_PROXY": "p:1", "NO_PROXY": "*"}, None),
+        ({"HTTP_PROXY": "p:1", "NO_PROXY": "other"}, "http://p:1"),
+        ({"HTTP_PROXY": "p:1", "REQUEST_METHOD": "GET"}, None),
+        ({"http_proxy": "p:1", "REQUEST_METHOD": "GET"}, "http://p:1"),
+    ],
+)
+def test_the_proxy_is_the_one_that_urllib_would_take(monkeypatch, variables, expected):
+    """Proxy variables count in any case; HTTP_PROXY of a CGI script is a request's header."""
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    assert env.proxy_for("http://host:8086/path") == expected
+
+
+def test_without_a_proxy_variable_urllib_request_is_not_imported():
+    """It takes 0.3 MiB; NO_PROXY alone, or a proxy for another scheme, does not need it."""
+    program = """
+import sys
+from otel_cbtop_exporter.env import proxy_for
+assert proxy_for("http://host") is None
+print("urllib.request" in sys.modules)
+"""
+    environ = {name: text for name, text in os.environ.items() if "proxy" not in name.lower()}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**environ, "NO_PROXY": "host", "https_proxy": "p:1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"

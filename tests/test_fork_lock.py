@@ -161,22 +161,43 @@ def begin():
         import slow_client
 """
 
-# Python calls this finder while it holds the module's lock.
-FIRST_SPOOL = """
+# Slows a module's execution, not its search: during a search a fork waits for Python's own lock.
+SLOW_MODULE = """
 from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+
+class Slow(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "otel_cbtop_exporter.{module}":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        execute = spec.loader.exec_module
+
+        def slowly(module):
+            import slow_client
+            execute(module)
+
+        spec.loader.exec_module = slowly
+        return spec
+
+sys.meta_path.insert(0, Slow())
+"""
+
+FIRST_SPOOL = """
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.delivery.pipeline import Pipeline
 from otel_cbtop_exporter.testing import RecordingSink
 
-class Slow(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name == "otel_cbtop_exporter.delivery.backlog":
-            import slow_client
-
-sys.meta_path.insert(0, Slow())
-
 def begin():
     Pipeline(RecordingSink(), ExporterConfig()).release(5)
+"""
+
+FIRST_EXPORTER = """
+import otel_cbtop_exporter
+
+def begin():
+    otel_cbtop_exporter.{exporter}(sink="{sink}").shutdown()
 """
 
 # The import runs in a thread, and the fork happens during it.
@@ -196,7 +217,24 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
-@pytest.mark.parametrize("begin", [FIRST_WRITE, FIRST_SPOOL], ids=["write", "spool"])
+def first_exporter(kind, sink, module):
+    begin = FIRST_EXPORTER.replace("{exporter}", f"Cbtop{kind}Exporter").replace("{sink}", sink)
+    return SLOW_MODULE.replace("{module}", module) + begin
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        FIRST_WRITE,
+        SLOW_MODULE.replace("{module}", "delivery.backlog") + FIRST_SPOOL,
+        first_exporter("Span", "none", "mapping.spans"),
+        first_exporter("LogRecord", "none", "mapping.logs"),
+        first_exporter("Metric", "none", "mapping.metrics"),
+        first_exporter("Span", "jsonlines", "sinks.jsonlines"),
+        first_exporter("Span", "console", "sinks.console"),
+    ],
+    ids=["write", "spool", "spans", "logs", "metrics", "jsonlines", "console"],
+)
 def test_a_fork_waits_for_an_import(tmp_path, begin):
     """A fork waits for an import, so that the child can import the same module without hanging."""
     (tmp_path / "slow_client.py").write_text(SLOW_CLIENT)
@@ -208,5 +246,5 @@ def test_a_fork_waits_for_an_import(tmp_path, begin):
         timeout=60,
         check=False,
     )
-    assert done.returncode != -signal.SIGALRM, "the child hangs"
+    assert done.returncode != 256 - signal.SIGALRM, "the child hangs"
     assert done.returncode == 0, done.stderr

@@ -71,7 +71,7 @@ MAY_IMPORT = {
     "sinks.records": ("on_demand",),
     "sinks.base": ("events", "sinks.records"),
     "sinks.influxdb_http": ("sinks.base", "config", "env", "fork_lock", "masking"),
-    "sinks.__init__": ("sinks", "config", "errors"),
+    "sinks.__init__": ("sinks", "config", "errors", "fork_lock"),
     "delivery": (
         "delivery",
         "sinks.base",
@@ -100,7 +100,7 @@ MAY_IMPORT = {
         "sinks",
         "tally",
     ),
-    "exporters": ("_sdk", "health", "mapping", "signal_delivery", "sinks.base"),
+    "exporters": ("_sdk", "fork_lock", "health", "mapping", "signal_delivery", "sinks.base"),
     "streamer": (
         "config",
         "delivery.pipeline",

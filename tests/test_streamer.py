@@ -517,3 +517,26 @@ for count in (30, 0, 50, 10, 40, 20):
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
     assert done.stdout.split() == [b"0", b"10", b"20", b"30", b"40", b"50"]
+
+
+def test_at_exit_a_sink_whose_statistics_raise_costs_the_others_nothing():
+    """However `statistics` raises, every other streamer is still shut down at exit."""
+    program = """
+from otel_cbtop_exporter import EventStreamer, event_from_sample
+from otel_cbtop_exporter.testing import RecordingSink
+
+class Broken(RecordingSink):
+    @property
+    def statistics(self):
+        raise RuntimeError
+
+class Sink(RecordingSink):
+    def close(self, timeout_seconds):
+        print("closed")
+
+broken = EventStreamer(Broken())
+EventStreamer(Sink()).send(event_from_sample("m", 1.0))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert done.stdout == b"closed\n"
+    assert b"Traceback" not in done.stderr

@@ -195,14 +195,15 @@ class Pipeline:
         """Return the counters of this process and what waits; once closed, what it left."""
         # Before the counters, so that what is delivered in between is not missing from both.
         waiting = self._backlog.stats() if self._backlog else None
-        # Optional, not in the Sink protocol: most sinks' clients keep no statistics.
-        statistics = getattr(self._sink, "statistics", dict)
         return msgspec.structs.replace(
             self._outcomes.counters.snapshot(),
             events_spooled=waiting.events_spooled if waiting else 0,
             spool_bytes=waiting.spool_bytes if waiting else 0,
             oldest_spooled_ns=waiting.oldest_ns if waiting else None,
-            client_statistics=self._outcomes.guarded("statistics", statistics, otherwise={}),
+            # Optional, not in the Sink protocol: most sinks' clients keep no statistics.
+            client_statistics=self._outcomes.guarded(
+                "statistics", lambda: dict(getattr(self._sink, "statistics", dict)()), otherwise={}
+            ),
         )
 
     def after_fork_in_child(self) -> None:

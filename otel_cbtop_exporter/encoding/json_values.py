@@ -77,7 +77,7 @@ def encode_value(value: Any) -> bytes:
 def may_hold_null(text: bytes) -> bool:
     """Say whether the JSON of objects may hold a null; the word in a text counts as well."""
     # Without an array, a null can only follow a key, and the longer pattern is found faster.
-    return text.rfind(NULL if b"[" in text else b":null") >= 0
+    return text.rfind(NULL if b"[" in text else b'":null') >= 0
 
 
 def encode_quoted(value: Any) -> str:

@@ -91,7 +91,7 @@ class SpanMapper:
             if resource is not known_resource or sdk_scope is not known_scope:
                 scope = self._scopes.of(resource, sdk_scope)
                 known_resource, known_scope, known_keys = resource, sdk_scope, None
-            if context is not None:
+            if context:
                 # By position: unpacking a subclass of tuple takes twice the time.
                 trace_id, span_id, trace_state = context[0], context[1], context[4]
                 if trace_id != known_trace_id:  # the spans of a trace often end together
@@ -99,7 +99,7 @@ class SpanMapper:
             else:
                 trace_state = correlation_id = known_trace_id = None
                 span_id = 0
-            parent_id = 0 if parent is None else parent[1]
+            parent_id = parent[1] if parent else 0
             keys = [*attributes]  # comparing lists is faster than making a tuple
             if keys != known_keys:
                 shape, known_keys = scope.shape(tuple(keys)), keys

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.errors import ConfigError, SinkError
+from otel_cbtop_exporter.fork_lock import forks_wait
 from otel_cbtop_exporter.sinks.base import Sink
 
 __all__ = ["check_sink", "sink_factory"]
@@ -43,13 +44,15 @@ def check_sink(sink: object) -> None:
 
 
 def _jsonlines(config: ExporterConfig) -> Callable[[], Sink]:
-    from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
+    with forks_wait():
+        from otel_cbtop_exporter.sinks.jsonlines import JsonLinesSink
 
     return lambda: JsonLinesSink(config.jsonlines)
 
 
 def _console(config: ExporterConfig) -> Callable[[], Sink]:
-    from otel_cbtop_exporter.sinks.console import ConsoleSink
+    with forks_wait():
+        from otel_cbtop_exporter.sinks.console import ConsoleSink
 
     return lambda: ConsoleSink(config.console)
 
@@ -71,7 +74,8 @@ def _influxdb(config: ExporterConfig) -> Callable[[], Sink]:
 def _kafka(config: ExporterConfig) -> Callable[[], Sink]:
     _require_extra("kafka", "confluent_kafka")
     # Small, and imports no client library. Imported here, because other sinks do not need it.
-    from otel_cbtop_exporter.sinks.kafka_properties import named_brokers
+    with forks_wait():
+        from otel_cbtop_exporter.sinks.kafka_properties import named_brokers
 
     options = config.kafka
     if not (options.bootstrap_servers or named_brokers(options.config) or options.config_file):
