@@ -155,6 +155,9 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
         with forks_wait():
             from otel_cbtop_exporter.mapping.metrics import MetricMapper
 
+        # Before the delivery, whose pipelines nobody would release if one of these were no mapping.
+        own_temporality = dict(preferred_temporality or {})
+        own_aggregation = dict(preferred_aggregation or {})
         self._delivery = SignalDelivery("metrics", sink, options)
         config = self._delivery.config
         temporality = dict.fromkeys(_DELTA_INSTRUMENTS[config.temporality_preference], _DELTA)
@@ -162,8 +165,8 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
         if config.default_histogram_aggregation.startswith("base2_exponential"):
             aggregation[sdk_metrics.Histogram] = ExponentialBucketHistogramAggregation()
         super().__init__(
-            preferred_temporality=temporality | dict(preferred_temporality or {}),
-            preferred_aggregation=aggregation | dict(preferred_aggregation or {}),
+            preferred_temporality=temporality | own_temporality,
+            preferred_aggregation=aggregation | own_aggregation,
         )
         self._mapper = MetricMapper(
             config.all_resource_tags,

@@ -495,6 +495,15 @@ def test_preferences_by_class_of_instrument_win():
     exporter.shutdown()
 
 
+def test_preferences_that_are_no_mapping_leave_nothing_open():
+    """An exporter that cannot be made for its preferences leaves no pipeline behind."""
+    before = len(open_pipelines())
+    for name in ("preferred_temporality", "preferred_aggregation"):
+        with pytest.raises(ValueError, match="dictionary"):
+            CbtopMetricExporter(sink=RecordingSink(), **{name: "delta"})
+    assert len(open_pipelines()) == before
+
+
 def test_delta_is_the_default_and_reaches_the_sdk():
     """By default the collections of a counter are deltas, which do not grow."""
     sink = RecordingSink(local=True)

@@ -129,7 +129,7 @@ class InfluxDBConnections:
         deadline = time.monotonic() + seconds
         headers = {name: _in_utf_8(text) for name, text in headers.items()}
         pool = self._connected()
-        # Not at the top: importing takes 50 ms of start-up. Not before `_connected`, which makes
+        # Not at the top: importing takes 25 ms of start-up. Not before `_connected`, which makes
         # forks wait for the first import.
         import urllib3  # noqa: PLC0415
 
@@ -156,6 +156,8 @@ class InfluxDBConnections:
                 raise ConnectionError("the sink is closed")
             pool, is_new = self._pool, self._pool is None
             if pool is None:
+                if self._is_tls:
+                    _check_files(self._options)  # forks need not wait for it
                 with forks_wait():
                     pool = self._pool = self._make_pool()
         # After releasing the lock: a log handler may export this line at once, through this sink.
@@ -170,12 +172,10 @@ class InfluxDBConnections:
         # Otherwise the first look-up of a host name imports this, while forks do not wait.
         import encodings.idna  # noqa: F401, PLC0415
 
-        # Takes 50 ms, at the first write instead of at start-up; forks have to wait for it.
+        # Takes 25 ms, at the first write instead of at start-up; forks have to wait for it.
         import urllib3  # noqa: PLC0415
 
         options = self._options
-        if self._is_tls:
-            _check_files(options)
         if self._is_tls and not options.verify_tls:
             # We warn once ourselves, and say what to do. Where warnings are errors, urllib3's own
             # would make every write fail.

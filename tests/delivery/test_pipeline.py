@@ -596,6 +596,7 @@ def _fail():
         {"statistics": lambda _: _fail()},
         {"statistics": property(lambda _: _fail())},
         {"statistics": lambda _: 1},
+        {"statistics": lambda _: {"sent": "two"}},
     ],
 )
 def test_statistics_that_raise_cost_only_themselves(make, caplog, members):

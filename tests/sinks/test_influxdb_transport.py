@@ -2,8 +2,10 @@
 
 import gc
 import logging
+import os
 import socket
 import ssl
+import threading
 import traceback
 import warnings
 from pathlib import Path
@@ -17,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from otel_cbtop_exporter import CbtopSpanExporter, ConfigError, EventStreamer
 from otel_cbtop_exporter.config import InfluxDBConfig
 from otel_cbtop_exporter.env import options_from_environment
+from otel_cbtop_exporter.fork_lock import forks_wait
 from tests.servers.loopback import Loopback, Reply
 from tests.servers.proxy import Proxy
 from tests.sinks.influxdb_data import encoded, influxdb_sink, spans, wait_until
@@ -144,6 +147,24 @@ def test_a_file_that_is_missing_or_no_certificate_is_named(option, tmp_path):
     broken = written("https://127.0.0.1:1", **{option: str(path)})
     assert f"influxdb.{option}" in broken.error
     assert str(path) in broken.error
+
+
+def test_forks_do_not_wait_for_a_file_that_takes_long(tmp_path):
+    """While a certificate is read, perhaps from a share that hangs, a fork need not wait."""
+    path = tmp_path / "ca.pem"
+    os.mkfifo(path)
+    results = []
+    writer = threading.Thread(
+        target=lambda: results.append(written("https://127.0.0.1:1", ca_file=str(path)))
+    )
+    writer.start()
+    with path.open("w"):  # opens once the thread has begun to read
+        may_fork = forks_wait().acquire(blocking=False)
+        if may_fork:
+            forks_wait().release()
+    writer.join()
+    assert may_fork
+    assert "influxdb.ca_file" in results[0].error
 
 
 def test_a_key_with_a_password_fails_instead_of_asking(authority, pem):
