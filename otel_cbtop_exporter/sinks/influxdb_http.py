@@ -76,6 +76,7 @@ class InfluxDBConnections:
         self._pool: urllib3.PoolManager | None = None
         self._closed = False
         self._is_hasty = False
+        self._proxy_secrets: list[str] = []
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
         """Post a body; a redirection is an answer like any other.
@@ -92,7 +93,8 @@ class InfluxDBConnections:
         began = time.monotonic()
         secrets = [headers.get("Authorization", ""), *self._options.headers.values()]
         try:
-            return _read(self._request(path, body, headers, seconds), secrets)
+            response = self._request(path, body, headers, seconds)
+            return _read(response, [*secrets, *self._proxy_secrets])
         except (OSError, ValueError, http.client.HTTPException, ImportError) as error:
             raise self._no_answer(error, time.monotonic() - began) from None
         # urllib3's own errors derive from Exception alone, and naming their base class would need
@@ -192,11 +194,10 @@ class InfluxDBConnections:
         proxy = proxy_for(self._address)
         if proxy is None:
             return urllib3.PoolManager(**settings)
-        login = urllib3.util.parse_url(proxy).auth
         # The login is percent-encoded, because it may hold characters that a URL may not.
-        proxy_headers = (
-            urllib3.make_headers(proxy_basic_auth=_in_utf_8(unquote(login))) if login else None
-        )
+        login = unquote(urllib3.util.parse_url(proxy).auth or "")
+        proxy_headers = urllib3.make_headers(proxy_basic_auth=_in_utf_8(login)) if login else {}
+        self._proxy_secrets = [*proxy_headers.values(), login.partition(":")[2]]
         return urllib3.ProxyManager(proxy, proxy_headers=proxy_headers, **settings)
 
 

@@ -8,6 +8,7 @@ import ssl
 import threading
 import traceback
 import warnings
+from base64 import b64encode
 from pathlib import Path
 from urllib.parse import quote
 
@@ -295,6 +296,19 @@ def test_a_query_in_the_url_is_refused():
         with pytest.raises(ConfigError, match="without a query") as caught:
             influxdb_sink(url=url, bucket="b")
         assert "hush-hush" not in str(caught.value)
+
+
+def test_a_proxy_that_echoes_its_login_does_not_get_it_into_the_log(monkeypatch):
+    """An answer that repeats the request's headers is shown without the proxy's login."""
+    with Loopback(
+        lambda request: Reply(400, f"I got {[*request.headers.values()]} of p@ss-w0rd".encode())
+    ) as proxy:
+        address = proxy.url.removeprefix("http://")
+        monkeypatch.setenv("http_proxy", f"http://user:p%40ss-w0rd@{address}")
+        error = written("http://127.0.0.1:2").error
+    assert "I got" in error
+    assert "p@ss-w0rd" not in error
+    assert b64encode(b"user:p@ss-w0rd").decode() not in error
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
