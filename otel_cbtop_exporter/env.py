@@ -16,7 +16,15 @@ from urllib.parse import urlsplit
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.errors import ConfigError
 from otel_cbtop_exporter.masking import shown
-from otel_cbtop_exporter.options import Options, build, is_group, merged, option_types, parse_text
+from otel_cbtop_exporter.options import (
+    Options,
+    build,
+    is_group,
+    merged,
+    nearest,
+    option_types,
+    parse_text,
+)
 
 __all__ = [
     "FALLBACKS",
@@ -135,7 +143,7 @@ def proxy_for(url: str) -> str | None:
     import urllib.request  # noqa: PLC0415 -- takes 0.3 MiB, and few processes have a proxy
 
     # Of the environment alone: on macOS asking the system crashes a forked process.
-    proxy = urllib.request.getproxies_environment().get(parts.scheme)
+    proxy = urllib.request.getproxies_environment().get(parts.scheme, "").strip()
     if not proxy:
         return None
     # It asks the system only where the environment names no proxy at all.
@@ -180,13 +188,11 @@ def _warn_of_unknown(environ: Mapping[str, str], known: Mapping[str, _Path]) -> 
         name = variable.removeprefix(start)
         if variable not in known and PREFIX + name not in known:
             _warned.add(variable)  # only once, although three exporters read the environment
-            import difflib  # noqa: PLC0415 -- only a mistake needs it
-
             names = [one.removeprefix(PREFIX) for one in known]
             if start == PREFIX:  # the name of a signal may be what is misspelt
                 names += [
                     f"{own.removeprefix(PREFIX)}{one}" for own in _SIGNAL_PREFIXES for one in names
                 ]
-            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
-            hint = f"; did you mean {start}{nearest[0]}?" if nearest else ""
+            meant = nearest(name, names, cutoff=0.7)
+            hint = f"; did you mean {start}{meant}?" if meant else ""
             _logger.warning("%s is not a variable of otel_cbtop_exporter%s", variable, hint)

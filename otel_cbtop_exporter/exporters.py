@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_cbtop_exporter._sdk import LogRecordExporter, LogRecordExportResult, ReadableLogRecord
+from otel_cbtop_exporter.errors import ConfigError
 from otel_cbtop_exporter.fork_lock import forks_wait
 from otel_cbtop_exporter.health import SinkHealth
 from otel_cbtop_exporter.mapping.metric_pieces import first_name, pieces_of
@@ -141,7 +142,7 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
         **options: As with `CbtopSpanExporter`.
 
     Raises:
-        ConfigError: As with `CbtopSpanExporter`.
+        ConfigError: As with `CbtopSpanExporter`; or a preference is not a mapping.
     """
 
     def __init__(
@@ -155,9 +156,9 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
         with forks_wait():
             from otel_cbtop_exporter.mapping.metrics import MetricMapper
 
-        # Before the delivery, whose pipelines nobody would release if one of these were no mapping.
-        own_temporality = dict(preferred_temporality or {})
-        own_aggregation = dict(preferred_aggregation or {})
+        # Before the delivery, whose pipelines nobody would release.
+        own_temporality = _by_class("preferred_temporality", preferred_temporality)
+        own_aggregation = _by_class("preferred_aggregation", preferred_aggregation)
         self._delivery = SignalDelivery("metrics", sink, options)
         config = self._delivery.config
         temporality = dict.fromkeys(_DELTA_INSTRUMENTS[config.temporality_preference], _DELTA)
@@ -184,3 +185,10 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
             self._mapper.map, metrics_data.resource_metrics, millis / 1000, _METRIC_PIECES
         )
         return MetricExportResult.SUCCESS if ok else MetricExportResult.FAILURE
+
+
+def _by_class(name: str, given: Any) -> dict[type, Any]:
+    if not isinstance(given, Mapping | None):
+        word = type(given).__name__
+        raise ConfigError(f"{name} is a {word}, allowed is a mapping of instrument classes")
+    return dict(given or {})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Before the hooks below are registered: a fork also acquires logging's lock, and it has to acquire
+# it after ours, because whoever holds ours may import a module that asks for a logger.
+import logging  # noqa: F401
 import os
 import threading
 from collections.abc import Callable

@@ -67,6 +67,8 @@ def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
         dropped.update(health.events_dropped)
         values_lost.update(health.values_lost)
         for key, value in health.client_statistics.items():
+            if not isinstance(value, int | float):  # a third-party sink's
+                continue
             is_time = key.endswith("_us")
             statistics[key] = max(statistics[key], value) if is_time else statistics[key] + value
     writes = [h.last_write_ns for h in healths if h.last_write_ns is not None]

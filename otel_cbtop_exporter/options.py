@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from otel_cbtop_exporter.errors import ConfigError
+from otel_cbtop_exporter.fork_lock import forks_wait
 from otel_cbtop_exporter.masking import PROPERTIES, is_secret, metas, shown
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "build",
     "is_group",
     "merged",
+    "nearest",
     "option_types",
     "parse_text",
 ]
@@ -115,10 +117,22 @@ def _meant(group: str, hints: Mapping[str, Any], name: str) -> str:
         option = name.removeprefix(f"{inner}_")
         if option != name and is_group(hint) and option in option_types(hint):
             return f'{inner}={{"{option}": ...}}'  # as in the name of its variable
-    import difflib  # noqa: PLC0415 -- only a mistake needs it
+    option = nearest(name, hints)
+    return _dotted(group, option) if option else ""
 
-    nearest = difflib.get_close_matches(name, hints, n=1)
-    return _dotted(group, nearest[0]) if nearest else ""
+
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return the name that a misspelt one is most like, or "" if none is like it.
+
+    Args:
+        name: The misspelt name.
+        names: The names that exist.
+        cutoff: How like it must be, from 0 to 1.
+    """
+    with forks_wait():
+        import difflib  # noqa: PLC0415 -- only a mistake needs it
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return found[0] if found else ""
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any], group: str = "") -> dict[str, Any]:

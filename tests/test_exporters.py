@@ -499,7 +499,7 @@ def test_preferences_that_are_no_mapping_leave_nothing_open():
     """An exporter that cannot be made for its preferences leaves no pipeline behind."""
     before = len(open_pipelines())
     for name in ("preferred_temporality", "preferred_aggregation"):
-        with pytest.raises(ValueError, match="dictionary"):
+        with pytest.raises(ConfigError, match=f"{name} is a str, allowed is a mapping"):
             CbtopMetricExporter(sink=RecordingSink(), **{name: "delta"})
     assert len(open_pipelines()) == before
 

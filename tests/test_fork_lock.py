@@ -168,7 +168,7 @@ from importlib.util import find_spec
 
 class Slow(MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "otel_cbtop_exporter.{module}":
+        if name != "{module}":
             return None
         sys.meta_path.remove(self)
         spec = find_spec(name)
@@ -200,6 +200,30 @@ def begin():
     otel_cbtop_exporter.{exporter}(sink="{sink}").shutdown()
 """
 
+FIRST_STREAMER = """
+import otel_cbtop_exporter
+
+def begin():
+    otel_cbtop_exporter.EventStreamer("{sink}", {sink}={options}).shutdown()
+"""
+
+FIRST_ZSTD = """
+from otel_cbtop_exporter.sinks.rotation import _compressor
+
+def begin():
+    _compressor("zstd").compress(b"")
+"""
+
+FIRST_MISTAKE = """
+import otel_cbtop_exporter
+
+def begin():
+    try:
+        otel_cbtop_exporter.CbtopSpanExporter(sinck="console")
+    except otel_cbtop_exporter.ConfigError as error:
+        assert "did you mean sink?" in str(error)
+"""
+
 # The import runs in a thread, and the fork happens during it.
 SCRIPT = """
 thread = threading.Thread(target=begin)
@@ -217,23 +241,50 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
+def slowly(module, begin):
+    return SLOW_MODULE.replace("{module}", module) + begin
+
+
 def first_exporter(kind, sink, module):
     begin = FIRST_EXPORTER.replace("{exporter}", f"Cbtop{kind}Exporter").replace("{sink}", sink)
-    return SLOW_MODULE.replace("{module}", module) + begin
+    return slowly(f"otel_cbtop_exporter.{module}", begin)
+
+
+def first_streamer(sink, module, options):
+    begin = FIRST_STREAMER.replace("{sink}", sink).replace("{options}", repr(options))
+    return slowly(f"otel_cbtop_exporter.sinks.{module}", begin)
 
 
 @pytest.mark.parametrize(
     "begin",
     [
         FIRST_WRITE,
-        SLOW_MODULE.replace("{module}", "delivery.backlog") + FIRST_SPOOL,
+        slowly("otel_cbtop_exporter.delivery.backlog", FIRST_SPOOL),
         first_exporter("Span", "none", "mapping.spans"),
         first_exporter("LogRecord", "none", "mapping.logs"),
         first_exporter("Metric", "none", "mapping.metrics"),
         first_exporter("Span", "jsonlines", "sinks.jsonlines"),
         first_exporter("Span", "console", "sinks.console"),
+        first_streamer("influxdb", "influxdb", {"url": "http://127.0.0.1:1", "bucket": "b"}),
+        first_streamer("kafka", "kafka", {"bootstrap_servers": "127.0.0.1:1"}),
+        first_streamer("kafka", "kafka_properties", {"bootstrap_servers": "127.0.0.1:1"}),
+        slowly("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd", FIRST_ZSTD),
+        slowly("difflib", FIRST_MISTAKE),
     ],
-    ids=["write", "spool", "spans", "logs", "metrics", "jsonlines", "console"],
+    ids=[
+        "write",
+        "spool",
+        "spans",
+        "logs",
+        "metrics",
+        "jsonlines",
+        "console",
+        "influxdb",
+        "kafka",
+        "brokers",
+        "zstd",
+        "mistake",
+    ],
 )
 def test_a_fork_waits_for_an_import(tmp_path, begin):
     """A fork waits for an import, so that the child can import the same module without hanging."""

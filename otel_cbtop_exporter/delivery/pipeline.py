@@ -200,9 +200,7 @@ class Pipeline:
             oldest_spooled_ns=waiting.oldest_ns if waiting else None,
             # Optional, not in the Sink protocol: most sinks' clients keep no statistics.
             client_statistics=self._outcomes.guarded(
-                "statistics",
-                lambda: msgspec.convert(getattr(self._sink, "statistics", dict)(), dict[str, int]),
-                otherwise=dict[str, int](),
+                "statistics", lambda: dict(getattr(self._sink, "statistics", dict)()), otherwise={}
             ),
         )
 

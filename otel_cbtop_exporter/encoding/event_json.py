@@ -188,8 +188,7 @@ class _Point(msgspec.Struct, frozen=True, gc=False, rename={"rest": "timestamp_n
 
 def _rows(table: EventTable) -> list[_Row] | list[_Point]:
     """Return the objects to encode, one for each event."""
-    # Lists, although it is a twelfth faster to encode each object as soon as it is made: msgspec
-    # 0.22 never frees an iterator that `encode_lines` was given, nor the columns that it holds.
+    # Lists: an iterator would save 1 %, and msgspec 0.22 never frees one that it has encoded.
     if table.metric is not None:
         return _points(table, table.metric)
     return list(

@@ -92,7 +92,7 @@ class SpanMapper:
                 scope = self._scopes.of(resource, sdk_scope)
                 known_resource, known_scope, known_keys = resource, sdk_scope, None
             if context:
-                # By position: unpacking a subclass of tuple takes twice the time.
+                # By position: unpacking a subclass of tuple takes longer.
                 trace_id, span_id, trace_state = context[0], context[1], context[4]
                 if trace_id != known_trace_id:  # the spans of a trace often end together
                     correlation_id, known_trace_id = hex_trace_id(trace_id), trace_id

@@ -64,7 +64,8 @@ def _influxdb(config: ExporterConfig) -> Callable[[], Sink]:
             raise _missing("influxdb", option)
 
     def make() -> Sink:
-        from otel_cbtop_exporter.sinks.influxdb import InfluxDBSink
+        with forks_wait():
+            from otel_cbtop_exporter.sinks.influxdb import InfluxDBSink
 
         return InfluxDBSink(config.influxdb)
 
@@ -82,7 +83,8 @@ def _kafka(config: ExporterConfig) -> Callable[[], Sink]:
         raise _missing("kafka", "bootstrap_servers")
 
     def make() -> Sink:
-        from otel_cbtop_exporter.sinks.kafka import KafkaSink
+        with forks_wait():
+            from otel_cbtop_exporter.sinks.kafka import KafkaSink
 
         return KafkaSink(config.kafka)
 

@@ -38,7 +38,7 @@ def no_answer_reason(error: Exception, seconds: float) -> tuple[str, str, BaseEx
         why = "the proxy in the environment must begin with http:// or https://"
         return why, word, cause
     if isinstance(cause, ValueError):
-        why = "the token, a header or the url holds characters that HTTP cannot carry"
+        why = "the token, a header, the url or the proxy's holds characters that HTTP cannot carry"
         return why, word, cause
     return where + word, word, cause
 

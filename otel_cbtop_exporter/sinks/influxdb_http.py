@@ -19,6 +19,8 @@ import time
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -72,7 +74,8 @@ class InfluxDBConnections:
         self._options = options
         self._address = address
         self._is_tls = address.startswith("https")
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may export on the thread that holds it.
+        self._lock = threading.RLock()
         self._pool: urllib3.PoolManager | None = None
         self._closed = False
         self._is_hasty = False
@@ -153,13 +156,13 @@ class InfluxDBConnections:
         )
 
     def _connected(self) -> urllib3.PoolManager:
+        if self._pool is None and self._is_tls:
+            _wait_for_files(self._options)
         with self._lock:
             if self._closed:
                 raise ConnectionError("the sink is closed")
             pool, is_new = self._pool, self._pool is None
             if pool is None:
-                if self._is_tls:
-                    _check_files(self._options)  # forks need not wait for it
                 with forks_wait():
                     pool = self._pool = self._make_pool()
         # After releasing the lock: a log handler may export this line at once, through this sink.
@@ -178,6 +181,9 @@ class InfluxDBConnections:
         import urllib3  # noqa: PLC0415
 
         options = self._options
+        if self._is_tls:
+            # While forks wait, too: a child forked meanwhile may inherit one of OpenSSL's locks.
+            _check_files(options)
         if self._is_tls and not options.verify_tls:
             # We warn once ourselves, and say what to do. Where warnings are errors, urllib3's own
             # would make every write fail.
@@ -204,6 +210,16 @@ class InfluxDBConnections:
 def _in_utf_8(text: str) -> str:
     """Return the text that http.client, which encodes as Latin-1, sends as the UTF-8 of `text`."""
     return text.encode().decode("latin-1")
+
+
+def _wait_for_files(options: InfluxDBConfig) -> None:
+    """Begin to read the TLS files, which may be on a share that does not answer.
+
+    Without any lock: forks, `close` and signal handlers that export must not wait for a share.
+    """
+    for path in filter(None, (options.ca_file, options.cert_file, options.key_file)):
+        with suppress(OSError), Path(path).open("rb") as file:  # `_check_files` tells of errors
+            file.read(1)
 
 
 def _check_files(options: InfluxDBConfig) -> None:

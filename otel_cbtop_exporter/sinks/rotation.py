@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from otel_cbtop_exporter.file_lock import lock
+from otel_cbtop_exporter.fork_lock import forks_wait
 
 __all__ = ["RotatedFiles"]
 
@@ -141,6 +142,9 @@ class RotatedFiles:
                 self._tidy_now(path)
             except OSError as error:
                 _log.warning("rotated files of %s cannot be tidied: %s", path, error.strerror)
+            except BaseException:
+                self._running = False  # so that the next rotation begins anew
+                raise
 
     def _tidy_now(self, path: str) -> None:
         stamps = _listing(path)
@@ -257,10 +261,11 @@ def _is_time(stamp: str) -> bool:
 def _compressor(compression: str) -> _Compressor:
     if compression == "gzip":
         return zlib.compressobj(wbits=31)
-    if sys.version_info >= (3, 14):
-        from compression.zstd import ZstdCompressor  # noqa: PLC0415  where it was asked for
-    else:
-        from backports.zstd import ZstdCompressor  # noqa: PLC0415  where it was asked for
+    with forks_wait():
+        if sys.version_info >= (3, 14):
+            from compression.zstd import ZstdCompressor  # noqa: PLC0415  where it was asked for
+        else:
+            from backports.zstd import ZstdCompressor  # noqa: PLC0415  where it was asked for
     compressor: _Compressor = ZstdCompressor()
     return compressor
 

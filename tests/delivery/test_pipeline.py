@@ -596,7 +596,6 @@ def _fail():
         {"statistics": lambda _: _fail()},
         {"statistics": property(lambda _: _fail())},
         {"statistics": lambda _: 1},
-        {"statistics": lambda _: {"sent": "two"}},
     ],
 )
 def test_statistics_that_raise_cost_only_themselves(make, caplog, members):
@@ -609,3 +608,9 @@ def test_statistics_that_raise_cost_only_themselves(make, caplog, members):
     assert (health.events_written, health.client_statistics) == (2, {})
     assert "statistics raised " in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_a_sink_without_statistics_is_nothing_to_log(make, caplog):
+    """The method is optional, so its absence is no message."""
+    assert make(RecordingSink()).health().client_statistics == {}
+    assert not caplog.records

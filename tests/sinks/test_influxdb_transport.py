@@ -160,9 +160,11 @@ def test_forks_do_not_wait_for_a_file_that_takes_long(tmp_path):
     )
     writer.start()
     with path.open("w"):  # opens once the thread has begun to read
-        may_fork = forks_wait().acquire(blocking=False)
-        if may_fork:
-            forks_wait().release()
+        may_fork = forks_wait().acquire(timeout=0)
+        path.unlink()
+        path.write_text("no certificate")
+    if may_fork:
+        forks_wait().release()
     writer.join()
     assert may_fork
     assert "influxdb.ca_file" in results[0].error
