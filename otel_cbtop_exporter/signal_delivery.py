@@ -28,7 +28,7 @@ from otel_cbtop_exporter.sinks import check_sink, sink_factory
 from otel_cbtop_exporter.sinks.base import Sink
 from otel_cbtop_exporter.tally import Tally
 
-__all__ = ["Pieces", "SignalDelivery", "flush_all", "unusable_sinks"]
+__all__ = ["Pieces", "SignalDelivery", "deliveries", "flush_all"]
 
 _logger = logging.getLogger("otel_cbtop_exporter")
 
@@ -86,6 +86,7 @@ class SignalDelivery:
     Attributes:
         config: What was asked for. If exporters share a ready sink, the first one's delivery
             options hold.
+        component: The type of component under which is counted what no sink has got.
         unusable: Sinks that get nothing, and why.
     """
 
@@ -100,7 +101,8 @@ class SignalDelivery:
             ready, given = sink, options
         self.config = configuration(signal, given)
         self._signal = signal
-        self._metrics = SdkMetrics(_COMPONENTS[signal]) if self.config.internal_metrics else None
+        self.component = _COMPONENTS[signal]
+        self._metrics = SdkMetrics(self.component) if self.config.internal_metrics else None
         self._losses = _Losses(self._metrics)
         self._shut_down = threading.Lock()  # acquired once, without waiting, and never released
         self.unusable: dict[str, str] = {}
@@ -221,7 +223,6 @@ class SignalDelivery:
         """Release the pipelines, within the timeout; a second call does nothing."""
         if not self._shut_down.acquire(blocking=False):
             return
-        _live.pop(id(self), None)
         deadline = time.monotonic() + min(timeout_millis / 1000, LONGEST_WAIT_SECONDS)
         for pipeline in self._pipelines:
             pipeline.release(max(0.0, deadline - time.monotonic()))
@@ -231,13 +232,17 @@ class SignalDelivery:
         """Return the health of the sink, or of all sinks together."""
         unusable = [SinkHealth(last_error=why) for why in self.unusable.values()]
         health = combined([pipeline.health() for pipeline in self._pipelines] + unusable)
-        lost = self._own_losses().counters.snapshot()
+        lost = self.lost_before_sinks()
         return msgspec.structs.replace(
             health,
             events_rejected=health.events_rejected + lost.events_rejected,
             events_dropped=dict(Counter(health.events_dropped) + Counter(lost.events_dropped)),
             values_lost=dict(Counter(health.values_lost) + Counter(lost.values_lost)),
         )
+
+    def lost_before_sinks(self) -> SinkHealth:
+        """Return the counters of what no sink has got, such as an item that cannot be mapped."""
+        return self._own_losses().counters.snapshot()
 
 
 def flush_all(pipelines: Iterable[Pipeline], timeout_seconds: float) -> bool:
@@ -251,10 +256,9 @@ def flush_all(pipelines: Iterable[Pipeline], timeout_seconds: float) -> bool:
 _live: dict[int, weakref.ref[SignalDelivery]] = {}
 
 
-def unusable_sinks() -> dict[str, str]:
-    """Return the sinks that exporters of this process cannot use, and why."""
-    known = [one() for one in list(_live.values())]
-    return {name: why for one in known if one for name, why in one.unusable.items()}
+def deliveries() -> list[SignalDelivery]:
+    """Return those of this process that still exist, the shut down ones too."""
+    return [one for reference in list(_live.values()) if (one := reference()) is not None]
 
 
 def _smaller(batch: Sequence[_T], pieces: Pieces[_T]) -> tuple[Sequence[Sequence[_T]], str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from otel_cbtop_exporter.delivery.pipeline import open_pipelines
 from otel_cbtop_exporter.health import SinkHealth, combined
-from otel_cbtop_exporter.signal_delivery import flush_all, unusable_sinks
+from otel_cbtop_exporter.signal_delivery import deliveries, flush_all
 
 __all__ = ["force_flush", "process_health"]
 
@@ -27,12 +29,22 @@ def force_flush(timeout_seconds: float = 10.0) -> bool:
 def process_health() -> dict[str, SinkHealth]:
     """Return how each sink of this process is doing, by its kind and destination.
 
-    For code that has no exporter at hand. A sink that cannot be used is listed by its kind alone,
-    with the reason as its last error. What was lost because of it, or before any sink (such as an
-    item that could not be mapped), is in the exporters' own `health()`.
+    For code that has no exporter at hand. After shutdown a sink is listed with its last counters,
+    as long as its exporter exists and no new one has the same destination. A sink that cannot be
+    used is listed by its kind alone, with the reason as its last error. What was lost because of
+    it, or before any sink (such as an item that could not be mapped), is listed by the kind of
+    exporter, as `cbtop_span_exporter`.
     """
     found: dict[str, list[SinkHealth]] = {}
-    for pipeline in open_pipelines():
-        found.setdefault(pipeline.label, []).append(pipeline.health())
-    unusable = {name: SinkHealth(last_error=why) for name, why in unusable_sinks().items()}
-    return {**unusable, **{label: combined(healths) for label, healths in found.items()}}
+    for one in deliveries():
+        found.update((name, [SinkHealth(last_error=why)]) for name, why in one.unusable.items())
+        lost = one.lost_before_sinks()
+        if lost != SinkHealth():
+            lost = msgspec.structs.replace(lost, connected=True)  # nothing is away because of it
+            found.setdefault(one.component, []).append(lost)
+    pipelines = open_pipelines(or_closed=True)
+    again = {pipeline.label for pipeline in pipelines if not pipeline.closed}
+    for pipeline in pipelines:
+        if not pipeline.closed or pipeline.label not in again:
+            found.setdefault(pipeline.label, []).append(pipeline.health())
+    return {name: combined(healths) for name, healths in found.items()}

@@ -233,8 +233,22 @@ def test_a_sink_that_lacks_a_setting_in_the_environment_stops_nobody(monkeypatch
     assert exporter.export([span(), span()]) is SpanExportResult.FAILURE
     assert exporter.health().events_dropped == {"no_sink": 2}
     assert "OTEL_EXPORTER_CBTOP_INFLUXDB_URL" in process_health()["influxdb"].last_error
+    assert process_health()["cbtop_span_exporter"].events_dropped == {"no_sink": 2}
     exporter.shutdown()
-    assert "influxdb" not in process_health()
+    assert process_health()["cbtop_span_exporter"].events_dropped == {"no_sink": 2}
+    del exporter
+    assert not {"influxdb", "cbtop_span_exporter"} & process_health().keys()
+
+
+def test_the_health_of_the_process_outlives_shutdown():
+    """After shutdown the last counters are there, until another exporter takes their place."""
+    first = CbtopSpanExporter(sink=RecordingSink(destination="for long"))
+    first.export([span(), span()])
+    first.shutdown()
+    assert process_health()["recording for long"].events_written == 2
+    second = CbtopSpanExporter(sink=RecordingSink(destination="for long"))
+    assert process_health()["recording for long"].events_written == 0
+    second.shutdown()
 
 
 @pytest.mark.parametrize(

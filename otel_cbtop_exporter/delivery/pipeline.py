@@ -279,10 +279,10 @@ _live: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 _away_budget = AwayBudget()
 
 
-def open_pipelines() -> list[Pipeline]:
-    """Return the pipelines of this process that are not closed."""
+def open_pipelines(*, or_closed: bool = False) -> list[Pipeline]:
+    """Return the pipelines of this process that are open, or closed but still referenced."""
     with PIPELINES.lock:
-        return [pipeline for pipeline in _live if not pipeline.closed]
+        return [pipeline for pipeline in _live if or_closed or not pipeline.closed]
 
 
 def acquire(key: Hashable, make_sink: Callable[[], Sink], config: ExporterConfig) -> Pipeline:

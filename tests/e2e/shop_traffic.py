@@ -93,7 +93,6 @@ def main(options, base_ns, life):
             minute = request.minute
         attributes = {"http.request.method": "GET", "http.route": request.route}
         attributes["http.response.status_code"] = 500 if request.failed else 200
-        duration.record(request.seconds, attributes)
         end_ns = request.at_ns + round(request.seconds * 1e9)
         span = tracer.start_span(
             f"GET {request.route}",
@@ -101,10 +100,11 @@ def main(options, base_ns, life):
             start_time=request.at_ns,
             attributes={**attributes, "url.path": f"/{number}"},
         )
+        context = trace.set_span_in_context(span)
+        duration.record(request.seconds, attributes, context)
         if request.route == "/orders/{id}":
             orders.add(1, {"payment": request.payment})
             value.record(request.value)
-            context = trace.set_span_in_context(span)
             child = tracer.start_span(
                 "SELECT orders",
                 context,

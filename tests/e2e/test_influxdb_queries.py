@@ -236,6 +236,65 @@ def test_histogram_quantile(flux_driven, driven):
             assert sums[f"sum_le_{bound}"] == sum(r.seconds <= bound for r in made)
 
 
+def test_histogram_quantile_by_minute(flux_driven):
+    """The quantile of a window is that of the traffic in it; here one window holds all of it."""
+    query = text("histogram_quantile_by_minute.flux").replace("every: 1m", "every: 3650d")
+    expected = {route: explicit_p95(made) for route, made in flux_driven.by_route().items()}
+    assert of_routes(flux_driven.flux_by_route(query)) == pytest.approx(expected)
+
+
+def test_counter_per_second(flux_driven):
+    """The rates of all minutes together are what the counter counted."""
+    counted = Counter()
+    for row in flux_driven.flux(text("counter_per_second.flux")):
+        counted[row["payment"]] += round(row["_value"] * 60)
+    assert counted == Counter(r.payment for r in flux_driven.orders)
+
+
+def test_exemplars(flux_driven):
+    """Each exemplar over 250 ms is a request of that duration, with its trace; slowest first."""
+    rows = flux_driven.flux(text("exemplars.flux"))
+    values = [row["value"] for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert min(values) > 0.25
+    for row in rows[:3]:
+        query = TRACE.sub(row["correlation_id"], text("one_trace.flux"))
+        assert flux_driven.flux(query)[0]["duration_ns"] == round(row["value"] * 1e9)
+
+
+def test_exceptions(flux_driven):
+    """The query gives how often each type of exception was recorded."""
+    (row,) = flux_driven.flux(text("exceptions.flux"))
+    failed = sum(r.failed for r in flux_driven.requests)
+    assert (row["service.name"], row["exception.type"], row["_value"]) == (
+        "shop",
+        "KeyError",
+        failed,
+    )
+
+
+def test_by_attribute(flux_driven):
+    """The query counts failed requests by an attribute that is only in the JSON."""
+    found = {row["path"]: row["_value"] for row in flux_driven.flux(text("by_attribute.flux"))}
+    numbered = [enumerate(requests(life, flux_driven.base_ns)) for life in LIVES]
+    assert found == Counter(f"/{number}" for one in numbered for number, r in one if r.failed)
+
+
+def test_logs_by_severity(flux_driven):
+    """The query gives the number of log records by severity and minute."""
+    found = {}
+    for row in flux_driven.flux(text("logs_by_severity.flux")):
+        minute = flux_driven.minute(int(row["_time"].timestamp()) * 10**9)
+        found[row["severity_text"], minute] = row["_value"]
+    counted = Counter()
+    for life in LIVES:
+        for number, r in enumerate(requests(life, flux_driven.base_ns)):
+            if r.route == "/orders/{id}":
+                level = ("FATAL" if number % 2 else "ERROR") if r.failed else "INFO"
+                counted[level, r.minute] += 1
+    assert found == counted
+
+
 def test_exponential_histogram_quantile(flux_driven):
     """The quantile over two workers and a restart is near the true one: buckets are narrow."""
     (row,) = flux_driven.flux(text("exponential_histogram_quantile.flux"))
