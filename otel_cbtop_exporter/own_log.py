@@ -20,6 +20,9 @@ __all__ = ["HeldLog", "RateLimitedLog", "counted", "were"]
 _LOG_INTERVAL_SECONDS = 60.0
 _MOST_HELD_LINES = 100
 
+# Standard error has the lines of other workers and programs, too.
+_WHOLE_LINE = logging.Formatter("%(asctime)s %(levelname)s [%(process)s] %(name)s: %(message)s")
+
 
 class _HeldBack(NamedTuple):
     """Messages with one cause that were not logged: the last of them, and how many."""
@@ -150,9 +153,10 @@ class _LastResort(logging.Handler):
         if fallback is None or record.levelno < fallback.level:
             return
         if not any(map(_is_seen, _handlers_of(record.name))):
-            named = copy.copy(record)  # with our name: standard error has other programs' lines too
-            named.msg, named.args = f"{record.name}: {record.getMessage()}", None
-            fallback.handle(named)
+            whole = copy.copy(record)
+            whole.msg, whole.args = _WHOLE_LINE.format(record), None
+            whole.exc_info = whole.exc_text = whole.stack_info = None  # already in the text
+            fallback.handle(whole)
 
 
 def counted(number: int, what: str = "event") -> str:
