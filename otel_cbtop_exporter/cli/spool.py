@@ -10,6 +10,7 @@ import click
 
 from otel_cbtop_exporter.cli.rendering import make_console, make_table, printable, time_text
 from otel_cbtop_exporter.delivery.spool_left import HeldFile, SpoolFile, hold, look
+from otel_cbtop_exporter.delivery.spool_owner import told_destination
 from otel_cbtop_exporter.delivery.spool_rows import SpoolError
 from otel_cbtop_exporter.own_log import counted
 
@@ -38,7 +39,8 @@ def list_files(folder: Path) -> None:
     need not have made it: what a dead process left is taken over.
 
     FOLDER is what OTEL_EXPORTER_CBTOP_SPOOL_PATH names, or a destination's folder in it. Nothing
-    is changed. Files set aside, because they are damaged or were refused for good, are named too.
+    is changed. Files set aside, because they are damaged or were refused for good, are named too,
+    and the address of each destination.
     """
     console = make_console()
     table = make_table(
@@ -55,6 +57,10 @@ def list_files(folder: Path) -> None:
     for pattern, what in _ASIDE:
         for path in sorted(folder.glob(pattern)):
             console.print(f"{what}: {printable(path)}", style="yellow", soft_wrap=True)
+    told = {file.folder.name: told_destination(file.folder, file.name) for file in files}
+    for name, destination in told.items():
+        if destination:
+            console.print(f"for {printable(destination)}: {printable(name)}", soft_wrap=True)
     if any(file.problem for file in files):
         raise SystemExit(1)
 

@@ -48,6 +48,7 @@ class SpoolFiles:
 
     Args:
         folder: The destination's folder, inside the spool's folder.
+        destination: The sink's destination, which owner files tell.
         max_bytes: Limit for the whole of the spool's folder, compressed.
         make_spool: Makes the spool for a file, with at most so many bytes.
         reports: Where to report problems.
@@ -56,11 +57,13 @@ class SpoolFiles:
     def __init__(
         self,
         folder: Path,
+        destination: str,
         max_bytes: int,
         make_spool: Callable[[Path, int], Spool],
         reports: Reports,
     ) -> None:
         self._folder = folder
+        self._destination = destination
         self._max_bytes = max_bytes
         self._make_spool = make_spool
         self._reports = reports
@@ -120,7 +123,7 @@ class SpoolFiles:
             return
         self._leave_removed_file()
         for held in self._all():
-            held.owner.publish(held.spool.stats().spool_bytes)
+            held.owner.publish(held.spool.stats().spool_bytes, self._destination)
         left = self._budget()
         for held in reversed(self._all()):  # newest first: for the oldest nothing may be left
             held.spool.max_bytes = max(0, left)

@@ -102,7 +102,7 @@ class SpoolFolder:
     Args:
         path: The spool's folder; each destination has a folder in it.
         sink_name: The sink's name.
-        destination: The sink's destination; only a hash of it is written.
+        destination: The sink's destination.
         max_bytes: Limit for the whole of `path`, compressed.
         max_age_ms: See `Spool`.
         synchronous: See `Spool`.
@@ -141,7 +141,7 @@ class SpoolFolder:
             )
 
         self._memory = spool_at(None, min(max_bytes, DEFAULT_MEMORY_BYTES))
-        self._files = SpoolFiles(self.folder, max_bytes, spool_at, self._reports)
+        self._files = SpoolFiles(self.folder, destination, max_bytes, spool_at, self._reports)
         self._has_adopted = False
         self._begin()
         watch_forks(self)

@@ -20,7 +20,14 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # callers get an OSError
 
-__all__ = ["FOLDER_NAME", "Owner", "is_alive", "owner_names", "published_bytes"]
+__all__ = [
+    "FOLDER_NAME",
+    "Owner",
+    "is_alive",
+    "owner_names",
+    "published_bytes",
+    "told_destination",
+]
 
 FOLDER_NAME = re.compile(r".+-[0-9a-f]{16}")
 """The form of a destination folder's name; a volume has other folders too, as `lost+found`."""
@@ -96,10 +103,11 @@ class Owner:
         os.close(descriptor)
         return None
 
-    def publish(self, used_bytes: int) -> None:
-        """Tell the other processes how many bytes the spool holds."""
-        with suppress(OSError):  # on a full disk they go by the last number
-            os.pwrite(self._descriptor, b"%020d\n" % used_bytes, 0)
+    def publish(self, used_bytes: int, destination: str) -> None:
+        """Tell the other processes how many bytes the spool holds, and people where they go."""
+        told = b"%020d\n%b\n" % (used_bytes, destination.encode("utf-8", "replace"))
+        with suppress(OSError):  # on a full disk they go by what was told last
+            os.pwrite(self._descriptor, told, 0)
 
     def release(self, *, remove: bool) -> None:
         """Give the file up; with `remove`, nothing is left to take over."""
@@ -147,8 +155,17 @@ def published_bytes(folder: Path) -> dict[str, int]:
     return {name: size for name, size in told if size is not None}
 
 
+def told_destination(folder: Path, name: str) -> str:
+    """Return where the records of a spool file go, or "" if its owner has not told."""
+    try:
+        _, _, destination = (folder / (name + _SUFFIX)).read_bytes().partition(b"\n")
+    except OSError:
+        return ""
+    return destination.decode("utf-8", "replace").strip()
+
+
 def _told(path: Path) -> int | None:
     try:
-        return int(path.read_bytes() or b"0")
+        return int(path.read_bytes().partition(b"\n")[0] or b"0")
     except (OSError, ValueError):  # just removed, or not written by us
         return None

@@ -70,6 +70,10 @@ def test_what_waits_is_listed_by_destination_and_process(tmp_path, run):
     rows = {row.split()[0]: row.split()[2:] for row in later.output.splitlines()}
     assert rows[live.folder.name][:4] == [str(os.getpid()), "held", "0", "0"]
     assert run("list", left).output.splitlines()[1].split()[2:5] == dead[:3]
+    assert result.output.splitlines()[3:] == [
+        f"for {destination}: {folder.name}"
+        for folder, destination in sorted([(left, "somewhere"), (live.folder, "elsewhere")])
+    ]
 
 
 def test_what_is_set_aside_is_named(tmp_path, run):
@@ -82,6 +86,7 @@ def test_what_is_set_aside_is_named(tmp_path, run):
     assert lines == [
         f"refused for good: {tmp_path / 'dead-letters.jsonl'}",
         f"damaged, set aside: {left / 'x.db.damaged-17'}",
+        f"for somewhere: {left.name}",
     ]
 
 
@@ -123,7 +128,7 @@ def test_other_files_in_the_folder_are_not_ours(tmp_path, run):
     (tmp_path / "app.db").write_bytes(b"mine")
     result = run("list", tmp_path)
     assert result.exit_code == 0
-    assert [row.split()[0] for row in result.output.splitlines()[1:]] == [left.name]
+    assert [row.split()[0] for row in result.output.splitlines()[1:]] == [left.name, "for"]
     assert not list(tmp_path.glob("app*.lock"))
 
 
@@ -145,7 +150,7 @@ def test_listing_changes_nothing(tmp_path, run):
     result = run("list", tmp_path)
     after = {path: data for path, data in contents(tmp_path).items() if path.suffix != ".db-shm"}
     assert after == before
-    assert [row.split()[4] for row in result.output.splitlines()[1:]] == ["1", "3"]
+    assert [row.split()[4] for row in result.output.splitlines()[1:3]] == ["1", "3"]
 
 
 def test_what_waits_is_exported_as_it_would_have_been_sent(tmp_path, run):
