@@ -1,6 +1,7 @@
 """What every test can rely on: a clean environment, only loopback, and no threads left behind."""
 
 import os
+import signal
 import socket
 import threading
 
@@ -8,6 +9,10 @@ import pytest
 
 # If each module imported a session fixture instead, each would start a server of its own.
 pytest_plugins = ["tests.servers.influxdb"]
+
+# A shell's background jobs ignore SIGINT, and so would every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
