@@ -7,6 +7,7 @@ Belongs here: how the two are wired together and shut down. Not here: where reco
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from otel_cbtop_exporter.config import ExporterConfig
 from otel_cbtop_exporter.delivery.drain import Drain, Drained
@@ -58,6 +59,7 @@ class Backlog:
             clock=clock,
         )
         self._left: SpoolStats | None = None
+        self._close_sink = partial(outcomes.guarded, "close", partial(sink.close, 0.0), None)
         self._lanes = Lanes(
             spools=self._store.spools,
             adopt=self._store.adopt,
@@ -113,8 +115,12 @@ class Backlog:
         return self._store.stats().waiting
 
     def close(self, deadline: float) -> bool:
-        """Stop the thread and close the spool; False if the thread hangs in a write."""
-        ended = self._drain.stop(deadline)
+        """Stop the thread and close the spool.
+
+        Returns:
+            False if the thread hangs in a write; it closes the sink when that ends.
+        """
+        ended = self._drain.stop(deadline, self._close_sink)
         self._close_store()
         return ended
 

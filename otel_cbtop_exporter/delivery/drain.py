@@ -90,6 +90,8 @@ class Drain:
         self._hurried = False
         self._unreadable = 0  # how many steps in a row ended with a SpoolError
         self._stopping = False
+        self._ended = False
+        self._at_end: Callable[[], None] | None = None  # set once the thread was left behind
         # One thread at a time may step, also where callers do the drain thread's work.
         self._turn = Turn()
 
@@ -181,8 +183,13 @@ class Drain:
                 if self._turn.is_mine:  # a signal handler, on the thread that is in a step
                     return Drained(done=False, stalled_seconds=0.0)
 
-    def stop(self, deadline: float) -> bool:
-        """Stop the thread; False if it hangs in a write and was left behind."""
+    def stop(self, deadline: float, at_end: Callable[[], None]) -> bool:
+        """Stop the thread; False if it is still in a step, and was left behind.
+
+        Args:
+            deadline: How long to wait for the thread, on the clock's `monotonic`.
+            at_end: What a thread that was left behind calls when it ends.
+        """
         with self._lock:
             self._stopping = True
             self._condition.notify_all()
@@ -194,7 +201,11 @@ class Drain:
             self._lanes.abandon(deadline)
         except SpoolError as error:  # delivered records stay in the spool and may be sent again
             self._log.log(logging.WARNING, "abandon", f"{self._name}: {error}")
-        return thread is None or not thread.is_alive()
+        with self._lock:
+            if thread is None or self._ended or not thread.is_alive():
+                return True
+            self._at_end = at_end
+            return False
 
     def _run(self) -> None:
         while not self._stopping:
@@ -206,6 +217,11 @@ class Drain:
                     self._clock.wait(self._condition, None)
                 elif self._next_try is not None:
                     self._clock.wait(self._condition, self._next_try - self._clock.monotonic())
+        with self._lock:
+            self._ended = True
+            at_end = self._at_end
+        if at_end is not None:
+            at_end()
 
     def _work(self, deadline: float) -> int:
         """Do one step and note its result; returns the count of appends at its beginning."""

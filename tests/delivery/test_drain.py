@@ -73,7 +73,7 @@ class Bench:
         return self.drain.drain(time.monotonic() + within, lambda: stall)
 
     def stop(self):
-        return self.drain.stop(time.monotonic() + LONG)
+        return self.drain.stop(time.monotonic() + LONG, lambda: None)
 
 
 @pytest.fixture
