@@ -188,7 +188,10 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
 
 
 def _by_class(name: str, given: Any) -> dict[type, Any]:
-    if not isinstance(given, Mapping | None):
+    try:
+        return dict(given or {})
+    except (TypeError, ValueError):
         word = type(given).__name__
-        raise ConfigError(f"{name} is a {word}, allowed is a mapping of instrument classes")
-    return dict(given or {})
+        raise ConfigError(
+            f"{name} is a {word}, allowed is a mapping of instrument classes"
+        ) from None

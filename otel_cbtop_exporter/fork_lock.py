@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-# Before the hooks below are registered: a fork also acquires logging's lock, and it has to acquire
-# it after ours, because whoever holds ours may import a module that asks for a logger.
+# Both before the hooks below are registered: a fork acquires their locks, too, and has to do that
+# after ours, because whoever holds ours may import a module that asks for a logger or a thread.
+import concurrent.futures.thread  # noqa: F401
 import logging  # noqa: F401
 import os
 import threading

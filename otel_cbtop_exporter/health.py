@@ -8,13 +8,14 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.tally import HasSignal, Tally
 
-__all__ = ["HealthCounters", "SinkHealth", "combined"]
+__all__ = ["HealthCounters", "SinkHealth", "combined", "numbers_of"]
 
 _ERROR_LENGTH = 300
 
@@ -56,6 +57,15 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
     client_statistics: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
+def numbers_of(statistics: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return those of a sink's statistics that are numbers with a name; others cannot add up."""
+    return {
+        name: number
+        for name, number in statistics.items()
+        if isinstance(name, str) and isinstance(number, int | float)
+    }
+
+
 def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
     """Return the health of several sinks together: counts are summed, of the rest the worst."""
     if len(healths) == 1:
@@ -67,8 +77,6 @@ def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
         dropped.update(health.events_dropped)
         values_lost.update(health.values_lost)
         for key, value in health.client_statistics.items():
-            if not isinstance(value, int | float):  # a third-party sink's
-                continue
             is_time = key.endswith("_us")
             statistics[key] = max(statistics[key], value) if is_time else statistics[key] + value
     writes = [h.last_write_ns for h in healths if h.last_write_ns is not None]

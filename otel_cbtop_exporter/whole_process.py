@@ -29,8 +29,8 @@ def force_flush(timeout_seconds: float = 10.0) -> bool:
 def process_health() -> dict[str, SinkHealth]:
     """Return how each sink of this process is doing, by its kind and destination.
 
-    For code that has no exporter at hand. After shutdown a sink is listed with its last counters,
-    as long as its exporter exists and no new one has the same destination. A sink that cannot be
+    For code that has no exporter at hand. What closed exporters counted is added, as long as they
+    exist; what they left in a spool is not, because it waits for others. A sink that cannot be
     used is listed by its kind alone, with the reason as its last error. What was lost because of
     it, or before any sink (such as an item that could not be mapped), is listed by the kind of
     exporter, as `cbtop_span_exporter`.
@@ -43,8 +43,16 @@ def process_health() -> dict[str, SinkHealth]:
             lost = msgspec.structs.replace(lost, connected=True)  # nothing is away because of it
             found.setdefault(one.component, []).append(lost)
     pipelines = open_pipelines(or_closed=True)
-    again = {pipeline.label for pipeline in pipelines if not pipeline.closed}
+    in_use = {pipeline.label for pipeline in pipelines if not pipeline.closed}
     for pipeline in pipelines:
-        if not pipeline.closed or pipeline.label not in again:
-            found.setdefault(pipeline.label, []).append(pipeline.health())
+        health = pipeline.health()
+        if pipeline.closed:
+            if health == SinkHealth():  # in a child, it was the parent's
+                continue
+            health = msgspec.structs.replace(
+                health, events_spooled=0, spool_bytes=0, oldest_spooled_ns=None
+            )
+            if pipeline.label in in_use:
+                health = msgspec.structs.replace(health, connected=True, last_error="")
+        found.setdefault(pipeline.label, []).append(health)
     return {name: combined(healths) for name, healths in found.items()}

@@ -241,14 +241,51 @@ def test_a_sink_that_lacks_a_setting_in_the_environment_stops_nobody(monkeypatch
 
 
 def test_the_health_of_the_process_outlives_shutdown():
-    """After shutdown the last counters are there, until another exporter takes their place."""
-    first = CbtopSpanExporter(sink=RecordingSink(destination="for long"))
+    """What closed exporters counted stays, and is added to what open ones count."""
+
+    def of_process():
+        return process_health()["recording for long"]
+
+    def away(records):
+        return WriteResult(kept=records, error="away", error_type="away")
+
+    first = CbtopSpanExporter(sink=RecordingSink(away, destination="for long"))
     first.export([span(), span()])
     first.shutdown()
-    assert process_health()["recording for long"].events_written == 2
+    assert (of_process().events_written, of_process().last_error) == (2, "away")
     second = CbtopSpanExporter(sink=RecordingSink(destination="for long"))
-    assert process_health()["recording for long"].events_written == 0
+    assert of_process().last_error == ""
+    second.export([span()])
+    second.force_flush()
+    assert (of_process().connected, of_process().events_written) == (True, 3)
     second.shutdown()
+
+
+def test_what_a_closed_exporter_left_is_counted_once(tmp_path):
+    """What waits on disk is not the health of those that left it, but of the one that has it."""
+    options = {
+        "influxdb": {"url": "http://127.0.0.1:1", "bucket": "b"},
+        "spool": {"path": str(tmp_path)},
+    }
+    exporters = []
+    for _ in range(3):
+        exporters.append(CbtopSpanExporter(sink="influxdb", **options))
+        exporters[-1].export([span(), span()])
+        exporters[-1].force_flush(1000)
+        found = process_health()["influxdb http://127.0.0.1:1"]
+        assert found.events_spooled == 2 * len(exporters)
+        exporters[-1].shutdown()
+
+
+def test_what_no_sink_got_is_told_for_the_process():
+    """Losses of all exporters of a kind are added up, and are no sign of a sink that is away."""
+    exporters = [CbtopSpanExporter(sink=RecordingSink(local=True)) for _ in range(2)]
+    for exporter in exporters:
+        exporter.export([object()])
+    lost = process_health()["cbtop_span_exporter"]
+    assert (lost.connected, lost.events_rejected) == (True, 2)
+    for exporter in exporters:
+        exporter.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,8 @@ def list_files(folder: Path) -> None:
     for pattern, what in _ASIDE:
         for path in sorted(folder.glob(pattern)):
             console.print(f"{what}: {printable(path)}", style="yellow", soft_wrap=True)
-    told = {file.folder.name: told_destination(file.folder, file.name) for file in files}
-    for name, destination in told.items():
+    told = {(file.folder.name, told_destination(file.folder, file.name)) for file in files}
+    for name, destination in sorted(told):
         if destination:
             console.print(f"for {printable(destination)}: {printable(name)}", soft_wrap=True)
     if any(file.problem for file in files):

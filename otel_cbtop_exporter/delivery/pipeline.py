@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,7 +26,7 @@ from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.fork_lock import PIPELINES, forks_wait
-from otel_cbtop_exporter.health import SinkHealth
+from otel_cbtop_exporter.health import SinkHealth, numbers_of
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks.base import Record, Sink
 from otel_cbtop_exporter.tally import Tally
@@ -200,7 +200,9 @@ class Pipeline:
             oldest_spooled_ns=waiting.oldest_ns if waiting else None,
             # Optional, not in the Sink protocol: most sinks' clients keep no statistics.
             client_statistics=self._outcomes.guarded(
-                "statistics", lambda: dict(getattr(self._sink, "statistics", dict)()), otherwise={}
+                "statistics",
+                lambda: numbers_of(getattr(self._sink, "statistics", dict)()),
+                otherwise=dict[str, Any](),
             ),
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ FOLDER_NAME = re.compile(r".+-[0-9a-f]{16}")
 """The form of a destination folder's name; a volume has other folders too, as `lost+found`."""
 
 _SUFFIX = ".lock"
+_MOST_BYTES = 4096
 
 
 class Owner:
@@ -158,7 +160,7 @@ def published_bytes(folder: Path) -> dict[str, int]:
 def told_destination(folder: Path, name: str) -> str:
     """Return where the records of a spool file go, or "" if its owner has not told."""
     try:
-        _, _, destination = (folder / (name + _SUFFIX)).read_bytes().partition(b"\n")
+        _, _, destination = _contents(folder / (name + _SUFFIX)).partition(b"\n")
     except OSError:
         return ""
     return destination.decode("utf-8", "replace").strip()
@@ -166,6 +168,17 @@ def told_destination(folder: Path, name: str) -> str:
 
 def _told(path: Path) -> int | None:
     try:
-        return int(path.read_bytes().partition(b"\n")[0] or b"0")
+        return int(_contents(path).partition(b"\n")[0] or b"0")
     except (OSError, ValueError):  # just removed, or not written by us
         return None
+
+
+def _contents(path: Path) -> bytes:
+    # Whatever somebody has put there must neither be shown nor hold us up.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{path} is no regular file")
+        return os.read(descriptor, _MOST_BYTES)
+    finally:
+        os.close(descriptor)

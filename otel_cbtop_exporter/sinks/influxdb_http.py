@@ -42,6 +42,7 @@ _logger = logging.getLogger("otel_cbtop_exporter")
 _MOST_ANSWER_BYTES = 64 * 1024
 # How many stay open: with `delivery=direct` the threads of all three signals may send at once.
 _MOST_CONNECTIONS = 3
+_SCHEME = re.compile(r"\A(basic|bearer|token) +", re.IGNORECASE)
 # Shorter header values are not masked: one may be a tenant's number, which occurs in lines too.
 _SHORTEST_SECRET = 8
 
@@ -123,7 +124,9 @@ class InfluxDBConnections:
             self._is_hasty = not self._is_hasty
         if self._is_tls and isinstance(cause, ssl.SSLError | FileNotFoundError | PermissionError):
             try:
-                _check_files(self._options)  # a file may have been replaced since the last check
+                _wait_for_files(self._options)
+                with forks_wait():
+                    _check_files(self._options)  # one may have been replaced since the last check
             except NoAnswer as named:
                 return named
         return NoAnswer(why, word)
@@ -156,15 +159,18 @@ class InfluxDBConnections:
         )
 
     def _connected(self) -> urllib3.PoolManager:
-        if self._pool is None and self._is_tls:
-            _wait_for_files(self._options)
-        with self._lock:
-            if self._closed:
-                raise ConnectionError("the sink is closed")
-            pool, is_new = self._pool, self._pool is None
-            if pool is None:
-                with forks_wait():
-                    pool = self._pool = self._make_pool()
+        pool, is_new = self._pool, False
+        if pool is None:
+            if self._is_tls:
+                _wait_for_files(self._options)
+            # In this order, because a line that an import logs may be exported through here.
+            with forks_wait(), self._lock:
+                is_new = self._pool is None and not self._closed
+                if is_new:
+                    self._pool = self._make_pool()
+                pool = self._pool
+        if pool is None:
+            raise ConnectionError("the sink is closed")
         # After releasing the lock: a log handler may export this line at once, through this sink.
         if is_new and self._is_tls and not self._options.verify_tls:
             _logger.warning(
@@ -203,7 +209,8 @@ class InfluxDBConnections:
         # The login is percent-encoded, because it may hold characters that a URL may not.
         login = unquote(urllib3.util.parse_url(proxy).auth or "")
         proxy_headers = urllib3.make_headers(proxy_basic_auth=_in_utf_8(login)) if login else {}
-        self._proxy_secrets = [*proxy_headers.values(), login.partition(":")[2]]
+        user, _, password = login.partition(":")
+        self._proxy_secrets = [*proxy_headers.values(), password or user]
         return urllib3.ProxyManager(proxy, proxy_headers=proxy_headers, **settings)
 
 
@@ -218,7 +225,10 @@ def _wait_for_files(options: InfluxDBConfig) -> None:
     Without any lock: forks, `close` and signal handlers that export must not wait for a share.
     """
     for path in filter(None, (options.ca_file, options.cert_file, options.key_file)):
-        with suppress(OSError), Path(path).open("rb") as file:  # `_check_files` tells of errors
+        with (
+            suppress(OSError, ValueError),
+            Path(path).open("rb") as file,
+        ):  # `_check_files` tells of errors
             file.read(1)
 
 
@@ -250,8 +260,7 @@ def _read(response: urllib3.BaseHTTPResponse, secrets: Sequence[str]) -> Answer:
     headers: Mapping[str, str] = response.headers
     text = _unpacked(data, headers.get("Content-Encoding", "")).decode("utf-8", "replace")
     for secret in secrets:
-        # Without a leading `Token` or `Bearer`, which a server that echoes it would leave out.
-        bare = secret.rpartition(" ")[2]
+        bare = _SCHEME.sub("", secret)  # which a server that echoes it would leave out
         text = text.replace(bare, MASK) if len(bare) >= _SHORTEST_SECRET else text
     return Answer(
         status=response.status,

@@ -614,6 +614,13 @@ def test_statistics_that_raise_cost_only_themselves(make, caplog, members):
     assert "secret" not in caplog.text
 
 
+def test_statistics_that_are_no_numbers_are_left_out(make):
+    """What a third-party sink tells besides numbers with names does not get into the health."""
+    told = {"sent": 2, "mean": 0.5, "state": "busy", 3: 4, None: 1}
+    sink = type("Sink", (RecordingSink,), {"statistics": lambda _: told})()
+    assert make(sink).health().client_statistics == {"sent": 2, "mean": 0.5}
+
+
 def test_a_sink_without_statistics_is_nothing_to_log(make, caplog):
     """The method is optional, so its absence is no message."""
     assert make(RecordingSink()).health().client_statistics == {}

@@ -1,4 +1,5 @@
-// The failed requests by an attribute that is no tag, here the path: the field `attributes` is JSON.
+// Failed requests by an attribute that is no tag, here the path: the field `attributes` is JSON.
+// Requests without that attribute are in a row without a name.
 import "experimental/dynamic"
 
 bucket = "telemetry"
