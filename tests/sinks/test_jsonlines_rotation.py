@@ -414,3 +414,23 @@ def test_a_handler_that_closes_while_the_thread_starts_does_not_hang(tmp_path, m
     done.join(20)
     assert not done.is_alive()
     sink.close(120)
+
+
+def test_a_thread_that_dies_is_followed_by_another(tmp_path, monkeypatch):
+    """What a thread left undone because of an unexpected exception, the next one does."""
+    died, errors, compressobj = threading.Event(), [MemoryError()], rotation.zlib.compressobj
+
+    def without_memory_at_first(**options):
+        if errors:
+            raise errors.pop()
+        return compressobj(**options)
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: died.set())
+    monkeypatch.setattr(rotation.zlib, "compressobj", without_memory_at_first)
+    (tmp_path / "a.20261124T000350.123456Z").write_bytes(b"x")
+    files = RotatedFiles(5, "gzip")
+    files.tidy(str(tmp_path / "a"))
+    assert died.wait(60)
+    files.tidy(str(tmp_path / "a"))
+    files.close(120)
+    assert names(tmp_path) == ["a.20261124T000350.123456Z.gz"]
