@@ -189,9 +189,12 @@ class CbtopMetricExporter(_Exporter, MetricExporter):
 
 def _by_class(name: str, given: Any) -> dict[type, Any]:
     try:
-        return dict(given or {})
+        by_class = {} if given is None else dict(given)
     except (TypeError, ValueError):
         word = type(given).__name__
-        raise ConfigError(
-            f"{name} is a {word}, allowed is a mapping of instrument classes"
-        ) from None
+        why = f"{name} is a {word}, allowed is a mapping of instrument classes"
+        raise ConfigError(why) from None
+    for key in by_class:
+        if not isinstance(key, type):
+            raise ConfigError(f"{name} has the key {key!r}, allowed are instrument classes")
+    return by_class

@@ -15,7 +15,7 @@ import msgspec
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.tally import HasSignal, Tally
 
-__all__ = ["HealthCounters", "SinkHealth", "combined", "numbers_of"]
+__all__ = ["HealthCounters", "SinkHealth", "combined", "statistics_of"]
 
 _ERROR_LENGTH = 300
 
@@ -57,11 +57,14 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
     client_statistics: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
-def numbers_of(statistics: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return those of a sink's statistics that are numbers with a name; others cannot add up."""
+def statistics_of(sink: object) -> dict[str, Any]:
+    """Return those statistics of a sink that are numbers with a name, as only such add up.
+
+    The method is optional, and not in the Sink protocol: most sinks' clients keep no statistics.
+    """
     return {
         name: number
-        for name, number in statistics.items()
+        for name, number in getattr(sink, "statistics", dict)().items()
         if isinstance(name, str) and isinstance(number, int | float)
     }
 

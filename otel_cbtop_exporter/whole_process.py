@@ -46,13 +46,15 @@ def process_health() -> dict[str, SinkHealth]:
     in_use = {pipeline.label for pipeline in pipelines if not pipeline.closed}
     for pipeline in pipelines:
         health = pipeline.health()
-        if pipeline.closed:
-            if health == SinkHealth():  # in a child, it was the parent's
-                continue
+        if pipeline.closed and health == SinkHealth():  # in a child, it was the parent's
+            continue
+        if pipeline.ended:
             health = msgspec.structs.replace(
                 health, events_spooled=0, spool_bytes=0, oldest_spooled_ns=None
             )
-            if pipeline.label in in_use:
-                health = msgspec.structs.replace(health, connected=True, last_error="")
+        if pipeline.closed and pipeline.label in in_use:  # its counters alone are of interest
+            health = msgspec.structs.replace(
+                health, connected=True, last_write_ns=None, last_error="", client_statistics={}
+            )
         found.setdefault(pipeline.label, []).append(health)
     return {name: combined(healths) for name, healths in found.items()}

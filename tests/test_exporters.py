@@ -258,6 +258,7 @@ def test_the_health_of_the_process_outlives_shutdown():
     second.export([span()])
     second.force_flush()
     assert (of_process().connected, of_process().events_written) == (True, 3)
+    assert of_process().last_write_ns == second.health().last_write_ns
     second.shutdown()
 
 
@@ -552,6 +553,8 @@ def test_preferences_that_are_no_mapping_leave_nothing_open():
     for name in ("preferred_temporality", "preferred_aggregation"):
         with pytest.raises(ConfigError, match=f"{name} is a str, allowed is a mapping"):
             CbtopMetricExporter(sink=RecordingSink(), **{name: "delta"})
+        with pytest.raises(ConfigError, match=f"{name} has the key 'Counter', allowed are"):
+            CbtopMetricExporter(sink=RecordingSink(), **{name: {"Counter": 1}})
     assert len(open_pipelines()) == before
 
 

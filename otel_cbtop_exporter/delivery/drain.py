@@ -208,20 +208,22 @@ class Drain:
             return False
 
     def _run(self) -> None:
-        while not self._stopping:
-            seen = self._turn.run(math.inf, partial(self._work, math.inf))
+        try:
+            while not self._stopping:
+                seen = self._turn.run(math.inf, partial(self._work, math.inf))
+                with self._lock:
+                    if self._stopping or self._hurried or self._appends != seen:
+                        continue
+                    if self._idle:
+                        self._clock.wait(self._condition, None)
+                    elif self._next_try is not None:
+                        self._clock.wait(self._condition, self._next_try - self._clock.monotonic())
+        finally:
             with self._lock:
-                if self._stopping or self._hurried or self._appends != seen:
-                    continue
-                if self._idle:
-                    self._clock.wait(self._condition, None)
-                elif self._next_try is not None:
-                    self._clock.wait(self._condition, self._next_try - self._clock.monotonic())
-        with self._lock:
-            self._ended = True
-            at_end = self._at_end
-        if at_end is not None:
-            at_end()
+                self._ended = self._stopping
+                at_end = self._at_end
+            if at_end is not None:
+                at_end()
 
     def _work(self, deadline: float) -> int:
         """Do one step and note its result; returns the count of appends at its beginning."""

@@ -26,7 +26,7 @@ from otel_cbtop_exporter.delivery.sender import Sender
 from otel_cbtop_exporter.errors import EventError
 from otel_cbtop_exporter.events import Event
 from otel_cbtop_exporter.fork_lock import PIPELINES, forks_wait
-from otel_cbtop_exporter.health import SinkHealth, numbers_of
+from otel_cbtop_exporter.health import SinkHealth, statistics_of
 from otel_cbtop_exporter.sdk_metrics import SdkMetrics
 from otel_cbtop_exporter.sinks.base import Record, Sink
 from otel_cbtop_exporter.tally import Tally
@@ -55,7 +55,8 @@ class Pipeline:
         is_spooled: Whether records wait in a spool; shutdown may then wait for the backend.
         is_local: Whether the sink says of itself that it is.
         holders: How many callers have acquired it and not yet released it.
-        closed: Whether the last holder has released it.
+        closed: Whether the last holder releases it, or has done so.
+        ended: Whether it has done so: what the spool still holds waits for others.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Pipeline:
         component = f"cbtop_{sink.name}_exporter"
         self._metrics = SdkMetrics(component, self._inflight) if config.internal_metrics else None
         self.holders = 1
-        self.closed = False
+        self.closed = self.ended = False
         self._begin()
         with PIPELINES.lock:
             _live.add(self)
@@ -187,6 +188,7 @@ class Pipeline:
             self._outcomes.guarded("close", close, otherwise=None)
         else:  # its thread hangs in a write, and was waited for in vain
             _away_budget.spend(self._clock.monotonic() - began)
+        self.ended = True
         self._outcomes.log.tell_held_back()
 
     def health(self) -> SinkHealth:
@@ -198,11 +200,8 @@ class Pipeline:
             events_spooled=waiting.events_spooled if waiting else 0,
             spool_bytes=waiting.spool_bytes if waiting else 0,
             oldest_spooled_ns=waiting.oldest_ns if waiting else None,
-            # Optional, not in the Sink protocol: most sinks' clients keep no statistics.
             client_statistics=self._outcomes.guarded(
-                "statistics",
-                lambda: numbers_of(getattr(self._sink, "statistics", dict)()),
-                otherwise=dict[str, Any](),
+                "statistics", partial(statistics_of, self._sink), otherwise=dict[str, Any]()
             ),
         )
 

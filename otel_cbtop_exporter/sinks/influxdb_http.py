@@ -42,7 +42,6 @@ _logger = logging.getLogger("otel_cbtop_exporter")
 _MOST_ANSWER_BYTES = 64 * 1024
 # How many stay open: with `delivery=direct` the threads of all three signals may send at once.
 _MOST_CONNECTIONS = 3
-_SCHEME = re.compile(r"\A(basic|bearer|token) +", re.IGNORECASE)
 # Shorter header values are not masked: one may be a tenant's number, which occurs in lines too.
 _SHORTEST_SECRET = 8
 
@@ -124,9 +123,7 @@ class InfluxDBConnections:
             self._is_hasty = not self._is_hasty
         if self._is_tls and isinstance(cause, ssl.SSLError | FileNotFoundError | PermissionError):
             try:
-                _wait_for_files(self._options)
-                with forks_wait():
-                    _check_files(self._options)  # one may have been replaced since the last check
+                _check_files(self._options)  # a file may have been replaced since the last check
             except NoAnswer as named:
                 return named
         return NoAnswer(why, word)
@@ -260,8 +257,10 @@ def _read(response: urllib3.BaseHTTPResponse, secrets: Sequence[str]) -> Answer:
     headers: Mapping[str, str] = response.headers
     text = _unpacked(data, headers.get("Content-Encoding", "")).decode("utf-8", "replace")
     for secret in secrets:
-        bare = _SCHEME.sub("", secret)  # which a server that echoes it would leave out
-        text = text.replace(bare, MASK) if len(bare) >= _SHORTEST_SECRET else text
+        # Also without a leading `Token`, or another word, which a server that echoes it would leave
+        # out. The longest form first.
+        for form in (secret, *secret.split(None, 1)[1:], *secret.split()[-1:]):
+            text = text.replace(form, MASK) if len(form) >= _SHORTEST_SECRET else text
     return Answer(
         status=response.status,
         text=text,

@@ -324,6 +324,17 @@ def test_a_proxy_that_echoes_its_login_does_not_get_it_into_the_log(monkeypatch)
     assert b64encode(b"user:p@ss w0rd").decode() not in error
 
 
+@pytest.mark.parametrize(
+    "header", ["ApiKey 5e3cre7-key", "AccessKey id\t5e3cre7-key", "5e3cre7-key"]
+)
+def test_a_gateway_that_echoes_a_header_does_not_get_it_into_the_log(header):
+    """Whatever word is before the secret in a header, an answer with the secret alone is masked."""
+    with Loopback(lambda _: Reply(400, b"5e3cre7-key is not valid")) as server:
+        error = written(server.url, headers={"X-Key": header}).error
+    assert "is not valid" in error
+    assert "5e3cre7" not in error
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxy_that_refuses_is_told_apart_from_the_server(monkeypatch, scheme):
     """A proxy that is away or wants a login is named as the proxy, without its password."""
