@@ -4,8 +4,8 @@ from __future__ import annotations
 
 # Both before the hooks below are registered: a fork acquires their locks, too, and has to do that
 # after ours, because whoever holds ours may import a module that asks for a logger or a thread.
-import concurrent.futures.thread  # noqa: F401
-import logging  # noqa: F401
+import concurrent.futures.thread  # noqa: F401 -- for its hook
+import logging  # noqa: F401 -- for its hook
 import os
 import threading
 from collections.abc import Callable

@@ -40,7 +40,8 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
         spool_bytes: Bytes that they take: compressed, except for the first few MiB in memory.
         oldest_spooled_ns: When the oldest of them was accepted, nanoseconds since the Unix epoch.
         last_error: The last error, without secrets or data; "" if there was none.
-        client_statistics: What the sink's client library counts itself, by name; only for Kafka.
+        client_statistics: What the sink's client library counts itself, by name: Kafka's, and that
+            of a sink of your own.
     """
 
     connected: bool = False
@@ -54,10 +55,10 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
     spool_bytes: int = 0
     oldest_spooled_ns: int | None = None
     last_error: str = ""
-    client_statistics: Mapping[str, int] = msgspec.field(default_factory=dict)
+    client_statistics: Mapping[str, float] = msgspec.field(default_factory=dict)
 
 
-def statistics_of(sink: object) -> dict[str, Any]:
+def statistics_of(sink: Any) -> dict[str, float]:
     """Return those statistics of a sink that are numbers with a name, as only such add up.
 
     The method is optional, and not in the Sink protocol: most sinks' clients keep no statistics.
@@ -75,13 +76,13 @@ def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
         return healths[0]
     dropped: Counter[str] = Counter()
     values_lost: Counter[str] = Counter()
-    statistics: Counter[str] = Counter()
+    statistics: dict[str, float] = {}
     for health in healths:
         dropped.update(health.events_dropped)
         values_lost.update(health.values_lost)
         for key, value in health.client_statistics.items():
-            is_time = key.endswith("_us")
-            statistics[key] = max(statistics[key], value) if is_time else statistics[key] + value
+            before = statistics.get(key, 0)
+            statistics[key] = max(before, value) if key.endswith("_us") else before + value
     writes = [h.last_write_ns for h in healths if h.last_write_ns is not None]
     oldest = [h.oldest_spooled_ns for h in healths if h.oldest_spooled_ns is not None]
     return SinkHealth(
@@ -96,7 +97,7 @@ def combined(healths: Sequence[SinkHealth]) -> SinkHealth:
         spool_bytes=sum(h.spool_bytes for h in healths),
         oldest_spooled_ns=min(oldest, default=None),
         last_error="; ".join(h.last_error for h in healths if h.last_error),
-        client_statistics=dict(statistics),
+        client_statistics=statistics,
     )
 
 

@@ -131,7 +131,7 @@ def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     """
     with forks_wait():
         import difflib  # noqa: PLC0415 -- only a mistake needs it
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    found = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     return found[0] if found else ""
 
 

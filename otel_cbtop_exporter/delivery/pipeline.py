@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -201,7 +201,7 @@ class Pipeline:
             spool_bytes=waiting.spool_bytes if waiting else 0,
             oldest_spooled_ns=waiting.oldest_ns if waiting else None,
             client_statistics=self._outcomes.guarded(
-                "statistics", partial(statistics_of, self._sink), otherwise=dict[str, Any]()
+                "statistics", partial(statistics_of, self._sink), otherwise=dict[str, float]()
             ),
         )
 

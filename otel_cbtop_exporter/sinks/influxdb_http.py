@@ -222,10 +222,8 @@ def _wait_for_files(options: InfluxDBConfig) -> None:
     Without any lock: forks, `close` and signal handlers that export must not wait for a share.
     """
     for path in filter(None, (options.ca_file, options.cert_file, options.key_file)):
-        with (
-            suppress(OSError, ValueError),
-            Path(path).open("rb") as file,
-        ):  # `_check_files` tells of errors
+        # `_check_files` tells of errors.
+        with suppress(OSError, ValueError), Path(path).open("rb") as file:
             file.read(1)
 
 

@@ -90,7 +90,8 @@ class RotatedFiles:
             if self._stopping.is_set():
                 return
             self._due.add(path)
-            if self._running:
+            # It may have died of an exception that nobody expects.
+            if self._running and self._thread is not None and self._thread.is_alive():
                 return
             # A daemon, because the interpreter must not wait for it: whoever opens the file next
             # starts unfinished work again.
@@ -142,9 +143,6 @@ class RotatedFiles:
                 self._tidy_now(path)
             except OSError as error:
                 _log.warning("rotated files of %s cannot be tidied: %s", path, error.strerror)
-            except BaseException:
-                self._running = False  # so that the next rotation begins anew
-                raise
 
     def _tidy_now(self, path: str) -> None:
         stamps = _listing(path)

@@ -10,7 +10,7 @@ from(bucket: bucket)
     |> filter(fn: (r) => r._measurement == "http.server.request.duration")
     |> filter(fn: (r) => r._field =~ /^le_/)
     |> group(columns: ["http.route", "_field"])
-    |> aggregateWindow(every: 1m, fn: sum, createEmpty: false)
+    |> aggregateWindow(every: 1m, fn: sum, createEmpty: false, timeSrc: "_start")
     |> map(
         fn: (r) =>
             ({r with le: float(v: strings.trimPrefix(v: r._field, prefix: "le_")),
